@@ -1,0 +1,66 @@
+import type { DType } from "./ir/dtype.ts";
+import type { Expr } from "./ir/expr.ts";
+import type { ThreadProgram } from "./ir/thread.ts";
+
+/** What a device can do: plain data, from a table or detected on the host. Templates and `place` read it; nothing else about the target reaches them. */
+export interface Caps {
+  /** e.g. "x86-64-avx512", "null-32". Part of every cache key. */
+  readonly name: string;
+  readonly dtypes: ReadonlySet<DType>;
+  /** Lanes of a warp: 32 on most GPUs; on a CPU the elements of an f32 vector register. */
+  readonly lanes: number;
+  readonly maxThreads: number;
+  readonly sharedBytes: number;
+  /** Widest load of one lane. Equal to an element's size on a CPU, where lanes themselves make the vector. */
+  readonly vectorBytes: number;
+  readonly asyncCopy: boolean;
+  /** Register arrays may be indexed by a run-time value (a CPU keeps them in memory); otherwise loops over them are unrolled. */
+  readonly indexableRegisters: boolean;
+  /** Operands of `mma` may be read straight from global memory. */
+  readonly directOperands: boolean;
+  /** Layout of matmul weights: panels of this many rows (k-major inside), or 0 for row-major. */
+  readonly panel: number;
+  /** The units templates may use, best first. There is always one. */
+  readonly units: readonly MatrixUnit[];
+  /** Workers that run blocks at the same time (cores, SMs): what a grid should at least fill. */
+  readonly workers: number;
+}
+
+/**
+ * One matrix instruction, or its stand-in. A warp of `lanes` lanes computes m x n x k; each lane owns `elems` accumulator elements, element i of a
+ * lane at coord(lane, i). Scalar and vector FMA are rows too: a CPU's is m = 1, n = lanes, k = 1 with a register block.
+ */
+export interface MatrixUnit {
+  readonly name: string;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly lanes: number;
+  readonly elems: number;
+  readonly inputs: readonly DType[];
+  readonly coord: (lane: Expr, i: Expr) => readonly [row: Expr, col: Expr];
+  /** Unit tiles kept in registers at once by the printed code (rows, cols); [1, 1] where the hardware decides. */
+  readonly block: readonly [number, number];
+}
+
+export interface Source {
+  readonly language: "llvm" | "cuda" | "metal" | "wgsl" | "none";
+  readonly text: string;
+  readonly entry: string;
+}
+
+export interface Backend {
+  readonly name: string;
+  /** Capabilities of a named device, or of the host when `device` is "host". Throws when the name is unknown, listing the known ones. */
+  caps(device: string): Caps;
+  print(program: ThreadProgram, caps: Caps): Source;
+  /** Turns sources into something the runtime can load; null when the driver compiles (WGSL) or nothing runs (null). */
+  readonly toolchain: Toolchain | null;
+}
+
+export interface Toolchain {
+  /** Part of the cache key: tool name, version and flags. */
+  version(caps: Caps): string;
+  /** One binary that holds all the sources' entries. Throws with the tool's own message and the kernel's name. */
+  compile(sources: readonly Source[], caps: Caps): Promise<Uint8Array>;
+}

@@ -1,0 +1,147 @@
+import type { DType } from "./dtype.ts";
+import type { BinaryFn, Expr, UnaryFn, Var } from "./expr.ts";
+
+/** A dimension: a number, or a run-time symbol (`batch`, `seq`) with its range. */
+export type Dim = number | Var;
+
+export interface TensorType {
+  readonly dtype: DType;
+  readonly shape: readonly Dim[];
+}
+
+/** Where in the model's source an operation was written. */
+export interface Site {
+  readonly file: string;
+  readonly line: number;
+  readonly col: number;
+}
+
+/** How weights lie in memory. `rows`: row-major as in the checkpoint. `panels`: a [N, K] matrix as ceil(N / width) panels, each [K][width], rows beyond N zero. */
+export type Layout = { readonly kind: "rows" } | { readonly kind: "panels"; readonly width: number };
+
+export type Activation = "silu" | "gelu" | "geluTanh" | "relu" | "softplus" | "sigmoid" | "tanh";
+
+/** What each operation carries beside its inputs. Input order is given in the comment; `?` marks an input that is there only when the attribute says so. */
+export interface Attrs {
+  // ---- sources: no inputs
+  /** A tensor given at every call. */
+  input: { readonly name: string };
+  /** A weight of the checkpoint. `packed` is set by the packWeights pass (concatenation of rows of several checkpoint tensors, layout). */
+  param: { readonly name: string; readonly packed: Packed | null };
+  /** Session state (KV cache, convolution state, SSM state), zero at first; `updates` of the graph says what replaces it, in place. */
+  state: { readonly name: string };
+  /** A tensor known when the model is built (rotary tables). */
+  literal: { readonly name: string; readonly data: Float32Array | Int32Array };
+  /** The same number everywhere. */
+  fill: { readonly value: number };
+  /** 0, 1, 2, ... along `axis`, i32. */
+  iota: { readonly axis: number };
+  /** A scalar (shape []) i32 expression over the graph's symbols. */
+  scalar: { readonly expr: Expr };
+  // ---- primitives
+  /** x */
+  unary: { readonly fn: UnaryFn };
+  /** a, b of one shape and dtype (the DSL inserts broadcasts) */
+  binary: { readonly fn: BinaryFn };
+  /** cond (bool), a, b of one shape */
+  select: Record<never, never>;
+  /** x */
+  cast: { readonly to: DType };
+  /** x; result axis of x's axis i is axes[i]; the other axes repeat it. Axes of x of size 1 may grow. */
+  broadcast: { readonly shape: readonly Dim[]; readonly axes: readonly number[] };
+  /** x; only dimensions that are numbers are split or merged, symbols pass through */
+  reshape: { readonly shape: readonly Dim[] };
+  /** x; result axis i is axis perm[i] of x */
+  transpose: { readonly perm: readonly number[] };
+  /** x; elements start .. start+size-1 along axis; start is an expression over symbols */
+  slice: { readonly axis: number; readonly start: Expr; readonly size: Dim };
+  /** x */
+  pad: { readonly axis: number; readonly low: number; readonly high: number; readonly value: number };
+  /** one or more tensors, equal but for `axis` (a numeric axis) */
+  concat: { readonly axis: number };
+  /** x; the axis is removed. argmax (first maximum) gives i32. */
+  reduce: { readonly fn: "sum" | "max" | "min" | "argmax"; readonly axis: number };
+  /** x; inclusive running sum along axis */
+  scan: { readonly fn: "sum"; readonly axis: number };
+  /** data, indices (i32): picks rows of data's axis 0; result shape = indices.shape ++ data.shape[1..] */
+  gather: Record<never, never>;
+  /** target, value: target with value written along `axis` from `start` (expression over symbols); when target is a state this happens in place */
+  update: { readonly axis: number; readonly start: Expr };
+  /** a [..., M, K], b [K, N] or [..., K, N] (transB: [N, K] or [..., N, K]); accumulates in f32, result dtype f32 */
+  matmul: { readonly transB: boolean };
+  /** tuple: element `index` of an operation with several results */
+  get: { readonly index: number };
+  // ---- composites: each has a decomposition into primitives
+  /** x */
+  activation: { readonly fn: Activation };
+  /** x */
+  softmax: { readonly axis: number };
+  /** x [..., D], weight [D]: weight * x / sqrt(mean(x^2) + eps) over the last axis */
+  rmsNorm: { readonly eps: number };
+  /** x [..., D], gate [..., D], weight [D]: rmsNorm of x * silu(gate), mean over the whole last axis */
+  gatedRmsNorm: { readonly eps: number };
+  /** x [batch, seq, heads, D], positions [batch, seq] i32, cos and sin [maxPositions, R/2]: rotates the first R of D dimensions, halves paired (NeoX) */
+  rope: { readonly rotary: number };
+  /** x [batch, seq, C], weight [C, K], bias? [C], state [batch, K, C] (the last K inputs, oldest first) -> (y [batch, seq, C], new state) */
+  causalConv1d: { readonly width: number; readonly bias: boolean; readonly activation: Activation | null };
+  /**
+   * x [batch, seq, H, P], dt [batch, seq, H] (raw), A [H] (negative), B, C [batch, seq, G, N], D [H], dtBias [H], state [batch, H, P, N]
+   * -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax). spec/ssd.md section 1. All f32.
+   */
+  ssdScan: { readonly chunk: number; readonly dtMin: number; readonly dtMax: number };
+  /**
+   * q [batch, seq, H, D], k, v [batch, Hkv, T, D] (T = cache capacity or seq), mask? [batch, T] (f32, 1 = keep) -> [batch, seq, H, D].
+   * Query t (absolute position past + t) sees keys j with j <= past + t (when causal), j < past + seq, mask != 0. A row that sees no key gives 0.
+   */
+  attention: { readonly scale: number; readonly causal: boolean; readonly mask: boolean; readonly past: Expr };
+  /** logits [batch, seq, V] f32, labels [batch, seq] i32 -> []: mean of -log softmax at labels over the positions whose label is not ignoreIndex (already shifted); NaN when there is none */
+  crossEntropy: { readonly ignoreIndex: number };
+}
+export type Op = keyof Attrs;
+
+export interface Packed {
+  /** Checkpoint tensors whose rows are stacked, in order; each [rows, K]. */
+  readonly parts: readonly string[];
+  readonly layout: Layout;
+  /** The weight is stored transposed ([C, K] as [K, C]) so that a kernel's lanes run along C. */
+  readonly transposed: boolean;
+}
+
+/** One operation. `types` has one entry, or several for an operation with several results, which are then taken apart by `get`. */
+export type Node = {
+  [K in Op]: {
+    readonly op: K;
+    readonly inputs: readonly Node[];
+    readonly attrs: Attrs[K];
+    readonly types: readonly TensorType[];
+    readonly at: Site | null;
+    /** Dotted path of modules and the operation's own name, e.g. `layers.9.mamba.in_proj`. Not unique. */
+    readonly name: string;
+  };
+}[Op];
+export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
+
+export interface Graph {
+  readonly name: string;
+  readonly symbols: readonly Var[];
+  readonly outputs: readonly { readonly name: string; readonly value: Node }[];
+  /** New value of each state, written in place of the old one. */
+  readonly updates: readonly { readonly state: string; readonly value: Node }[];
+}
+
+export const typeOf = (n: Node): TensorType => n.types[0]!;
+
+/** All nodes reachable from the outputs and updates, operands before users, in a stable order. */
+export function topological(graph: Graph): Node[] {
+  const order: Node[] = [];
+  const seen = new Set<Node>();
+  const visit = (n: Node): void => {
+    if (seen.has(n)) return;
+    seen.add(n);
+    for (const i of n.inputs) visit(i);
+    order.push(n);
+  };
+  for (const u of graph.updates) visit(u.value);
+  for (const o of graph.outputs) visit(o.value);
+  return order;
+}

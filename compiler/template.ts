@@ -1,0 +1,147 @@
+import type { Caps } from "./backend.ts";
+import type { DType } from "./ir/dtype.ts";
+import type { Expr, Var } from "./ir/expr.ts";
+import type { Param, ReduceFn, TileProgram } from "./ir/tile.ts";
+
+/**
+ * The contract between fusion and the templates. Fusion decides which buffers a kernel touches and hands each template its operands as
+ * functions from coordinates to expressions (a load, or a load with arithmetic around it), and its results as places to store to. A template
+ * decides tiles, order and staging. Coordinates handed to these functions are integer expressions inside the stated ranges; a template that runs
+ * past an edge (a tail tile) must clamp or guard with `guarded` before asking.
+ */
+
+/** What every kernel needs besides its operands. */
+export interface Frame {
+  /** Kernel name for profiles and source, e.g. "gemm_in_proj". */
+  readonly name: string;
+  readonly params: readonly Param[];
+  readonly symbols: readonly Var[];
+}
+
+/** One result of a kernel: `buffer[index(coords)] = value(acc, coords)`, rounded to `dtype`. */
+export interface Out<Coords extends readonly Expr[]> {
+  readonly buffer: string;
+  readonly dtype: DType;
+  readonly index: (...at: Coords) => Expr;
+  /** `acc`: the template's own result(s) at these coordinates, f32. */
+  readonly value: (acc: readonly Expr[], ...at: Coords) => Expr;
+}
+
+/** A number per choice; a config is a flat record so that it can be printed, hashed and tuned. */
+export type Config = Readonly<Record<string, number>>;
+
+export interface Reject {
+  readonly reject: string;
+}
+
+export interface Template<P> {
+  readonly name: string;
+  /** Ordered, [0] is the default, never an invalid one; or why the template does not fit this problem on this target. */
+  configs(problem: P, caps: Caps): readonly Config[] | Reject;
+  build(problem: P, config: Config, caps: Caps): TileProgram;
+}
+
+/** out[row, col] of sum over k of a(row, k) * w(col, k), for one or more weights that share `a` (gate and up). */
+export interface GemmProblem {
+  readonly frame: Frame;
+  /** Rows: an expression over symbols (batch * seq). Its range gives the largest count. */
+  readonly m: Expr;
+  readonly n: number;
+  readonly k: number;
+  readonly a: Prologue;
+  /** Weight buffers [n, k] in the layout named; one accumulator each. */
+  readonly weights: readonly { readonly buffer: string; readonly dtype: DType; readonly panel: number }[];
+  readonly outs: readonly Out<[row: Expr, col: Expr]>[];
+}
+
+/** How a GEMM's left operand is computed. With `stat`, a row statistic (a norm's sum of squares) is reduced first and handed to `value`. */
+export interface Prologue {
+  readonly stat: { readonly fn: ReduceFn; readonly value: (row: Expr, k: Expr) => Expr } | null;
+  /** f32. `stat` is null when the problem has none. */
+  readonly value: (row: Expr, k: Expr, stat: Expr | null) => Expr;
+}
+
+/** Masked, causal or full attention over a cache; graph op `attention`. All functions give f32. */
+export interface AttentionProblem {
+  readonly frame: Frame;
+  readonly batch: Expr;
+  readonly seq: Expr;
+  /** Absolute position of query 0; keys j < past + seq exist. */
+  readonly past: Expr;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly dim: number;
+  /** Capacity of the cache: the largest key count. */
+  readonly capacity: number;
+  readonly causal: boolean;
+  readonly scale: number;
+  readonly q: (b: Expr, t: Expr, h: Expr, d: Expr) => Expr;
+  readonly k: (b: Expr, hkv: Expr, j: Expr, d: Expr) => Expr;
+  readonly v: (b: Expr, hkv: Expr, j: Expr, d: Expr) => Expr;
+  /** True where key j of row b may be seen; null = all. */
+  readonly mask: ((b: Expr, j: Expr) => Expr) | null;
+  readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, d: Expr]>[];
+}
+
+/** Chunked state-space scan; graph op `ssdScan`, spec/ssd.md section 2. `dt` is already softplus-ed and clamped, `decay` = A[h] < 0. All f32. */
+export interface SsdProblem {
+  readonly frame: Frame;
+  readonly batch: Expr;
+  readonly seq: Expr;
+  readonly heads: number;
+  readonly headDim: number;
+  readonly groups: number;
+  readonly stateSize: number;
+  readonly x: (b: Expr, t: Expr, h: Expr, p: Expr) => Expr;
+  readonly dt: (b: Expr, t: Expr, h: Expr) => Expr;
+  readonly decay: (h: Expr) => Expr;
+  readonly B: (b: Expr, t: Expr, g: Expr, n: Expr) => Expr;
+  readonly C: (b: Expr, t: Expr, g: Expr, n: Expr) => Expr;
+  readonly D: (h: Expr) => Expr;
+  /** [batch, H, P, N], read and then replaced; the buffer and the index of an element. */
+  readonly state: { readonly buffer: string; readonly dtype: DType; readonly index: (b: Expr, h: Expr, p: Expr, n: Expr) => Expr };
+  readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, p: Expr]>[];
+}
+
+/** Depthwise causal convolution over time with carried state; graph op `causalConv1d`. All f32. */
+export interface ConvProblem {
+  readonly frame: Frame;
+  readonly batch: Expr;
+  readonly seq: Expr;
+  readonly channels: number;
+  readonly width: number;
+  readonly x: (b: Expr, t: Expr, c: Expr) => Expr;
+  readonly weight: (c: Expr, k: number) => Expr;
+  readonly bias: ((c: Expr) => Expr) | null;
+  /** [batch, K, C]: the last K inputs, oldest first; read and then replaced. */
+  readonly state: { readonly buffer: string; readonly dtype: DType; readonly index: (b: Expr, k: Expr, c: Expr) => Expr };
+  readonly outs: readonly Out<[b: Expr, t: Expr, c: Expr]>[];
+}
+
+/**
+ * A generated kernel: for each row, named values over the columns and reductions of them, in order, then stores. Covers pointwise kernels
+ * (no reductions), norms, softmax, argmax (max, then the least index that attains it), the SSM step, losses.
+ */
+export interface RowProblem {
+  readonly frame: Frame;
+  readonly rows: Expr;
+  readonly cols: number;
+  /** Evaluated in order. A `temp` is a value per (row, col) kept for later steps, a reduction one value per row. */
+  readonly steps: readonly RowStep[];
+  /** `per: "element"`: at every (row, col); `per: "row"`: once a row (`col` is then 0). Stores happen after all steps of the row, so state may be replaced in place. */
+  readonly stores: readonly {
+    readonly buffer: string;
+    readonly dtype: DType;
+    readonly per: "element" | "row";
+    readonly index: (row: Expr, col: Expr) => Expr;
+    readonly value: (row: Expr, col: Expr, get: Get) => Expr;
+    readonly guard: ((row: Expr, col: Expr) => Expr) | null;
+  }[];
+}
+/** The value of an earlier step at this row (and column). */
+export type Get = (name: string) => Expr;
+export interface RowStep {
+  readonly name: string;
+  readonly kind: "temp" | ReduceFn;
+  readonly value: (row: Expr, col: Expr, get: Get) => Expr;
+}
