@@ -115,7 +115,10 @@ export const elem = (tile: string, dtype: DType, row: Operand, col: Operand): Ex
 export const reg = (name: string, dtype: DType, index: Operand): Expr => intern({ op: "reg", dtype, name, index: lift(index, "i32") });
 export const shuffle = (a: Expr, mask: number): Expr => intern({ op: "shuffle", dtype: a.dtype, a, mask });
 
-export function isConst(e: Expr, value?: number): e is Extract<Expr, { op: "const" }> {
+export type Const = Extract<Expr, { op: "const" }>;
+export function isConst(e: Expr): e is Const;
+export function isConst(e: Expr, value: number): boolean;
+export function isConst(e: Expr, value?: number): boolean {
   return e.op === "const" && (value === undefined || e.value === value);
 }
 
@@ -246,7 +249,7 @@ function simplify(fn: BinaryFn, a: Expr, b: Expr, dtype: DType): Expr | undefine
       if (int && isConst(b) && a.op === "binary" && a.fn === "add" && isConst(a.b)) return add(a.a, a.b.value + b.value);
       return int ? (recombine(a, b) ?? recombine(b, a)) : undefined;
     case "sub":
-      if (isConst(b, 0) && !Object.is(b.value, -0)) return a;
+      if (isConst(b) && b.value === 0 && !Object.is(b.value, -0)) return a;
       if (int && a === b) return i32(0);
       if (int && isConst(b)) return add(a, -b.value);
       return undefined;
