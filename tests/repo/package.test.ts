@@ -28,6 +28,13 @@ test("the lock file names no registry", () => {
   expect(entries.filter(([, entry]) => entry.integrity === undefined)).toEqual([]);
 });
 
+test("the lock file is whole for every platform: npm ci refuses one that lacks an optional binary", () => {
+  const lock = JSON.parse(read("package-lock.json")) as { packages: Record<string, { optionalDependencies?: Record<string, string> }> };
+  const locked = new Set(Object.keys(lock.packages).map((path) => path.replace(/^.*node_modules\//, "")));
+  const optional = Object.values(lock.packages).flatMap((entry) => Object.keys(entry.optionalDependencies ?? {}));
+  expect(optional.filter((name) => !locked.has(name))).toEqual([]);
+});
+
 test("every public entry has a source, and what is built lies at the mirrored place", () => {
   for (const target of Object.values(manifest.exports)) {
     if (typeof target === "string") continue;
