@@ -28,9 +28,16 @@ function readJson(path) {
   }
 }
 
-/** Runs a command with its output on our stderr. @param {string} command @param {string[]} args @param {NodeJS.ProcessEnv} [env] */
-function runs(command, args, env = process.env) {
-  return spawnSync(command, args, { cwd: projectRoot, env, stdio: ["ignore", 2, 2] }).status === 0;
+/** Runs a command, and shows its output only when it fails. @param {string} command @param {string[]} args */
+function runs(command, args) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    cwd: projectRoot,
+    stdio: ["ignore", "pipe", "pipe"],
+    maxBuffer: 1 << 26,
+  });
+  if (status === 0) return true;
+  say(error === undefined ? `${stdout.toString()}${stderr.toString()}`.trim() : error.message);
+  return false;
 }
 
 // --- node ---------------------------------------------------------------------------------------------------------------------------------
@@ -60,7 +67,7 @@ function ensureModules() {
   if (modulesAreCurrent()) return;
   say("installing node modules ...");
   const npm = process.env["npm_execpath"];
-  const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
+  const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--no-update-notifier"];
   const done = npm?.endsWith(".js") ? runs(process.execPath, [npm, ...args]) : runs("npm", args);
   if (!done)
     throw new SetupError("npm could not install the node modules (see above). When that is mended, run the same command again.", 1);
