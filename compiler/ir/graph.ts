@@ -1,5 +1,8 @@
+import type { Site } from "../diagnostics.ts";
 import type { DType } from "./dtype.ts";
 import type { BinaryFn, Expr, UnaryFn, Var } from "./expr.ts";
+
+export type { Site };
 
 /** A dimension: a number, or a run-time symbol (`batch`, `seq`) with its range. */
 export type Dim = number | Var;
@@ -7,13 +10,6 @@ export type Dim = number | Var;
 export interface TensorType {
   readonly dtype: DType;
   readonly shape: readonly Dim[];
-}
-
-/** Where in the model's source an operation was written. */
-export interface Site {
-  readonly file: string;
-  readonly line: number;
-  readonly col: number;
 }
 
 /** How weights lie in memory. `rows`: row-major as in the checkpoint. `panels`: a [N, K] matrix as ceil(N / width) panels, each [K][width], rows beyond N zero. */
