@@ -336,7 +336,7 @@ export function inferMatmul([a, b]: Types, { transB }: Attrs["matmul"], ctx: Inf
       expected: `b ${transB ? "[..., N, K]" : "[..., K, N]"} with K = ${printDim(a!.shape[ra - 1]!)}, the last axis of a`,
       got: `K = ${printDim(inner)}`,
       fix:
-        transB === false && rb === 2 && sameDim(a!.shape[ra - 1]!, b!.shape[rb - 1]!)
+        !transB && rb === 2 && sameDim(a!.shape[ra - 1]!, b!.shape[rb - 1]!)
           ? "b looks transposed: set transB"
           : "correct the weight's shape or the operand",
     });

@@ -9,9 +9,8 @@ import * as rule from "./infer.ts";
 
 /**
  * The table of operations. A row says what an operation's operands are called (which is also how many there are), how its result types follow from
- * them, and of which kind it is. The kind decides which of the two other tables, keyed by it, has to have a cell for it, and a missing cell
- * is a compile error there: sources and primitives have their meaning in `INTERPRET` (run/graph.ts), composites in `DECOMPOSE`
- * (graph/decompose.ts). They are apart from this one because an IR imports nothing but itself.
+ * them, and of which kind it is. An IR imports nothing but itself, so the other columns are tables of their own, in which a missing cell is a
+ * compile error too: `INTERPRET` (run/graph.ts) has a cell for every operation, `DECOMPOSE` (graph/decompose.ts) one for every composite.
  */
 export interface Row<K extends Op> {
   /** `declared`: a source whose type its maker states. `composite`: has a decomposition into the others. */
