@@ -47,6 +47,8 @@ export interface Source {
   readonly language: "llvm" | "cuda" | "metal" | "wgsl" | "none";
   readonly text: string;
   readonly entry: string;
+  /** Shared memory one block needs; on a CPU the scratch memory of the worker that runs it. */
+  readonly sharedBytes: number;
 }
 
 export interface Backend {

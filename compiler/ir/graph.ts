@@ -96,8 +96,8 @@ export interface Attrs {
 export type Op = keyof Attrs;
 
 export interface Packed {
-  /** Checkpoint tensors whose rows are stacked, in order; each [rows, K]. */
-  readonly parts: readonly string[];
+  /** Checkpoint tensors whose rows are stacked, in order, with their shapes. */
+  readonly parts: readonly { readonly tensor: string; readonly shape: readonly number[] }[];
   readonly layout: Layout;
   /** The weight is stored transposed ([C, K] as [K, C]) so that a kernel's lanes run along C. */
   readonly transposed: boolean;

@@ -1,0 +1,225 @@
+import type { Caps } from "./backend.ts";
+import type { Dim, Graph, Node } from "./ir/graph.ts";
+import { topological, typeOf } from "./ir/graph.ts";
+import type { BufferInfo, KernelPlan } from "./plan.ts";
+import { elementCount, maxOf } from "./plan.ts";
+import { copyKernel, kernelOf } from "./lowering.ts";
+import { FusionMismatch, cost } from "./values.ts";
+
+/**
+ * Fusion: decides which nodes of the graph are stored, and groups every other node into the kernel that stores its reader. A forward walk gives
+ * each node one of four states: stored; a pending expression (recomputed where it is read); the result of a kernel being built (an "anchor":
+ * matmul, attention, scan, convolution, norm, reduction) that flows on into the pointwise operations after it (its epilogue); or a norm that
+ * becomes the prologue of the GEMV that reads it.
+ */
+export interface Fused {
+  readonly kernels: readonly KernelPlan[];
+  readonly outputs: readonly BufferInfo[];
+}
+
+/** What fusion decided, read by the lowering of each kernel. */
+export interface Decisions {
+  readonly caps: Caps;
+  readonly graph: Graph;
+  readonly buffers: ReadonlyMap<Node, BufferInfo>;
+  /** The node an anchor's kernel stores: the end of its epilogue. */
+  readonly sinks: ReadonlyMap<Node, Node>;
+  /** Norms computed by their readers' prologue. */
+  readonly prologues: ReadonlySet<Node>;
+  /** State buffer that a tuple operation (scan, convolution) replaces in place. */
+  readonly stateOf: ReadonlyMap<Node, BufferInfo>;
+}
+
+/** Operations that need a kernel of their own; `get 0` of a tuple stands for its main result. */
+export const isAnchor = (n: Node): boolean =>
+  n.op === "matmul" ||
+  n.op === "attention" ||
+  n.op === "rmsNorm" ||
+  n.op === "gatedRmsNorm" ||
+  n.op === "softmax" ||
+  n.op === "reduce" ||
+  n.op === "scan" ||
+  isMainResult(n);
+export const isMainResult = (n: Node): boolean => n.op === "get" && n.attrs.index === 0 && isTuple(n.inputs[0]!);
+export const isTuple = (n: Node): boolean => n.op === "ssdScan" || n.op === "causalConv1d";
+
+const POINTWISE: ReadonlySet<Node["op"]> = new Set(["unary", "binary", "select", "cast", "activation", "reshape"]);
+const SOURCE: ReadonlySet<Node["op"]> = new Set(["input", "param", "state", "literal"]);
+
+/** A GEMM with a checkpoint weight as its right operand: the only matmul a template is for. */
+export const isLinear = (n: Node): n is Extract<Node, { op: "matmul" }> =>
+  n.op === "matmul" && n.attrs.transB && n.inputs[1]!.op === "param" && typeOf(n.inputs[1]!).shape.length === 2;
+
+/** Rows up to which a GEMM is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
+export const GEMV_ROWS = 8;
+
+const rowsOf = (n: Node): number => maxOf(elementCount(typeOf(n).shape.slice(0, -1)));
+
+/** Splits a graph into kernels. Every operation without a kernel or expression of its own has been decomposed before. */
+export function fuse(graph: Graph, caps: Caps): Fused {
+  const forced = new Set<Node>();
+  for (let attempt = 0; attempt < 200; attempt++) {
+    try {
+      return tryFuse(graph, caps, forced);
+    } catch (e) {
+      // An epilogue or expression that cannot be fused after all is stored instead, and the walk starts again: rare, and always ends.
+      if (!(e instanceof FusionMismatch) || forced.has(e.node)) throw e;
+      forced.add(e.node);
+    }
+  }
+  throw new Error(`fusion of ${graph.name} did not settle after 200 attempts`);
+}
+
+function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
+  const order = topological(graph);
+  const users = new Map<Node, Node[]>();
+  for (const n of order) for (const i of n.inputs) users.set(i, [...(users.get(i) ?? []), n]);
+  const roots = new Set<Node>([...graph.outputs.map((o) => o.value), ...graph.updates.map((u) => u.value)]);
+  const usersOf = (n: Node): readonly Node[] => [...new Set(users.get(n) ?? [])];
+
+  const buffers = new Map<Node, BufferInfo>();
+  for (const n of order) if (SOURCE.has(n.op)) buffers.set(n, sourceBuffer(n));
+
+  const prologues = new Set<Node>();
+  for (const n of order) {
+    if ((n.op !== "rmsNorm" && n.op !== "gatedRmsNorm") || roots.has(n) || forced.has(n)) continue;
+    const readers = usersOf(n);
+    if (readers.length > 0 && readers.every((u) => isLinear(u) && u.inputs[0] === n && rowsOf(u) <= GEMV_ROWS)) prologues.add(n);
+  }
+
+  const owner = new Map<Node, Node>(); // pointwise node -> the anchor whose epilogue it belongs to
+  const sinks = new Map<Node, Node>();
+  const inPlace = new Map<Node, BufferInfo>(); // update nodes and pointwise state updates that write their state directly
+  const stateOf = new Map<Node, BufferInfo>();
+  const stored = new Set<Node>([...roots, ...forced]);
+  for (const n of order) {
+    if (!isAnchor(n) || prologues.has(n)) continue;
+    let sink = n;
+    while (!stored.has(sink)) {
+      const readers = usersOf(sink);
+      const next = readers[0];
+      if (readers.length !== 1 || !next || !POINTWISE.has(next.op) || typeOf(next).dtype === "bool") break;
+      const other = owner.get(next);
+      if (other) {
+        // the two halves of a gated MLP: same left operand, same shape, one pointwise operation that joins them
+        if (isLinear(n) && isLinear(other) && sameGemm(n, other)) sink = sinks.get(other)!;
+        break;
+      }
+      sink = next;
+      owner.set(sink, n);
+    }
+    sinks.set(n, sink);
+    stored.add(sink);
+  }
+  const isStored = (n: Node): boolean => stored.has(n) || buffers.has(n);
+  for (const n of order) {
+    if (isStored(n) || isTuple(n) || prologues.has(n) || owner.has(n) || n.op === "fill" || n.op === "scalar" || n.op === "iota") continue;
+    if (usersOf(n).length > 1 && cost(n, isStored) > 3) stored.add(n);
+  }
+
+  // state: in place when the new value is an update of the state itself, or the state result of a scan or convolution that started from it
+  const copies: { from: Node; to: BufferInfo }[] = [];
+  const stateBuffers = new Map<string, BufferInfo>();
+  for (const n of order) if (n.op === "state") stateBuffers.set(n.attrs.name, buffers.get(n)!);
+  for (const u of graph.updates) {
+    const state = order.find((n) => n.op === "state" && n.attrs.name === u.state);
+    if (!state) throw new Error(`${graph.name}: state ${u.state} is updated but never read`);
+    const buffer = stateBuffers.get(u.state)!;
+    const readers = usersOf(state);
+    const v = u.value;
+    if (v.op === "update" && v.inputs[0] === state && readers.length === 1) {
+      inPlace.set(v, buffer);
+      buffers.set(v, buffer);
+    } else if (
+      v.op === "get" &&
+      v.attrs.index === 1 &&
+      isTuple(v.inputs[0]!) &&
+      v.inputs[0]!.inputs.at(-1) === state &&
+      readers.length === 1
+    ) {
+      stateOf.set(v.inputs[0]!, buffer);
+      buffers.set(v, buffer);
+    } else if (v !== state) copies.push({ from: v, to: buffer });
+  }
+
+  const outputs: BufferInfo[] = [];
+  const outputCopies: { from: Node; to: BufferInfo }[] = [];
+  for (const o of graph.outputs) {
+    const type = typeOf(o.value);
+    const buffer: BufferInfo = { kind: "output", name: o.name, dtype: type.dtype, shape: type.shape, panel: 0 };
+    outputs.push(buffer);
+    if (buffers.has(o.value)) outputCopies.push({ from: o.value, to: buffer });
+    else buffers.set(o.value, buffer);
+  }
+  let temporaries = 0;
+  const arena = (n: Node): BufferInfo => ({
+    kind: "arena",
+    name: `t${temporaries++}`,
+    dtype: typeOf(n).dtype,
+    shape: typeOf(n).shape,
+    panel: 0,
+  });
+  for (const n of order) if (stored.has(n) && !buffers.has(n)) buffers.set(n, arena(n));
+
+  // a scan or convolution whose state is not the session's own works on a copy of it
+  const kernels: KernelPlan[] = [];
+  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, stateOf };
+  const anchorsOf = new Map<Node, Node[]>();
+  for (const [anchor, sink] of sinks) anchorsOf.set(sink, [...(anchorsOf.get(sink) ?? []), anchor]);
+  for (const n of order) {
+    if (isTuple(n) && !stateOf.has(n)) {
+      const initial = n.inputs.at(-1)!;
+      const result = order.find((g) => g.op === "get" && g.attrs.index === 1 && g.inputs[0] === n);
+      const copy = (result && buffers.get(result)) ?? arena(initial);
+      if (result) buffers.set(result, copy);
+      stateOf.set(n, copy);
+      kernels.push(copyKernel(decisions, initial, copy));
+    }
+    if (!stored.has(n) && !inPlace.has(n)) continue;
+    if (SOURCE.has(n.op) || (n.op === "get" && n.attrs.index === 1)) continue;
+    kernels.push(kernelOf(decisions, n, anchorsOf.get(n) ?? []));
+  }
+  for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
+  return { kernels: mergeRows(kernels), outputs };
+}
+
+const sameGemm = (a: Node, b: Node): boolean => a.inputs[0] === b.inputs[0] && sameShape(typeOf(a).shape, typeOf(b).shape);
+const sameShape = (a: readonly Dim[], b: readonly Dim[]): boolean => a.length === b.length && a.every((d, i) => d === b[i]);
+
+function sourceBuffer(n: Node): BufferInfo {
+  const { dtype, shape } = typeOf(n);
+  switch (n.op) {
+    case "param": {
+      const layout = n.attrs.packed?.layout;
+      return { kind: "weight", name: n.attrs.name, dtype, shape, panel: layout?.kind === "panels" ? layout.width : 0 };
+    }
+    case "literal":
+      return { kind: "literal", name: n.attrs.name, dtype, shape, panel: 0 };
+    case "state":
+      return { kind: "state", name: n.attrs.name, dtype, shape, panel: 0 };
+    case "input":
+      return { kind: "input", name: n.attrs.name, dtype, shape, panel: 0 };
+    default:
+      throw new Error(`${n.op} is not a source`);
+  }
+}
+
+/** Joins a pointwise kernel to the one before it when both run over the same rows and columns and neither reads what the other writes (the K and V cache writes). */
+function mergeRows(kernels: readonly KernelPlan[]): KernelPlan[] {
+  const out: KernelPlan[] = [];
+  for (const k of kernels) {
+    const last = out.at(-1);
+    const merged = last && joinPointwise(last, k);
+    if (merged) out[out.length - 1] = merged;
+    else out.push(k);
+  }
+  return out;
+}
+
+function joinPointwise(a: KernelPlan, b: KernelPlan): KernelPlan | undefined {
+  if (!a.pointwise || !b.pointwise || a.pointwise.rows !== b.pointwise.rows || a.pointwise.cols !== b.pointwise.cols) return undefined;
+  const writes = (k: KernelPlan): Set<BufferInfo> => new Set(k.args.filter((x) => x.access !== "read").map((x) => x.buffer));
+  const [wa, wb] = [writes(a), writes(b)];
+  if (a.args.some((x) => wb.has(x.buffer)) || b.args.some((x) => wa.has(x.buffer))) return undefined;
+  return a.pointwise.join(b.pointwise);
+}

@@ -1,0 +1,58 @@
+import type { Caps } from "./backend.ts";
+import { fuse } from "./fuse.ts";
+import type { Fused } from "./fuse.ts";
+import { decomposeGraph } from "./graph/decompose.ts";
+import { packWeights } from "./graph/pack.ts";
+import type { Graph, Node } from "./ir/graph.ts";
+import { verify } from "./ir/graph-verify.ts";
+import type { ThreadProgram } from "./ir/thread.ts";
+import { verifyThread } from "./ir/thread-text.ts";
+import { verifyTile } from "./ir/tile-text.ts";
+import { place } from "./lower/place.ts";
+import { simplifyThread } from "./lower/simplify.ts";
+import type { KernelPlan } from "./plan.ts";
+import type { Choice } from "./select.ts";
+import { buildKernel } from "./select.ts";
+
+/**
+ * The whole compiler, in order. Graph passes:
+ *
+ * | pass            | does                                                | must come after, because                                            |
+ * |-----------------|-----------------------------------------------------|---------------------------------------------------------------------|
+ * | verify          | re-infers every node                                | first: every later pass relies on the types                          |
+ * | selectComposites| decomposes what no template or row kernel computes  | verify                                                               |
+ * | packWeights     | stacks and lays out weights                         | selectComposites: a decomposition may bring new matmuls              |
+ * | fuse            | nodes to kernels                                    | packWeights: a stacked projection is one kernel                      |
+ * | planMemory      | temporaries to arena offsets                        | fuse: only then is it known what is stored (memory.ts, by compile.ts)|
+ *
+ * and for each kernel: buildKernel (template, Tile IR), verify, place (Thread IR), simplifyThread, verify, print.
+ */
+export const GRAPH_PASSES: readonly { readonly name: string; readonly run: (g: Graph, caps: Caps) => Graph }[] = [
+  { name: "verify", run: (g) => (verify(g), g) },
+  { name: "selectComposites", run: (g) => decomposeGraph(g, (n) => !hasLowering(n)) },
+  { name: "packWeights", run: (g, caps) => packWeights(g, caps.panel) },
+  { name: "verify", run: (g) => (verify(g), g) },
+];
+
+/** Composites that stay whole: a template, a row kernel or an inline expression computes them. */
+function hasLowering(n: Node): boolean {
+  return n.op !== "crossEntropy";
+}
+
+export function lowerGraph(graph: Graph, caps: Caps): { readonly graph: Graph; readonly fused: Fused } {
+  const lowered = GRAPH_PASSES.reduce((g, pass) => pass.run(g, caps), graph);
+  return { graph: lowered, fused: fuse(lowered, caps) };
+}
+
+export interface LoweredKernel {
+  readonly choice: Choice;
+  readonly thread: ThreadProgram;
+}
+
+export function lowerKernel(kernel: KernelPlan, caps: Caps): LoweredKernel {
+  const choice = buildKernel(kernel, caps);
+  verifyTile(choice.program);
+  const thread = simplifyThread(place(choice.program, caps));
+  verifyThread(thread);
+  return { choice, thread };
+}

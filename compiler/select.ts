@@ -1,0 +1,61 @@
+import type { Caps } from "./backend.ts";
+import { CulmError } from "./diagnostics.ts";
+import { rowsTemplate } from "./generate/rows.ts";
+import { GEMV_ROWS } from "./fuse.ts";
+import type { TileProgram } from "./ir/tile.ts";
+import type { KernelPlan, Problem } from "./plan.ts";
+import { maxOf } from "./plan.ts";
+import type { Config, Template } from "./template.ts";
+import { attentionDecode } from "./templates/attention-decode.ts";
+import { attention } from "./templates/attention.ts";
+import { conv1d } from "./templates/conv1d.ts";
+import { gemm } from "./templates/gemm.ts";
+import { gemv } from "./templates/gemv.ts";
+import { ssdScan } from "./templates/ssd-scan.ts";
+
+/** The template and configuration a kernel got, and what was turned down on the way. */
+export interface Choice {
+  readonly template: string;
+  readonly config: Config;
+  readonly rejected: readonly { readonly template: string; readonly why: string }[];
+  readonly program: TileProgram;
+}
+
+/** Queries up to this many a call are decoded: one block a head walks the whole cache. */
+const DECODE_QUERIES = 4;
+
+/** Builds the tile program of a kernel: the first template that fits, with its default configuration. */
+export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
+  const p = kernel.problem;
+  switch (p.kind) {
+    case "gemm":
+      return first(kernel, p, maxOf(p.m) <= GEMV_ROWS ? [gemv, gemm] : [gemm], caps);
+    case "attention":
+      return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionDecode, attention] : [attention], caps);
+    case "ssd":
+      return first(kernel, p, [ssdScan], caps);
+    case "conv":
+      return first(kernel, p, [conv1d], caps);
+    case "rows":
+      return first(kernel, p, [rowsTemplate], caps);
+  }
+}
+
+function first<P extends Problem>(kernel: KernelPlan, problem: P, templates: readonly Template<P>[], caps: Caps): Choice {
+  const rejected: { template: string; why: string }[] = [];
+  for (const t of templates) {
+    const configs = t.configs(problem, caps);
+    if ("reject" in configs) {
+      rejected.push({ template: t.name, why: configs.reject });
+      continue;
+    }
+    const config = configs[0];
+    if (config) return { template: t.name, config, rejected, program: t.build(problem, config, caps) };
+    rejected.push({ template: t.name, why: "it has no configuration for this problem" });
+  }
+  throw new CulmError({
+    what: `no template of target ${caps.name} can compute it`,
+    path: kernel.label,
+    operands: rejected.map((r) => ({ label: r.template, is: r.why, from: "" })),
+  });
+}
