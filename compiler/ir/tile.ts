@@ -1,4 +1,5 @@
 import type { DType } from "./dtype.ts";
+import { intVar } from "./expr.ts";
 import type { Expr, Var } from "./expr.ts";
 
 /**
@@ -69,4 +70,15 @@ export type Stmt =
   /** frag acc[M, N] += a[M, k] * b[k, N] in f32. Only the first `rows` rows (all when null) are computed; the others keep their value. */
   | { readonly op: "mma"; readonly acc: Tile; readonly a: View; readonly b: View; readonly k: Expr; readonly rows: Expr | null }
   /** global buffer[index(row, col)] = value(row, col) where guard(row, col), over the domain of tile `over` (a fragment: each lane its own elements; a shared tile: all lanes together). */
-  | { readonly op: "store"; readonly over: Tile; readonly buffer: string; readonly dtype: DType; readonly index: Expr; readonly value: Expr; readonly guard: Expr | null };
+  | {
+      readonly op: "store";
+      readonly over: Tile;
+      readonly buffer: string;
+      readonly dtype: DType;
+      readonly index: Expr;
+      readonly value: Expr;
+      readonly guard: Expr | null;
+    };
+
+/** The variables that a statement's expressions use for the element being computed, with the ranges of the tile's domain. */
+export const coordinates = (t: Tile): readonly [row: Var, col: Var] => [intVar("row", 0, t.rows - 1), intVar("col", 0, t.cols - 1)];
