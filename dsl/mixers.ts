@@ -1,0 +1,154 @@
+import type { DType } from "../compiler/ir/dtype.ts";
+import type { Expr } from "../compiler/ir/expr.ts";
+import { i32 } from "../compiler/ir/expr.ts";
+import type { Node } from "../compiler/ir/graph.ts";
+import { emit, filled, handle, operand } from "./node.ts";
+import * as rules from "./shape.ts";
+import type { State } from "./sources.ts";
+import { setState, state, writeState } from "./sources.ts";
+import { fail, located, sizeOf } from "./trace.ts";
+import type { AnyTensor, Dim, Float, Shape, Tensor } from "./types.ts";
+
+/** Parts that mix positions: rotary embedding, attention and the state-space scan, with their states. */
+
+/** State for `causalConv1d`, called `<path>.conv`: its last `width` inputs, [batch, width, channels]. */
+export function convState<const S extends [Dim, number, Dim]>(axes: S, name = "conv"): State<S> {
+  return located(convState, name, () => state(name, axes));
+}
+
+/** State for `ssdScan`, called `<path>.ssm`: [batch, heads, head size, state size]. */
+export function ssmState<const S extends [Dim, Dim, Dim, Dim]>(axes: S, name = "ssm"): State<S> {
+  return located(ssmState, name, () => state(name, axes));
+}
+
+/** Keys and values of the positions before this call, and where this call's are written. */
+export interface KvCache<S extends Shape, D extends Float = "f32"> {
+  readonly keys: State<S, D>;
+  readonly values: State<S, D>;
+  readonly past: Expr;
+}
+
+/** States for `attention`, called `<path>.keys` and `<path>.values`: [batch, key heads, capacity, head size]. `past` positions are filled already. */
+export function kvCache<const S extends [Dim, Dim, Dim, Dim], D extends Float = "f32">(axes: S, past: Expr, dtype: D = "f32" as D): KvCache<S, D> {
+  return located(kvCache, "kvCache", () => ({ keys: state("keys", axes, dtype), values: state("values", axes, dtype), past }));
+}
+
+function expect(what: string, x: AnyTensor, axes: readonly Dim[]): void {
+  if (!rules.same(x.axes, axes)) fail({ what: `${what}: ${rules.show(x.axes)} is not ${rules.show(axes)}`, operands: [operand("given", x)] });
+}
+
+/**
+ * Rotates pairs of every head by its position: dimensions j and j + R/2 of the first R, by the angle whose cosine and sine stand at [position, j] of
+ * the tables; the dimensions from R on stay as they are.
+ */
+export function rope<B extends Dim, T extends Dim, H extends Dim, D extends Dim, P extends Dim, R extends Dim>(
+  x: Tensor<[B, T, H, D]>,
+  positions: Tensor<[NoInfer<B>, NoInfer<T>], "i32">,
+  tables: { readonly cos: Tensor<[P, R]>; readonly sin: Tensor<[NoInfer<P>, NoInfer<R>]> },
+): Tensor<[B, T, H, D]> {
+  return located(rope, "rope", () => {
+    expect("rope: positions", positions, x.axes.slice(0, 2));
+    const pairs = sizeOf(tables.cos.axes[1]);
+    if (typeof pairs !== "number") return fail({ what: "rope: the number of rotated pairs is known only at run time" });
+    return handle(emit("rope", [x.node, positions.node, tables.cos.node, tables.sin.node], { rotary: 2 * pairs }), x.axes);
+  });
+}
+
+export interface AttentionOptions<B extends Dim, G extends Dim, C extends Dim, D extends Dim, E extends Float> {
+  /** Factor of the scores. Default 1 / sqrt(head size). */
+  readonly scale?: number;
+  /** Position t sees keys up to its own only. Default true. */
+  readonly causal?: boolean;
+  /** 0 hides a key from every query of its row, anything else shows it. */
+  readonly mask?: Tensor<[B, C]>;
+  /** Keys and values are appended to the cache, and all of it is attended to. */
+  readonly cache?: KvCache<[B, G, C, D], E>;
+}
+
+/**
+ * softmax(q k^T * scale) v for every head; each of the key heads serves a run of neighbouring query heads. A query that sees no key gives 0. With a
+ * cache, position t of this call is position past + t of the sequence.
+ */
+export function attention<
+  B extends Dim,
+  T extends Dim,
+  H extends Dim,
+  D extends Dim,
+  S extends Dim,
+  G extends Dim,
+  C extends Dim = S,
+  E extends Float = "f32",
+>(
+  q: Tensor<[B, T, H, D]>,
+  k: Tensor<[NoInfer<B>, S, G, NoInfer<D>]>,
+  v: Tensor<[NoInfer<B>, NoInfer<S>, NoInfer<G>, NoInfer<D>]>,
+  options: AttentionOptions<NoInfer<B>, NoInfer<G>, C, NoInfer<D>, E> = {},
+): Tensor<[B, T, H, D]> {
+  return located(attention, "attention", () => {
+    const { causal = true, mask, cache } = options;
+    const [batch, , , size] = q.axes;
+    expect("attention: keys", k, [batch, k.axes[1], k.axes[2], size]);
+    expect("attention: values", v, k.axes);
+    const headSize = sizeOf(size);
+    const scale = options.scale ?? (typeof headSize === "number" ? headSize ** -0.5 : fail({ what: "attention: give a scale" }));
+    const byHead = (x: Tensor<[B, S, G, D]>): Node => emit("transpose", [x.node], { perm: [0, 2, 1, 3] });
+    const keys = cache ? append(cache.keys, byHead(k), cache.past, k.axes) : byHead(k);
+    const values = cache ? append(cache.values, byHead(v), cache.past, k.axes) : byHead(v);
+    if (mask) expect("attention: mask", mask, [batch, cache ? cache.keys.axes[2] : k.axes[1]]);
+    const inputs = [q.node, keys, values, ...(mask ? [mask.node] : [])];
+    return handle(emit("attention", inputs, { scale, causal, mask: mask !== undefined, past: cache?.past ?? i32(0) }), q.axes);
+  });
+}
+
+function append<S extends [Dim, Dim, Dim, Dim], D extends DType>(
+  cache: State<S, D>,
+  fresh: Node,
+  start: Expr,
+  [batch, seq, heads, size]: readonly [Dim, Dim, Dim, Dim],
+): Node {
+  expect(`attention: cache '${cache.state}'`, cache, [batch, heads, cache.axes[2], size]);
+  const node = cache.dtype === "f32" ? fresh : emit("cast", [fresh], { to: cache.dtype });
+  return writeState(cache, { axis: cache.axes[2], start }, handle<Shape, D>(node, [batch, heads, seq, size])).node;
+}
+
+/** What `ssdScan` works on; B and C are shared by the heads of a group. */
+export interface SsdInputs<B extends Dim, T extends Dim, H extends Dim, P extends Dim, G extends Dim, N extends Dim> {
+  readonly x: Tensor<[B, T, H, P]>;
+  /** Raw step sizes: the scan uses clamp(softplus(dt + dtBias), ...dtLimit). */
+  readonly dt: Tensor<[NoInfer<B>, NoInfer<T>, NoInfer<H>]>;
+  readonly dtBias: Tensor<[NoInfer<H>]>;
+  /** Negative decay rates. */
+  readonly A: Tensor<[NoInfer<H>]>;
+  readonly B: Tensor<[NoInfer<B>, NoInfer<T>, G, N]>;
+  readonly C: Tensor<[NoInfer<B>, NoInfer<T>, NoInfer<G>, NoInfer<N>]>;
+  /** Share of x that goes straight to the output. */
+  readonly D: Tensor<[NoInfer<H>]>;
+  readonly dtLimit?: readonly [min: number, max: number];
+  /** Positions that are computed together; changes speed and nothing else. */
+  readonly chunk: number;
+  /** The recurrent state [batch, heads, head size, state size]; without it the sequence begins here. */
+  readonly state?: State<[NoInfer<B>, NoInfer<H>, NoInfer<P>, NoInfer<N>]>;
+}
+
+/**
+ * The selective state-space recurrence of Mamba-2, per head: S = exp(dt A) S + (dt x) B^T, y = S C + D x. Advances the state. A single step is the
+ * same at seq = 1.
+ */
+export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends Dim, G extends Dim, N extends Dim>(
+  inputs: SsdInputs<B, T, H, P, G, N>,
+): Tensor<[B, T, H, P]> {
+  return located(ssdScan, "ssdScan", () => {
+    const { x, dt, dtBias, A, B, C, D, state, dtLimit = [0, Infinity], chunk } = inputs;
+    const [batch, seq, heads, size] = x.axes;
+    expect("ssdScan: dt", dt, [batch, seq, heads]);
+    expect("ssdScan: B", B, [batch, seq, B.axes[2], B.axes[3]]);
+    expect("ssdScan: C", C, B.axes);
+    for (const [name, t] of Object.entries({ dtBias, A, D })) expect(`ssdScan: ${name}`, t, [heads]);
+    const kept = [batch, heads, size, B.axes[3]];
+    if (state) expect(`ssdScan: state '${state.state}'`, state, kept);
+    const before = state?.node ?? filled(0, kept, "f32");
+    const both = emit("ssdScan", [x.node, dt.node, A.node, B.node, C.node, D.node, dtBias.node, before], { chunk, dtMin: dtLimit[0], dtMax: dtLimit[1] });
+    if (state) setState(state, handle(emit("get", [both], { index: 1 }), kept));
+    return handle(emit("get", [both], { index: 0 }), x.axes);
+  });
+}

@@ -1,0 +1,35 @@
+import type { Site } from "../compiler/diagnostics.ts";
+
+/** Directory that holds dsl/, models/, ...: source paths below it are shown relative to it. The built copy lies in dist/ of the same project. */
+const projectRoot = new URL("..", import.meta.url).pathname.replace(/\/dist\/$/, "/");
+
+/** A frame ends in `file:line:col`, in parentheses when the function has a name; the file is a path or a URL, perhaps with a cache-busting query. */
+const FRAME = /(?:\(|at (?:async )?)((?:file:\/\/)?[^()]+?)(?:\?[^:()]*)?:(\d+):(\d+)\)?$/;
+
+/**
+ * Where `called` was called from. `called` is the function of the language that the model's author wrote: V8 drops it and everything above it from
+ * the trace, so the first frame left is the author's, whichever bundle or source map the code went through.
+ */
+export function callSite(called: (...args: never[]) => unknown): Site | null {
+  const holder: { stack?: string } = {};
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 1;
+  Error.captureStackTrace(holder, called);
+  const stack = holder.stack ?? "";
+  Error.stackTraceLimit = limit;
+  return parseFrame(stack.slice(stack.lastIndexOf("\n    at ") + 1));
+}
+
+/** One line of a stack trace, as a place relative to the project. */
+export function parseFrame(line: string): Site | null {
+  const match = FRAME.exec(line.trim());
+  if (!match) return null;
+  const [, file, row, col] = match;
+  return { file: relative(file!.replace(/^file:\/\//, "")), line: Number(row), col: Number(col) };
+}
+
+function relative(file: string): string {
+  const here = typeof process === "undefined" ? "/" : `${process.cwd()}/`;
+  for (const root of [projectRoot, here]) if (root !== "/" && file.startsWith(root)) return file.slice(root.length);
+  return file;
+}

@@ -1,0 +1,194 @@
+import type { Expr, Float, Graph, Range, Tensor } from "../../dsl/index.ts";
+import {
+  activate,
+  add,
+  argmax,
+  at,
+  attention,
+  causalConv1d,
+  convState,
+  crossEntropy,
+  exp,
+  gatedRmsNorm,
+  gather,
+  input,
+  kvCache,
+  linear,
+  literal,
+  logSumExp,
+  matmulT,
+  mean,
+  model,
+  mul,
+  neg,
+  param,
+  reshape,
+  rmsNorm,
+  rope,
+  scope,
+  slice,
+  split,
+  ssdScan,
+  ssmState,
+  symbol,
+} from "../../dsl/index.ts";
+import type { BambaConfig } from "./config.ts";
+import { ropeTables } from "./rope.ts";
+
+/** Which of a Bamba model's programs to trace. */
+export interface BambaOptions {
+  /** `prefill`: any number of tokens a row, padding allowed. `decode`: one token a row. */
+  readonly phase: "prefill" | "decode";
+  readonly batch: number | Range;
+  /** Most tokens that one prefill call takes. Default: `capacity`. */
+  readonly maxSeq?: number;
+  /** Positions that the key/value caches, and with them key_mask, have room for. */
+  readonly capacity: number;
+  /** How the weights are stored. Default f32. */
+  readonly weights?: Float;
+  /** `last` (the default): of each row's last position, with the likeliest token as `argmax`. `all`: of every position. */
+  readonly logits?: "last" | "all";
+  /** Also give `hidden.0` (the embeddings), `hidden.1`, ... and as the last one the output of the final norm. */
+  readonly hiddenStates?: boolean;
+  /** Take `inputs_embeds` [batch, seq, hidden] instead of `input_ids`. */
+  readonly embeds?: boolean;
+  /** Also take `labels` [batch, seq] (already shifted, -100 does not count) and give `loss`. Needs the logits of all positions. */
+  readonly loss?: boolean;
+}
+
+type Hidden = Tensor<["batch", "seq", "hidden"]>;
+
+/** What the mixers share: where the tokens stand, and which of them are padding. */
+interface Positions {
+  readonly ids: Tensor<["batch", "seq"], "i32">;
+  /** 1 where there is a token, at each absolute position. */
+  readonly keys: Tensor<["batch", "capacity"]>;
+  /** The part of `keys` that this call feeds; null in decode, where no row is padding. */
+  readonly keep: Tensor<["batch", "seq", 1]> | null;
+  /** Tokens that the caches hold already, padding included. */
+  readonly past: Expr;
+  readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
+}
+
+/**
+ * The graph of one program of the model. Inputs: `input_ids` (or `inputs_embeds`), `position_ids` [batch, seq] i32, `key_mask` [batch, capacity] f32
+ * and the symbol `past`; states: `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads
+ * (positions in a model without attention) is not in the graph. Throws CulmError when `options` contradict each other.
+ */
+export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
+  const { phase, batch, capacity, weights = "f32", logits: which = "last", hiddenStates = false, embeds = false, loss = false } = options;
+  if (loss && which !== "all") throw new Error("bamba: the loss needs the logits of all positions (logits: \"all\")");
+  const dims = { ...sizesOf(c), batch, seq: phase === "decode" ? 1 : ([1, options.maxSeq ?? capacity] as const), capacity };
+  const symbols = { past: [0, capacity - 1] as const };
+  const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
+
+  return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
+    const table = param("embed_tokens.weight", ["vocab", "hidden"]);
+    const head = c.tieWordEmbeddings ? table : param("lm_head.weight", ["vocab", "hidden"]);
+    const positions = positionsOf(c, phase, capacity);
+    const hidden: Record<string, Hidden> = {};
+
+    let x: Hidden = embeds ? input("inputs_embeds", ["batch", "seq", "hidden"]) : gather(table, input("input_ids", ["batch", "seq"], "i32"));
+    for (const [i, kind] of c.layerKinds.entries()) {
+      hidden[`hidden.${i}`] = x;
+      x = scope(`layers.${i}`, () => layer(x, c, kind === "mamba" ? mambaMixer : attentionMixer, positions));
+    }
+    const normed = rmsNorm(x, "final_layernorm", c.normEps);
+    hidden[`hidden.${c.layerKinds.length}`] = normed;
+    const states = hiddenStates ? hidden : {};
+
+    if (which === "last") {
+      // the norm of one position instead of all: each position's is its own
+      const logits = matmulT(rmsNorm(at(x, "seq", -1), "final_layernorm", c.normEps), head);
+      return { logits, argmax: argmax(logits, "vocab"), ...states };
+    }
+    const logits = matmulT(normed, head);
+    return loss ? { logits, loss: lossOf(logits, c), ...states } : { logits, ...states };
+  });
+}
+
+/** The sizes behind the axis names, with the letters of the specification. */
+function sizesOf(c: BambaConfig): Record<string, number> {
+  const mamba = {
+    heads: c.mambaHeads, // H
+    head_dim: c.mambaHeadDim, // P
+    groups: c.mambaGroups, // G
+    state: c.mambaStateSize, // N
+    xBC: c.convChannels, // Cv
+  };
+  const attending = { query_heads: c.numAttentionHeads, kv_heads: c.numKeyValueHeads, size: c.headDim, pairs: c.rotaryDim / 2 };
+  return { vocab: c.vocabSize, hidden: c.hiddenSize, ffn: c.intermediateSize, ...mamba, ...(c.attentionLayers.length > 0 ? attending : {}) };
+}
+
+function positionsOf(c: BambaConfig, phase: BambaOptions["phase"], capacity: number): Positions {
+  const past = symbol("past");
+  const keys = input("key_mask", ["batch", "capacity"]);
+  const keep = phase === "decode" ? null : reshape(slice(keys, "capacity", { start: past, size: "seq" }), ["batch", "seq", 1]);
+  const ids = input("position_ids", ["batch", "seq"], "i32");
+  if (c.attentionLayers.length === 0) return { ids, keys, keep, past, tables: null };
+  const { cos, sin } = ropeTables(c, capacity);
+  const tables = { cos: literal("rope.cos", ["capacity", "pairs"], cos), sin: literal("rope.sin", ["capacity", "pairs"], sin) };
+  return { ids, keys, keep, past, tables };
+}
+
+type Mixer = (x: Hidden, c: BambaConfig, positions: Positions) => Hidden;
+
+function layer(x: Hidden, c: BambaConfig, mixer: Mixer, positions: Positions): Hidden {
+  const mixed = add(x, mixer(rmsNorm(x, "input_layernorm", c.normEps), c, positions));
+  return add(mixed, feedForward(rmsNorm(mixed, "pre_ff_layernorm", c.normEps), c));
+}
+
+function feedForward(x: Hidden, c: BambaConfig): Hidden {
+  const gate = activate(linear(x, "feed_forward.gate_proj", { out: "ffn", bias: c.mlpBias }), c.hiddenAct);
+  const up = linear(x, "feed_forward.up_proj", { out: "ffn", bias: c.mlpBias });
+  return linear(mul(gate, up), "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias });
+}
+
+function mambaMixer(x: Hidden, c: BambaConfig, { keep }: Positions): Hidden {
+  const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
+  const { z, xBC, dt } = split(projected, "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
+
+  const conv = causalConv1d(xBC, "mamba.conv1d", {
+    width: c.mambaConvWidth,
+    bias: c.mambaConvBias,
+    activation: c.hiddenAct,
+    state: convState(["batch", c.mambaConvWidth, "xBC"]),
+  });
+  // bias and activation have made padding non-zero again
+  const channels = split(keep ? mul(conv, keep) : conv, "xBC", { x: ["heads", "head_dim"], B: ["groups", "state"], C: ["groups", "state"] });
+
+  const y = ssdScan({
+    ...channels,
+    dt,
+    dtBias: param("mamba.dt_bias", ["heads"]),
+    dtLimit: c.timeStepLimit,
+    A: neg(exp(param("mamba.A_log", ["heads"]))),
+    D: param("mamba.D", ["heads"]),
+    chunk: c.chunkSize,
+    state: ssmState(["batch", "heads", "head_dim", "state"]),
+  });
+  const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps);
+  return linear(gated, "mamba.out_proj", { out: "hidden", bias: c.mambaProjBias });
+}
+
+function attentionMixer(x: Hidden, c: BambaConfig, { ids, keys, past, tables }: Positions): Hidden {
+  if (!tables) throw new Error("bamba: an attention layer without rotary tables");
+  const bias = c.attentionBias;
+  const q = reshape(linear(x, "self_attn.q_proj", { out: "query_heads*size", bias }), ["batch", "seq", "query_heads", "size"]);
+  const k = reshape(linear(x, "self_attn.k_proj", { out: "kv_heads*size", bias }), ["batch", "seq", "kv_heads", "size"]);
+  const v = reshape(linear(x, "self_attn.v_proj", { out: "kv_heads*size", bias }), ["batch", "seq", "kv_heads", "size"]);
+  const mixed = attention(rope(q, ids, tables), rope(k, ids, tables), v, {
+    scale: c.attentionScale,
+    mask: keys,
+    cache: kvCache(["batch", "kv_heads", "capacity", "size"], past),
+  });
+  return linear(reshape(mixed, ["batch", "seq", "query_heads*size"]), "self_attn.o_proj", { out: "hidden", bias });
+}
+
+/** Cross-entropy of the next tokens, plus the z-loss on the size of the logits where the configuration asks for it. */
+function lossOf(logits: Tensor<["batch", "seq", "vocab"]>, c: BambaConfig): Tensor<[]> {
+  const loss = crossEntropy(logits, input("labels", ["batch", "seq"], "i32"));
+  if (c.zLossCoefficient === 0) return loss;
+  const size = logSumExp(logits, "vocab");
+  return add(loss, mul(mean(mean(mul(size, size), "seq"), "batch"), c.zLossCoefficient));
+}
