@@ -65,12 +65,12 @@ function begin(d: Decisions, sink: Node, name: string): Kernel {
   };
 }
 
-function plan(k: Kernel, sink: Node, problem: Problem, flops: Expr): KernelPlan {
+function plan(k: Kernel, labelled: Node, problem: Problem, flops: Expr): KernelPlan {
   const bytes = k.scope.args.reduce<Expr>(
     (sum, a) => add(sum, mul(elementCount(a.buffer.shape), BYTES[a.buffer.dtype] * (a.access === "readwrite" ? 2 : 1))),
     i32(0),
   );
-  return { label: sink.name || sink.op, problem, args: k.scope.args, flops, bytes, pointwise: null };
+  return { label: labelled.name || labelled.op, problem, args: k.scope.args, flops, bytes, pointwise: null };
 }
 const f32Of = (e: Expr): Expr => cast(e, "f32");
 
@@ -139,7 +139,7 @@ function gemm(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): K
   warm(prologue, out, m, depth, n, anchors.length);
   return plan(
     k,
-    sink,
+    { ...first, name: anchors.map((x) => x.name).join("+") },
     { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs: [out] },
     mul(m, 2 * n * depth * anchors.length),
   );
@@ -213,7 +213,7 @@ function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): KernelPlan
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const visible = add(a.attrs.past, dimExpr(seq));
-  return plan(k, sink, problem, mul(mul(mul(dimExpr(batch), dimExpr(seq)), visible), 4 * h * dimMax(dim)));
+  return plan(k, a, problem, mul(mul(mul(dimExpr(batch), dimExpr(seq)), visible), 4 * h * dimMax(dim)));
 }
 
 /** dt' = clamp(softplus(dt + bias)): spec/ssd.md section 1. */
@@ -264,7 +264,7 @@ function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdScan">): 
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const q = n.attrs.chunk;
-  return plan(k, sink, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * q * N * G + H * (2 * q * P + 4 * N * P)));
+  return plan(k, n, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * q * N * G + H * (2 * q * P + 4 * N * P)));
 }
 
 /** One token: state and output in one pass over the state, rows (b, h, p) and columns n. */
@@ -329,7 +329,7 @@ function ssdStep(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdScan">): 
     ],
   };
   warmRows(problem);
-  return plan(k, sink, { kind: "rows", ...problem }, mul(dimExpr(batch), 5 * H * P * N));
+  return plan(k, n, { kind: "rows", ...problem }, mul(dimExpr(batch), 5 * H * P * N));
 }
 function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalConv1d">): KernelPlan {
   const k = begin(d, sink, "conv1d");
@@ -362,7 +362,7 @@ function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalConv1d">)
   problem.bias?.(v2);
   out.index(v0, v1, v2);
   out.value([f32(0)], v0, v1, v2);
-  return plan(k, sink, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * channels * n.attrs.width));
+  return plan(k, n, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * channels * n.attrs.width));
 }
 
 // ---- row kernels ----------------------------------------------------------------------------------------------------
@@ -381,9 +381,9 @@ function warmRows(p: RowProblem): void {
   }
 }
 
-function rowsPlan(k: Kernel, sink: Node, problem: RowProblem, flopsPerElement: number): KernelPlan {
+function rowsPlan(k: Kernel, labelled: Node, problem: RowProblem, flopsPerElement: number): KernelPlan {
   warmRows(problem);
-  return plan(k, sink, { kind: "rows", ...problem }, mul(problem.rows, problem.cols * flopsPerElement));
+  return plan(k, labelled, { kind: "rows", ...problem }, mul(problem.rows, problem.cols * flopsPerElement));
 }
 
 /** A norm over the last axis, with what follows it. */
@@ -396,7 +396,7 @@ function norm(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"gatedRmsN
   const weight = a.inputs.at(-1)!;
   return rowsPlan(
     k,
-    sink,
+    a,
     {
       frame: k.frame,
       rows: elementCount(lead),
@@ -452,7 +452,7 @@ function softmax(d: Decisions, sink: Node, a: NodeOf<"softmax">): KernelPlan {
   const e = (get: Get): Expr => exp(sub(get("x"), get("max")));
   return rowsPlan(
     k,
-    sink,
+    a,
     {
       frame: k.frame,
       rows: dom.rows,
@@ -497,7 +497,7 @@ function reduction(d: Decisions, sink: Node, a: NodeOf<"reduce">): KernelPlan {
     });
   return rowsPlan(
     k,
-    sink,
+    a,
     {
       frame: k.frame,
       rows: dom.rows,
@@ -529,7 +529,7 @@ function runningSum(d: Decisions, sink: Node, a: NodeOf<"scan">): KernelPlan {
   const last = sub(dimExpr(shape[axis]!), 1);
   return rowsPlan(
     k,
-    sink,
+    a,
     {
       frame: k.frame,
       rows: elementCount(shape),
@@ -584,7 +584,7 @@ function matmulRows(d: Decisions, sink: Node, a: NodeOf<"matmul">): KernelPlan {
   };
   return rowsPlan(
     k,
-    sink,
+    a,
     {
       frame: k.frame,
       rows: elementCount(shape),

@@ -1,0 +1,100 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import type { Caps } from "../../compiler/backend.ts";
+import { fuse } from "../../compiler/fuse.ts";
+import { packWeights } from "../../compiler/graph/pack.ts";
+import { planMemory } from "../../compiler/memory.ts";
+import { maxBytes } from "../../compiler/plan.ts";
+import type { KernelPlan } from "../../compiler/plan.ts";
+import { parseBambaConfig } from "../../models/bamba/config.ts";
+import { bambaGraph } from "../../models/bamba/model.ts";
+
+const caps = { panel: 16 } as Caps; // fusion asks for nothing else
+
+function kernels(model: string, phase: "prefill" | "decode"): readonly KernelPlan[] {
+  const file = new URL(`../reference/golden/${model}/config.json`, import.meta.url);
+  const config = parseBambaConfig(JSON.parse(readFileSync(file, "utf8")), "config.json");
+  const graph = bambaGraph(
+    config,
+    phase === "decode" ? { phase, batch: 1, capacity: 128 } : { phase, batch: [1, 2], maxSeq: 64, capacity: 128 },
+  );
+  return fuse(packWeights(graph, caps.panel), caps).kernels;
+}
+const listing = (ks: readonly KernelPlan[]): string => ks.map((k) => `${k.problem.frame.name.padEnd(13)} ${k.label}`).join("\n");
+
+describe("kernels of a Bamba model", () => {
+  test("a decode step: 6 kernels for a Mamba layer with its MLP, 6 for an attention layer, and the head", () => {
+    const list = kernels("base", "decode");
+    const of = (layer: number): number => list.filter((k) => k.label.startsWith(`layers.${layer}.`)).length;
+    expect([0, 1, 2, 3].map(of)).toEqual([6, 6, 6, 6]);
+    expect(list.length).toBeLessThanOrEqual(3 * 6 + 7 + 3);
+    expect(listing(list.slice(0, 6))).toMatchInlineSnapshot(`
+      "gemm          layers.0.mamba.in_proj
+      conv1d        layers.0.mamba.conv1d
+      ssd_step      layers.0.ssdScan
+      gemm          layers.0.mamba.out_proj
+      gemm2         layers.0.feed_forward.gate_proj+layers.0.feed_forward.up_proj
+      gemm          layers.0.feed_forward.down_proj"
+    `);
+    expect(listing(list.slice(12, 18))).toMatchInlineSnapshot(`
+      "gemm          layers.2.self_attn.k_proj+layers.2.self_attn.v_proj+layers.2.self_attn.q_proj
+      cache_write   layers.2.attention
+      attention     layers.2.attention
+      gemm          layers.2.self_attn.o_proj
+      gemm2         layers.2.feed_forward.gate_proj+layers.2.feed_forward.up_proj
+      gemm          layers.2.feed_forward.down_proj"
+    `);
+    expect(listing(list.slice(-2))).toMatchInlineSnapshot(`
+      "gemm          matmulT
+      reduce_argmax argmax"
+    `);
+  });
+
+  test("biases, tied embeddings and two groups change no kernel count", () => {
+    expect(kernels("options", "decode").length).toBe(kernels("base", "decode").length);
+  });
+
+  test("prefill stores its norms and fuses everything else the same way", () => {
+    expect(listing(kernels("base", "prefill").slice(0, 9))).toMatchInlineSnapshot(`
+      "norm          layers.0.input_layernorm
+      gemm          layers.0.mamba.in_proj
+      conv1d        layers.0.mamba.conv1d
+      ssd_scan      layers.0.ssdScan
+      norm          layers.0.mamba.norm
+      gemm          layers.0.mamba.out_proj
+      norm          layers.0.pre_ff_layernorm
+      gemm2         layers.0.feed_forward.gate_proj+layers.0.feed_forward.up_proj
+      gemm          layers.0.feed_forward.down_proj"
+    `);
+  });
+
+  test("layers of one kind read and write alike", () => {
+    const list = kernels("base", "prefill");
+    const shape = (from: number): string =>
+      list
+        .slice(from, from + 9)
+        .map((k) => k.args.map((a) => `${a.buffer.kind}${a.access}`).join())
+        .join("\n");
+    expect(shape(9)).toBe(shape(26));
+  });
+});
+
+describe("memory plan", () => {
+  test("temporaries alive together do not overlap, and the arena is smaller than their sum", () => {
+    const list = kernels("base", "prefill");
+    const { offsets, bytes } = planMemory(list);
+    const life = new Map<unknown, [number, number]>();
+    list.forEach((k, i) => {
+      for (const a of k.args) if (a.buffer.kind === "arena") life.set(a.buffer, [life.get(a.buffer)?.[0] ?? i, i]);
+    });
+    const all = [...offsets];
+    for (const [a, at] of all)
+      for (const [b, bt] of all) {
+        if (a === b) continue;
+        const [la, lb] = [life.get(a)!, life.get(b)!];
+        const together = la[0] <= lb[1] && lb[0] <= la[1];
+        if (together) expect(at + maxBytes(a) <= bt || bt + maxBytes(b) <= at, `${a.name} and ${b.name}`).toBe(true);
+      }
+    expect(bytes).toBeLessThan(all.reduce((s, [b]) => s + maxBytes(b), 0) / 4);
+  });
+});
