@@ -34,25 +34,82 @@ export interface RegDecl extends ArrayDecl {
 
 export type Stmt =
   | { readonly op: "assign"; readonly reg: string; readonly index: Expr; readonly value: Expr }
-  /** To a shared array or a global buffer, by every lane whose guard holds; the value is cast to `dtype` by an explicit cast in `value`. */
-  | { readonly op: "store"; readonly buffer: string; readonly dtype: DType; readonly index: Expr; readonly value: Expr; readonly guard: Expr | null }
+  /**
+   * To a shared array or a global buffer, by every lane whose guard holds; the value is cast to `dtype` by an explicit cast in `value`. Index and
+   * value are evaluated only where the guard holds: a printer that computes all lanes at once ands it into the loads (as it does for `if`).
+   */
+  | {
+      readonly op: "store";
+      readonly buffer: string;
+      readonly dtype: DType;
+      readonly index: Expr;
+      readonly value: Expr;
+      readonly guard: Expr | null;
+    }
   /** regs[reg][index .. index+width-1] = `width` consecutive elements of `buffer` from `at`, 16-byte aligned; zeros where guard is false. */
-  | { readonly op: "loadVec"; readonly reg: string; readonly index: Expr; readonly width: number; readonly buffer: string; readonly dtype: DType; readonly at: Expr; readonly guard: Expr | null }
+  | {
+      readonly op: "loadVec";
+      readonly reg: string;
+      readonly index: Expr;
+      readonly width: number;
+      readonly buffer: string;
+      readonly dtype: DType;
+      readonly at: Expr;
+      readonly guard: Expr | null;
+    }
   /** The same, the other way. */
-  | { readonly op: "storeVec"; readonly reg: string; readonly index: Expr; readonly width: number; readonly buffer: string; readonly dtype: DType; readonly at: Expr; readonly guard: Expr | null }
+  | {
+      readonly op: "storeVec";
+      readonly reg: string;
+      readonly index: Expr;
+      readonly width: number;
+      readonly buffer: string;
+      readonly dtype: DType;
+      readonly at: Expr;
+      readonly guard: Expr | null;
+    }
+  /** All lanes of the block wait for each other; what they wrote before, to shared and to global memory, is seen by all of them after. */
   | { readonly op: "barrier" }
   /** Starts copying `bytes` (4, 8 or 16) from global to shared memory, to be seen after the `asyncWait` that covers it and a barrier. */
-  | { readonly op: "asyncCopy"; readonly dst: string; readonly dstAt: Expr; readonly src: string; readonly srcAt: Expr; readonly dtype: DType; readonly width: number; readonly guard: Expr | null }
+  | {
+      readonly op: "asyncCopy";
+      readonly dst: string;
+      readonly dstAt: Expr;
+      readonly src: string;
+      readonly srcAt: Expr;
+      readonly dtype: DType;
+      readonly width: number;
+      readonly guard: Expr | null;
+    }
   /** Waits until at most `pending` groups of copies (a group ends at each asyncWait) are still under way. */
   | { readonly op: "asyncWait"; readonly pending: number }
   /**
    * The matrix unit: this warp's fragment `acc` (fm x fn unit tiles; element i of unit tile (r, c) is regs[acc][(r * fn + c) * elems + i]) gains
    * a[rows from rowBase, k] * b[k, cols from colBase]. Only rows (of the block's tile) below `rows` need be computed.
    */
-  | { readonly op: "unit"; readonly unit: string; readonly acc: string; readonly fm: number; readonly fn: number; readonly rowBase: Expr; readonly colBase: Expr; readonly a: View; readonly b: View; readonly k: Expr; readonly rows: Expr | null }
+  | {
+      readonly op: "unit";
+      readonly unit: string;
+      readonly acc: string;
+      readonly fm: number;
+      readonly fn: number;
+      readonly rowBase: Expr;
+      readonly colBase: Expr;
+      readonly a: View;
+      readonly b: View;
+      readonly k: Expr;
+      readonly rows: Expr | null;
+    }
   /** regs[reg][index] = fn of `value` over the lanes reached from this one by xor with `masks`, in that order; every lane of the group gets the result. */
-  | { readonly op: "laneReduce"; readonly reg: string; readonly index: Expr; readonly fn: ReduceFn; readonly value: Expr; readonly masks: readonly number[] }
-  /** `unroll`: register arrays are indexed by `var`, so a target without indexable registers must unroll. */
+  | {
+      readonly op: "laneReduce";
+      readonly reg: string;
+      readonly index: Expr;
+      readonly fn: ReduceFn;
+      readonly value: Expr;
+      readonly masks: readonly number[];
+    }
+  /** `count` is the same in all lanes. `unroll`: register arrays are indexed by `var`, so a target without indexable registers must unroll. */
   | { readonly op: "for"; readonly var: Var; readonly count: Expr; readonly unroll: boolean; readonly body: readonly Stmt[] }
   /** `cond` may differ between lanes; then the body contains no barrier, unit or laneReduce. */
   | { readonly op: "if"; readonly cond: Expr; readonly body: readonly Stmt[]; readonly otherwise: readonly Stmt[] };

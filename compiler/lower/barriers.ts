@@ -1,0 +1,148 @@
+import type { Expr, Var } from "../ir/expr.ts";
+import { rangeOf, walk } from "../ir/expr.ts";
+import type { Stmt } from "../ir/thread.ts";
+
+/** A lowered program on its way to Thread IR: its statements in pieces within which no lane depends on another. */
+export type Piece =
+  | { readonly op: "piece"; readonly body: readonly Stmt[] }
+  | { readonly op: "for"; readonly var: Var; readonly count: Expr; readonly body: readonly Piece[] }
+  | { readonly op: "if"; readonly cond: Expr; readonly body: readonly Piece[]; readonly otherwise: readonly Piece[] };
+
+/** What lanes of the block may have read and written since they last met. */
+interface Pending {
+  readonly reads: ReadonlySet<string>;
+  readonly writes: ReadonlySet<string>;
+}
+const NOTHING: Pending = { reads: new Set(), writes: new Set() };
+
+const union = (a: ReadonlySet<string>, b: ReadonlySet<string>): ReadonlySet<string> => (b.size === 0 ? a : new Set([...a, ...b]));
+const join = (a: Pending, b: Pending): Pending => ({ reads: union(a.reads, b.reads), writes: union(a.writes, b.writes) });
+const meets = (a: ReadonlySet<string>, b: ReadonlySet<string>): boolean => [...a].some((x) => b.has(x));
+
+/** Memory that lanes share and that the program writes. Of a global buffer two writes in a row are not a hazard: no two lanes write one element. */
+export interface Tracked {
+  readonly shared: ReadonlySet<string>;
+  readonly global: ReadonlySet<string>;
+}
+
+/**
+ * Joins the pieces, with a barrier before every piece that reads what was written, or writes what was read or written, since the last one.
+ * Whole arrays are tracked, not elements; a loop is entered with what its own end leaves pending as well, so a hazard carried round the back edge
+ * gets its barrier inside.
+ */
+export function insertBarriers(pieces: readonly Piece[], tracked: Tracked): readonly Stmt[] {
+  return flow(pieces, NOTHING, tracked).body;
+}
+
+function flow(pieces: readonly Piece[], start: Pending, tracked: Tracked): { body: Stmt[]; end: Pending } {
+  const body: Stmt[] = [];
+  let now = start;
+  const meet = (touched: Pending): void => {
+    const again = [...touched.writes].some((x) => tracked.shared.has(x) && now.writes.has(x));
+    if (again || meets(touched.reads, now.writes) || meets(touched.writes, now.reads)) {
+      body.push({ op: "barrier" });
+      now = NOTHING;
+    }
+    now = join(now, touched);
+  };
+  for (const p of pieces) {
+    switch (p.op) {
+      case "piece":
+        meet(touches(p.body, tracked));
+        body.push(...p.body);
+        break;
+      case "for": {
+        meet({ reads: readsOf(p.count, tracked), writes: new Set() });
+        let entry = now;
+        let inner = flow(p.body, entry, tracked);
+        for (;;) {
+          const wider = join(entry, inner.end);
+          if (wider.reads.size === entry.reads.size && wider.writes.size === entry.writes.size) break;
+          entry = wider;
+          inner = flow(p.body, entry, tracked);
+        }
+        body.push({ op: "for", var: p.var, count: p.count, unroll: false, body: inner.body });
+        now = rangeOf(p.count).min >= 1 ? inner.end : join(now, inner.end);
+        break;
+      }
+      case "if": {
+        meet({ reads: readsOf(p.cond, tracked), writes: new Set() });
+        const yes = flow(p.body, now, tracked);
+        const no = flow(p.otherwise, now, tracked);
+        body.push({ op: "if", cond: p.cond, body: yes.body, otherwise: no.body });
+        now = join(yes.end, no.end);
+        break;
+      }
+    }
+  }
+  return { body, end: now };
+}
+
+const isTracked = (name: string, tracked: Tracked): boolean => tracked.shared.has(name) || tracked.global.has(name);
+
+function readsOf(e: Expr, tracked: Tracked, into: Set<string> = new Set()): Set<string> {
+  walk(e, (x) => {
+    if (x.op === "load" && isTracked(x.buffer, tracked)) into.add(x.buffer);
+  });
+  return into;
+}
+
+/** The tracked memory that statements without barriers read and write. */
+function touches(body: readonly Stmt[], tracked: Tracked): Pending {
+  const reads = new Set<string>();
+  const writes = new Set<string>();
+  const read = (...es: readonly (Expr | null)[]): void => {
+    for (const e of es) if (e) readsOf(e, tracked, reads);
+  };
+  const name = (n: string, into: Set<string>): void => {
+    if (isTracked(n, tracked)) into.add(n);
+  };
+  const visit = (s: Stmt): void => {
+    switch (s.op) {
+      case "assign":
+        read(s.index, s.value);
+        break;
+      case "store":
+        read(s.index, s.value, s.guard);
+        name(s.buffer, writes);
+        break;
+      case "loadVec":
+        read(s.index, s.at, s.guard);
+        name(s.buffer, reads);
+        break;
+      case "storeVec":
+        read(s.index, s.at, s.guard);
+        name(s.buffer, writes);
+        break;
+      case "asyncCopy":
+        read(s.dstAt, s.srcAt, s.guard);
+        name(s.src, reads);
+        name(s.dst, writes);
+        break;
+      case "unit":
+        for (const v of [s.a, s.b]) {
+          read(v.base, v.rowStride, v.colStride);
+          name(v.name, reads);
+        }
+        read(s.k, s.rows);
+        break;
+      case "laneReduce":
+        read(s.index, s.value);
+        break;
+      case "for":
+        read(s.count);
+        s.body.forEach(visit);
+        break;
+      case "if":
+        read(s.cond);
+        s.body.forEach(visit);
+        s.otherwise.forEach(visit);
+        break;
+      case "barrier":
+      case "asyncWait":
+        break;
+    }
+  };
+  body.forEach(visit);
+  return { reads, writes };
+}

@@ -1,0 +1,174 @@
+import type { Caps } from "../backend.ts";
+import { add, and, i32, intVar, isConst, load, reg, rewrite, substitute, walk } from "../ir/expr.ts";
+import type { Expr, Var } from "../ir/expr.ts";
+import type { ArrayDecl, RegDecl, Stmt } from "../ir/thread.ts";
+import type { Tile, TileProgram } from "../ir/tile.ts";
+import { rowMajor } from "./affine.ts";
+import { cooperate } from "./copy.ts";
+import type { Loop } from "./copy.ts";
+import { chooseLayouts, eachStatement } from "./fragments.ts";
+import { laneOf, placeOf, rowPlaceOf } from "./layout.ts";
+import type { FragLayout, Lane, Place } from "./layout.ts";
+
+/** What placing one program needs everywhere: the target, the lane's place, the layouts, and the declarations made on the way. */
+export interface Context {
+  readonly program: TileProgram;
+  readonly caps: Caps;
+  readonly threads: number;
+  readonly tid: Var;
+  readonly lane: Lane;
+  readonly tiles: ReadonlyMap<string, Tile>;
+  readonly layouts: ReadonlyMap<string, FragLayout>;
+  readonly shared: ArrayDecl[];
+  readonly regs: RegDecl[];
+  readonly loop: Loop;
+  fresh(hint: string): string;
+  error(message: string): Error;
+}
+
+export function context(program: TileProgram, caps: Caps): Context {
+  const error = (message: string): Error => new Error(`place ${program.name}: ${message}`);
+  const [gr, gc] = program.groups;
+  const threads = gr * gc * caps.lanes;
+  if (threads > caps.maxThreads)
+    throw error(`${gr} x ${gc} warps of ${caps.lanes} lanes are ${threads} threads, ${caps.name} has at most ${caps.maxThreads}`);
+  const tid = intVar("tid", 0, threads - 1);
+  const names = new Set(["tid", "bx", "by", "bz", ...[...program.params, ...program.symbols, ...program.tiles].map((x) => x.name)]);
+  eachStatement(program.body, (s) => {
+    if (s.op === "for") names.add(s.var.name);
+  });
+  const next = new Map<string, number>();
+  const fresh = (hint: string): string => {
+    for (let n = next.get(hint) ?? 0; ; n++) {
+      const name = `${hint}${n}`;
+      if (names.has(name)) continue;
+      next.set(hint, n + 1);
+      return name;
+    }
+  };
+  const layouts = chooseLayouts(program, caps);
+  return {
+    program,
+    caps,
+    threads,
+    tid,
+    lane: laneOf(tid, caps.lanes, program.groups),
+    tiles: new Map(program.tiles.map((t) => [t.name, t])),
+    layouts,
+    shared: program.tiles.filter((t) => t.scope === "shared").map((t) => ({ name: t.name, dtype: t.dtype, count: t.rows * t.cols })),
+    regs: [...layouts.values()].map((l) => ({
+      name: l.tile.name,
+      dtype: l.tile.dtype,
+      count: l.count,
+      uniform: l.tile.cols === 1 && sharedByAll(l),
+    })),
+    loop: (hint, count, unroll, body) => {
+      if (count < 1) return [];
+      if (count === 1) return body(i32(0));
+      const v = intVar(fresh(hint), 0, count - 1);
+      return [{ op: "for", var: v, count: i32(count), unroll, body: body(v) }];
+    },
+    fresh,
+    error,
+  };
+}
+
+// ---- expressions ----------------------------------------------------------------------------------------------------
+
+/** An expression that is the same for the whole block: no tile coordinates, no fragments. */
+export function uniform(e: Expr, ctx: Context): Expr {
+  return lowerExpr(e, null, null, ctx);
+}
+
+/**
+ * Puts this lane's place in: `row` and `col` become coordinates of the element, fragment elements become registers, elements of shared tiles
+ * become loads. `over` is the layout that the place is of, null where fragments cannot be read.
+ */
+export function lowerExpr(
+  e: Expr,
+  at: Pick<Place, "row" | "col" | "index" | "rowIndex"> | null,
+  over: FragLayout | null,
+  ctx: Context,
+): Expr {
+  const env = new Map<Expr, Expr>();
+  walk(e, (x) => {
+    if (x.op !== "var" || (x.name !== "row" && x.name !== "col")) return;
+    if (!at) throw ctx.error(`an expression that is to be the same for the whole block depends on ${x.name}`);
+    env.set(x, x.name === "row" ? at.row : at.col);
+  });
+  const isVar = (x: Expr, name: string): boolean => x.op === "var" && x.name === name;
+  const plain = rewrite(e, (x) => {
+    if (x.op !== "elem") return undefined;
+    const tile = ctx.tiles.get(x.tile);
+    if (!tile) throw ctx.error(`an expression reads the tile ${x.tile}, which is not declared`);
+    if (tile.scope === "shared") return load(tile.name, x.dtype, rowMajor(x.row, tile.cols, x.col));
+    const layout = ctx.layouts.get(tile.name)!;
+    if (!at || !over) throw ctx.error(`the fragment ${tile.name} is read where no fragment is computed`);
+    const columnOk =
+      tile.cols === 1
+        ? isConst(x.col, 0) || (isVar(x.col, "col") && over.tile.cols === 1)
+        : isVar(x.col, "col") && tile.cols === over.tile.cols;
+    if (!isVar(x.row, "row") || !columnOk || tile.rows !== over.tile.rows || layout.unit !== over.unit)
+      throw ctx.error(
+        `the fragment ${tile.name} [${tile.rows}, ${tile.cols}] is read at another element than the one of ${over.tile.name} [${over.tile.rows}, ${over.tile.cols}] being computed`,
+      );
+    return reg(tile.name, x.dtype, tile.cols === 1 ? at.rowIndex : at.index);
+  });
+  return env.size === 0 ? plain : substitute(plain, env);
+}
+
+export const when = (cond: Expr, body: readonly Stmt[]): readonly Stmt[] =>
+  isConst(cond, 1) ? body : [{ op: "if", cond, body, otherwise: [] }];
+
+export const both = (a: Expr, b: Expr | null): Expr | null => {
+  const c = b ? and(a, b) : a;
+  return isConst(c, 1) ? null : c;
+};
+
+export const layoutOf = (tile: Tile, ctx: Context): FragLayout => {
+  const l = ctx.layouts.get(tile.name);
+  if (!l) throw ctx.error(`${tile.name} is not a fragment`);
+  return l;
+};
+
+/** Whether every lane of the block holds every row of a row vector. */
+const sharedByAll = (l: FragLayout): boolean => l.groups[0] === 1 && 2 ** l.rows.masks.length === l.unit.lanes;
+
+/** Whether a reduction over lanes gives every lane of the block the same value. */
+export const spansWarp = (l: FragLayout, ctx: Context): boolean => ctx.threads === ctx.caps.lanes && sharedByAll(l);
+
+// ---- walking a fragment ---------------------------------------------------------------------------------------------
+
+/** Splits 0 .. count-1 into the part whose unit tiles lie wholly inside the tile and the rest, so that only the rest is guarded. */
+export function segments(count: number, size: number, step: number, groups: number): readonly (readonly [start: number, count: number])[] {
+  const whole = Math.floor(size / step);
+  return groups > 1 || whole >= count
+    ? [[0, count]]
+    : [
+        [0, whole],
+        [whole, count - whole],
+      ];
+}
+
+/** Loops over registers are unrolled where registers cannot be indexed, and anywhere if they are few. */
+export const unrolled = (l: FragLayout, ctx: Context): boolean => !ctx.caps.indexableRegisters || l.count <= 16;
+
+export const eachUnitRow = (l: FragLayout, ctx: Context, body: (r: Expr) => readonly Stmt[]): readonly Stmt[] =>
+  segments(l.fm, l.tile.rows, l.unit.m, l.groups[0]).flatMap(([start, count]) =>
+    ctx.loop("r", count, unrolled(l, ctx), (r) => body(add(r, start))),
+  );
+
+/** The elements of a fragment that this lane holds. Registers past the tile's edge have a place with `inside` not constant true. */
+export function eachElement(l: FragLayout, ctx: Context, body: (at: Place) => readonly Stmt[]): readonly Stmt[] {
+  if (l.tile.cols === 1) return eachUnitRow(l, ctx, (r) => l.rows.first.flatMap((_, slot) => body(rowPlaceOf(l, ctx.lane, r, slot))));
+  return eachUnitRow(l, ctx, (r) =>
+    segments(l.fn, l.tile.cols, l.unit.n, l.groups[1]).flatMap(([start, count]) =>
+      ctx.loop("c", count, unrolled(l, ctx), (c) => l.rows.slotOf.flatMap((_, i) => body(placeOf(l, ctx.lane, r, add(c, start), i)))),
+    ),
+  );
+}
+
+export function together(tile: Tile, ctx: Context, body: (row: Expr, col: Expr, inside: Expr) => readonly Stmt[]): readonly Stmt[] {
+  const { tid, threads, loop } = ctx;
+  return cooperate(tile.rows, tile.cols, { tid, threads, vector: ctx.caps.indexableRegisters && threads === ctx.caps.lanes, loop }, body);
+}

@@ -1,0 +1,105 @@
+import type { Caps, MatrixUnit } from "../backend.ts";
+import { isConst, mod, walk } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
+import { fragLayout, lanesUnit } from "./layout.ts";
+import type { FragLayout } from "./layout.ts";
+
+type Mma = Extract<Stmt, { op: "mma" }>;
+
+/**
+ * Gives every fragment its layout. Fragments that meet in a statement must agree on where their elements live, so they form classes; a class with
+ * an mma takes the layout of a matrix unit that can compute all its products, the others lie across the lanes.
+ */
+export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<string, FragLayout> {
+  const frags = program.tiles.filter((t) => t.scope === "frag");
+  const parent = new Map(frags.map((t) => [t.name, t.name]));
+  const find = (name: string): string => {
+    const up = parent.get(name);
+    if (up === undefined) throw new Error(`place ${program.name}: ${name} is not a declared fragment`);
+    return up === name ? name : find(up);
+  };
+  const mmas: Mma[] = [];
+  eachStatement(program.body, (s) => {
+    if (s.op === "mma") mmas.push(s);
+    const [head, ...rest] = fragmentsOf(s, parent);
+    for (const name of rest) parent.set(find(name), find(head!));
+  });
+
+  const units = new Map<string, MatrixUnit>();
+  for (const s of mmas) {
+    const root = find(s.acc.name);
+    if (!units.has(root)) {
+      const products = mmas.filter((o) => find(o.acc.name) === root);
+      units.set(root, unitFor(program, products, caps));
+    }
+  }
+  const lanes = lanesUnit(caps.lanes);
+  const accs = new Set(mmas.map((s) => s.acc.name));
+  return new Map(frags.map((t) => [t.name, fragLayout(t, units.get(find(t.name)) ?? lanes, program.groups, accs.has(t.name))]));
+}
+
+export function eachStatement(body: readonly Stmt[], f: (s: Stmt) => void): void {
+  for (const s of body) {
+    f(s);
+    if (s.op === "for") eachStatement(s.body, f);
+    if (s.op === "if") {
+      eachStatement(s.body, f);
+      eachStatement(s.otherwise, f);
+    }
+  }
+}
+
+function fragmentsOf(s: Stmt, frags: ReadonlyMap<string, string>): string[] {
+  const tiles = (...ts: readonly Tile[]): string[] => ts.filter((t) => t.scope === "frag").map((t) => t.name);
+  const inside = (...es: readonly (Expr | null)[]): string[] => {
+    const names: string[] = [];
+    for (const e of es)
+      if (e)
+        walk(e, (x) => {
+          if (x.op === "elem" && frags.has(x.tile)) names.push(x.tile);
+        });
+    return names;
+  };
+  switch (s.op) {
+    case "map":
+      return [...tiles(s.dst), ...inside(s.value)];
+    case "rowReduce":
+      return tiles(s.dst, s.src);
+    case "stage":
+      return tiles(s.src);
+    case "mma":
+      return tiles(s.acc);
+    case "store":
+      return [...tiles(s.over), ...inside(s.index, s.value, s.guard)];
+    default:
+      return [];
+  }
+}
+
+function unitFor(program: TileProgram, products: readonly Mma[], caps: Caps): MatrixUnit {
+  const reasons: string[] = [];
+  for (const unit of caps.units) {
+    const why = products.map((s) => misfit(program, s, unit, caps)).find((r) => r !== null);
+    if (why === undefined) return unit;
+    reasons.push(`${unit.name}: ${why}`);
+  }
+  throw new Error(
+    `place ${program.name}: no unit of ${caps.name} computes ${products.map((s) => s.acc.name).join(", ")}\n  ${reasons.join("\n  ")}`,
+  );
+}
+
+function misfit(program: TileProgram, s: Mma, unit: MatrixUnit, caps: Caps): string | null {
+  const [gr, gc] = program.groups;
+  if (unit.lanes !== caps.lanes) return `works with ${unit.lanes} lanes, a warp has ${caps.lanes}`;
+  for (const v of [s.a, s.b]) {
+    if (!unit.inputs.includes(v.dtype)) return `does not take ${v.dtype} (${v.name})`;
+    if (v.source === "buffer" && !caps.directOperands) return `reads operands from shared memory only, ${v.name} is a global buffer`;
+  }
+  if (unit.k > 1 && s.a.dtype !== s.b.dtype) return `takes two operands of one type, not ${s.a.dtype} and ${s.b.dtype}`;
+  if (unit.k > 1 && !isConst(mod(s.k, unit.k), 0))
+    return `computes ${unit.k} products at a time, which need not divide the inner size of ${s.acc.name}`;
+  if (s.acc.rows % (gr * unit.m) !== 0 || s.acc.cols % (gc * unit.n) !== 0)
+    return `${s.acc.name} [${s.acc.rows}, ${s.acc.cols}] over ${gr} x ${gc} warps is not a multiple of ${unit.m} x ${unit.n}`;
+  return null;
+}

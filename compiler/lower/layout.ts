@@ -1,0 +1,152 @@
+import type { MatrixUnit } from "../backend.ts";
+import { add, and, i32, idiv, isConst, lt, mod, mul } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import type { Tile } from "../ir/tile.ts";
+
+/**
+ * How a fragment tile is spread over the lanes of a block. The tile is cut into gr x gc parts, one a warp; a part into fm x fn unit tiles; element i
+ * of unit tile (r, c) in a lane is at unit.coord(lane, i) of it and lives in register (r * fn + c) * elems + i. Parts are rounded up to whole unit
+ * tiles, so the registers at the end of a tile that does not divide are not elements of it: `eachElement` guards them.
+ */
+export interface FragLayout {
+  readonly tile: Tile;
+  readonly unit: MatrixUnit;
+  readonly rows: UnitRows;
+  readonly groups: readonly [number, number];
+  readonly fm: number;
+  readonly fn: number;
+  /** Registers a lane holds. */
+  readonly count: number;
+}
+
+/** What the rows of a unit tile look like from one lane: how many distinct ones it touches, and which lanes touch the same ones. */
+export interface UnitRows {
+  readonly slots: number;
+  /** Slot of element i. */
+  readonly slotOf: readonly number[];
+  /** An element of each slot. */
+  readonly first: readonly number[];
+  /** Lanes that share their rows differ by xor with combinations of these. */
+  readonly masks: readonly number[];
+}
+
+const fail = (message: string): never => {
+  throw new Error(`layout: ${message}`);
+};
+
+/** The layout of fragments that no matrix unit touches: a row across the lanes. */
+export function lanesUnit(lanes: number): MatrixUnit {
+  return { name: `lanes${lanes}`, m: 1, n: lanes, k: 1, lanes, elems: 1, inputs: [], coord: (lane) => [i32(0), lane], block: [1, 1] };
+}
+
+const known = new WeakMap<MatrixUnit, UnitRows>();
+
+/** Derives the row structure from the lane map by evaluating it for every lane, and refuses maps that row vectors and reductions cannot use. */
+export function unitRows(unit: MatrixUnit): UnitRows {
+  const hit = known.get(unit);
+  if (hit) return hit;
+  const rowsOf = Array.from({ length: unit.lanes }, (_, lane) =>
+    Array.from({ length: unit.elems }, (_, i) => numeric(unit.coord(i32(lane), i32(i))[0], unit, lane, i)),
+  );
+  const slotOf: number[] = [];
+  const first: number[] = [];
+  rowsOf[0]!.forEach((row, i) => {
+    const seen = first.findIndex((f) => rowsOf[0]![f] === row);
+    slotOf.push(seen >= 0 ? seen : first.push(i) - 1);
+  });
+  const shape = (rows: readonly number[]): string => rows.map((r) => rows.indexOf(r)).join();
+  const sets = rowsOf.map((rows) => first.map((f) => rows[f]).join());
+  for (let lane = 1; lane < unit.lanes; lane++)
+    if (shape(rowsOf[lane]!) !== shape(rowsOf[0]!))
+      fail(`${unit.name}: lane ${lane} shares rows between its elements in another way than lane 0 does`);
+  const masks: number[] = [];
+  for (let mask = 1; mask < unit.lanes; mask *= 2) if (sets.every((s, lane) => sets[lane ^ mask] === s)) masks.push(mask);
+  for (let lane = 0; lane < unit.lanes; lane++) {
+    const sharing = sets.filter((s) => s === sets[lane]).length;
+    if (sharing !== 2 ** masks.length)
+      fail(`${unit.name}: ${sharing} lanes share the rows of lane ${lane}, which xor with [${masks.join(", ")}] does not reach`);
+    const own = new Set(rowsOf[lane]);
+    for (let other = 0; other < unit.lanes; other++)
+      if (sets[other] !== sets[lane] && rowsOf[other]!.some((r) => own.has(r)))
+        fail(`${unit.name}: lanes ${lane} and ${other} share some of their rows but not all`);
+  }
+  const result: UnitRows = { slots: first.length, slotOf, first, masks };
+  known.set(unit, result);
+  return result;
+}
+
+function numeric(e: Expr, unit: MatrixUnit, lane: number, i: number): number {
+  if (!isConst(e)) throw new Error(`layout: ${unit.name}: the coordinate of element ${i} of lane ${lane} is not a number`);
+  return e.value;
+}
+
+/** `exact`: the tile takes part in an mma, which computes whole unit tiles. */
+export function fragLayout(tile: Tile, unit: MatrixUnit, groups: readonly [number, number], exact: boolean): FragLayout {
+  const [gr, gc] = groups;
+  const vector = tile.cols === 1;
+  if (exact && (tile.rows % (gr * unit.m) !== 0 || tile.cols % (gc * unit.n) !== 0))
+    fail(
+      `${tile.name} [${tile.rows}, ${tile.cols}] over ${gr} x ${gc} warps is not a multiple of the ${unit.m} x ${unit.n} tile of ${unit.name}`,
+    );
+  const rows = unitRows(unit);
+  const fm = Math.ceil(tile.rows / (gr * unit.m));
+  const fn = vector ? 1 : Math.ceil(tile.cols / (gc * unit.n));
+  return { tile, unit, rows, groups, fm, fn, count: fm * (vector ? rows.slots : fn * unit.elems) };
+}
+
+/** The lane's place: which lane of which warp of the block, as expressions over `tid`. */
+export interface Lane {
+  readonly lane: Expr;
+  readonly warpRow: Expr;
+  readonly warpCol: Expr;
+}
+
+export function laneOf(tid: Expr, lanes: number, groups: readonly [number, number]): Lane {
+  const warp = idiv(tid, lanes);
+  return { lane: mod(tid, lanes), warpRow: idiv(warp, groups[1]), warpCol: mod(warp, groups[1]) };
+}
+
+export const rowBase = (l: FragLayout, at: Lane): Expr => mul(at.warpRow, l.fm * l.unit.m);
+export const colBase = (l: FragLayout, at: Lane): Expr => mul(at.warpCol, l.fn * l.unit.n);
+
+/** One element of this lane. */
+export interface Place {
+  readonly row: Expr;
+  readonly col: Expr;
+  /** Where it lives in the fragment's register array. */
+  readonly index: Expr;
+  /** Where the row's element of a row vector lives in its register array. */
+  readonly rowIndex: Expr;
+  /** False where the register is past the tile's edge. */
+  readonly inside: Expr;
+}
+
+/** Element i of unit tile (r, c) of a fragment with several columns. */
+export function placeOf(l: FragLayout, at: Lane, r: Expr, c: Expr, i: number): Place {
+  const [er, ec] = l.unit.coord(at.lane, i32(i));
+  const row = add(add(rowBase(l, at), mul(r, l.unit.m)), er);
+  const col = add(add(colBase(l, at), mul(c, l.unit.n)), ec);
+  return {
+    row,
+    col,
+    index: add(mul(add(mul(r, l.fn), c), l.unit.elems), i),
+    rowIndex: add(mul(r, l.rows.slots), l.rows.slotOf[i]!),
+    inside: and(lt(row, l.tile.rows), lt(col, l.tile.cols)),
+  };
+}
+
+/** Row slot s of unit row r, for row vectors. */
+export function rowPlaceOf(l: FragLayout, at: Lane, r: Expr, s: number): Place {
+  const [er] = l.unit.coord(at.lane, i32(l.rows.first[s]!));
+  const row = add(add(rowBase(l, at), mul(r, l.unit.m)), er);
+  const index = add(mul(r, l.rows.slots), s);
+  return { row, col: i32(0), index, rowIndex: index, inside: lt(row, l.tile.rows) };
+}
+
+/** True in the one lane of the block that stands for a row of a row vector: the first of those that share it, in the first column of warps. */
+export function leads(l: FragLayout, tid: Expr, at: Lane): Expr {
+  const warps = l.groups[0] * l.groups[1];
+  const first = l.rows.masks.map((mask) => lt(mod(idiv(at.lane, mask), 2), 1));
+  if (2 ** l.rows.masks.length === l.unit.lanes) return and(warps === 1 ? lt(tid, 1) : lt(at.lane, 1), lt(at.warpCol, 1));
+  return and(...first, lt(at.warpCol, 1));
+}

@@ -1,0 +1,195 @@
+import type { Caps } from "../backend.ts";
+import { BYTES } from "../ir/dtype.ts";
+import { add, cast, constant, i32, load, lt, mul, reg, walk } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import type { Stmt, ThreadProgram } from "../ir/thread.ts";
+import type { Tile, TileProgram, Stmt as TileStmt } from "../ir/tile.ts";
+import { isVector, isVectorCondition, rowMajor } from "./affine.ts";
+import { insertBarriers } from "./barriers.ts";
+import type { Piece } from "./barriers.ts";
+import { both, context, eachElement, layoutOf, lowerExpr, together, uniform, unrolled, when } from "./context.ts";
+import type { Context } from "./context.ts";
+import { colBase, leads, rowBase } from "./layout.ts";
+import type { FragLayout, Place } from "./layout.ts";
+import { lowerReduce } from "./reduce.ts";
+
+/**
+ * Tile IR to Thread IR: the only pass that knows of lanes. Fragments become register arrays by their layouts, shared tiles become arrays that all
+ * lanes fill together, reductions go over the lanes that share a row, and barriers are put where lanes would otherwise race.
+ * `for` loops with `stages` > 1 are placed as they are, without software pipelining, and copies are synchronous.
+ */
+export function place(program: TileProgram, caps: Caps): ThreadProgram {
+  const ctx = context(program, caps);
+  const pieces = lowerAll(program.body, ctx);
+  const global = new Set(program.params.filter((p) => p.access === "readwrite").map((p) => p.name));
+  const body = insertBarriers(pieces, { shared: new Set(ctx.shared.map((d) => d.name)), global });
+  const bytes = ctx.shared.reduce((n, d) => n + d.count * BYTES[d.dtype], 0);
+  if (bytes > caps.sharedBytes) throw ctx.error(`needs ${bytes} bytes of shared memory, ${caps.name} has ${caps.sharedBytes}`);
+  return {
+    name: program.name,
+    params: program.params,
+    symbols: program.symbols,
+    grid: program.grid,
+    threads: ctx.threads,
+    lanes: caps.lanes,
+    shared: ctx.shared,
+    regs: ctx.regs,
+    body,
+  };
+}
+
+const lowerAll = (body: readonly TileStmt[], ctx: Context): readonly Piece[] => body.flatMap((s) => lower(s, ctx));
+
+const piece = (body: readonly Stmt[]): readonly Piece[] => [{ op: "piece", body }];
+
+function lower(s: TileStmt, ctx: Context): readonly Piece[] {
+  switch (s.op) {
+    case "for":
+      return [{ op: "for", var: s.var, count: uniform(s.count, ctx), body: lowerAll(s.body, ctx) }];
+    case "if":
+      return [{ op: "if", cond: uniform(s.cond, ctx), body: lowerAll(s.body, ctx), otherwise: lowerAll(s.otherwise, ctx) }];
+    case "fill":
+      return piece(lowerFill(s.dst, s.value, ctx));
+    case "load":
+      return piece(lowerLoad(s.dst, s.value, ctx));
+    case "stage":
+      return piece(lowerStage(s.dst, s.src, ctx));
+    case "map":
+      return piece(lowerMap(s.dst, s.value, ctx));
+    case "rowReduce":
+      return lowerReduce(s, ctx);
+    case "scan":
+      return piece(lowerScan(s.dst, ctx));
+    case "mma":
+      return piece(lowerMma(s, ctx));
+    case "store":
+      return piece(lowerStore(s, ctx));
+  }
+}
+
+// ---- statements -----------------------------------------------------------------------------------------------------
+
+function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
+  const v = constant(value, dst.dtype);
+  if (dst.scope === "shared")
+    return together(dst, ctx, (row, col, inside) => [
+      { op: "store", buffer: dst.name, dtype: dst.dtype, index: rowMajor(row, dst.cols, col), value: v, guard: both(inside, null) },
+    ]);
+  const l = layoutOf(dst, ctx);
+  return ctx.loop("i", l.count, unrolled(l, ctx), (i) => [{ op: "assign", reg: dst.name, index: i, value: v }]);
+}
+
+function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
+  const vectors = vectorLoad(dst, value, ctx);
+  if (vectors) return vectors;
+  return together(dst, ctx, (row, col, inside) => {
+    const at = { row, col, index: i32(0), rowIndex: i32(0) };
+    const v = cast(lowerExpr(value, at, null, ctx), dst.dtype);
+    return [{ op: "store", buffer: dst.name, dtype: dst.dtype, index: rowMajor(row, dst.cols, col), value: v, guard: both(inside, null) }];
+  });
+}
+
+/** A plain copy of aligned consecutive elements moves in vectors of the target's width. */
+function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | null {
+  const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
+  if (width <= 1 || !Number.isInteger(width) || dst.cols % width !== 0 || value.op !== "load" || value.dtype !== dst.dtype) return null;
+  let col: Expr | null = null;
+  walk(value.index, (x) => {
+    if (x.op === "var" && x.name === "col") col = x;
+  });
+  if (!col || !isVector(value.index, col, width) || (value.guard && !isVectorCondition(value.guard, col, width))) return null;
+  const { buffer, dtype, index, guard } = value;
+  const name = ctx.fresh("v");
+  ctx.regs.push({ name, dtype, count: width, uniform: false });
+  const narrow: Tile = { ...dst, cols: dst.cols / width };
+  return together(narrow, ctx, (row, group, inside) => {
+    const at = { row, col: mul(group, width), index: i32(0), rowIndex: i32(0) };
+    const from = lowerExpr(index, at, null, ctx);
+    const holds = guard && lowerExpr(guard, at, null, ctx);
+    return when(inside, [
+      { op: "loadVec", reg: name, index: i32(0), width, buffer, dtype, at: from, guard: holds && both(holds, null) },
+      { op: "storeVec", reg: name, index: i32(0), width, buffer: dst.name, dtype, at: rowMajor(row, dst.cols, at.col), guard: null },
+    ]);
+  });
+}
+
+function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
+  const l = layoutOf(src, ctx);
+  if (dst.rows !== src.rows || dst.cols !== src.cols) throw ctx.error(`stage of ${src.name} to ${dst.name}: the shapes differ`);
+  const owner = src.cols === 1 ? leads(l, ctx.tid, ctx.lane) : null;
+  return eachElement(l, ctx, (at) => [
+    {
+      op: "store",
+      buffer: dst.name,
+      dtype: dst.dtype,
+      index: rowMajor(at.row, dst.cols, at.col),
+      value: cast(reg(src.name, src.dtype, at.index), dst.dtype),
+      guard: both(at.inside, owner),
+    },
+  ]);
+}
+
+function lowerMap(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
+  const l = layoutOf(dst, ctx);
+  return eachElement(l, ctx, (at) =>
+    when(at.inside, [{ op: "assign", reg: dst.name, index: at.index, value: cast(lowerExpr(value, at, l, ctx), dst.dtype) }]),
+  );
+}
+
+function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readonly Stmt[] {
+  const { over, buffer, dtype } = s;
+  const make = (at: Pick<Place, "row" | "col" | "index" | "rowIndex">, inside: Expr, l: FragLayout | null): Stmt => ({
+    op: "store",
+    buffer,
+    dtype,
+    index: lowerExpr(s.index, at, l, ctx),
+    value: cast(lowerExpr(s.value, at, l, ctx), dtype),
+    guard: both(inside, s.guard && lowerExpr(s.guard, at, l, ctx)),
+  });
+  if (over.scope === "shared")
+    return together(over, ctx, (row, col, inside) => [make({ row, col, index: i32(0), rowIndex: i32(0) }, inside, null)]);
+  const l = layoutOf(over, ctx);
+  const owner = over.cols === 1 ? leads(l, ctx.tid, ctx.lane) : null;
+  return eachElement(l, ctx, (at) => [make(at, both(at.inside, owner) ?? at.inside, l)]);
+}
+
+function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly Stmt[] {
+  const l = layoutOf(s.acc, ctx);
+  const view = (v: typeof s.a): typeof s.a => ({
+    ...v,
+    base: uniform(v.base, ctx),
+    rowStride: uniform(v.rowStride, ctx),
+    colStride: uniform(v.colStride, ctx),
+  });
+  return [
+    {
+      op: "unit",
+      unit: l.unit.name,
+      acc: s.acc.name,
+      fm: l.fm,
+      fn: l.fn,
+      rowBase: rowBase(l, ctx.lane),
+      colBase: colBase(l, ctx.lane),
+      a: view(s.a),
+      b: view(s.b),
+      k: uniform(s.k, ctx),
+      rows: s.rows && uniform(s.rows, ctx),
+    },
+  ];
+}
+
+/** By lane 0 alone: the sums are few, and their order is part of the meaning. */
+function lowerScan(dst: Tile, ctx: Context): readonly Stmt[] {
+  if (dst.cols !== 1 || dst.scope !== "shared") throw ctx.error(`scan of ${dst.name}: only a shared tile of one column can be scanned`);
+  const steps = ctx.loop("r", dst.rows - 1, false, (r) => [
+    {
+      op: "store",
+      buffer: dst.name,
+      dtype: dst.dtype,
+      index: add(r, 1),
+      value: cast(add(cast(load(dst.name, dst.dtype, r), "f32"), cast(load(dst.name, dst.dtype, add(r, 1)), "f32")), dst.dtype),
+      guard: null,
+    },
+  ]);
+  return steps.length === 0 ? [] : when(lt(ctx.tid, 1), steps);
+}
