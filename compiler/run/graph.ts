@@ -201,10 +201,10 @@ function bound(call: Call, kind: string, name: string, tensors: Tensors | undefi
 function stacked(call: Call, packed: Packed): Float64Array {
   const out = new Float64Array(sizeOf(call.shape));
   let at = 0;
-  for (const name of packed.parts) {
+  for (const { tensor: name } of packed.parts) {
     const part = call.bindings.params?.[name];
     if (!part || at + part.data.length > out.length)
-      throw call.error(part ? `${packed.parts.join(" + ")} have too many rows` : `param ${name} is not given`, {
+      throw call.error(part ? `${packed.parts.map((p) => p.tensor).join(" + ")} have too many rows` : `param ${name} is not given`, {
         expected: `[${call.shape.join(", ")}] in all`,
         fix: "bind every part of the packed weight, with the rows that the packing counted on",
       });
