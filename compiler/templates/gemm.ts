@@ -1,0 +1,206 @@
+import type { Caps } from "../backend.ts";
+import { TRUE, add, and, ceilDiv, i32, lt, min, mul, sub } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import { at, bufferView, tileBuilder, viewOf } from "../ir/tile-builder.ts";
+import type { Tile, TileProgram, View } from "../ir/tile.ts";
+import type { Config, GemmProblem, Reject, Template } from "../template.ts";
+import {
+  bytesOf,
+  clamp,
+  enoughBlocks,
+  evenly,
+  guarded,
+  isVector,
+  L1,
+  L2,
+  largest,
+  roundUp,
+  rowStat,
+  stageType,
+  statWidth,
+  unitOf,
+  weightAt,
+} from "./common.ts";
+
+/**
+ * out = a * wᵀ for many rows. A block owns `bm` rows and `bn` columns and walks along k in steps of `kc`: it stages a's step, with the
+ * prologue applied, then for every piece of its columns stages the weight's step (or reads it in place: `direct`) and multiplies.
+ * On a target with packed weights a piece is one panel; elsewhere the whole of `bn` is one piece.
+ */
+export const gemm: Template<GemmProblem> = { name: "gemm", configs, build };
+
+interface GemmConfig extends Config {
+  readonly bm: number;
+  readonly bn: number;
+  readonly kc: number;
+  /** 1: weights are read by the unit where they lie. */
+  readonly direct: number;
+  readonly stages: number;
+  readonly groupRows: number;
+  readonly groupCols: number;
+}
+
+function configs(p: GemmProblem, caps: Caps): readonly GemmConfig[] | Reject {
+  const found = isVector(caps) ? vectorConfigs(p, caps) : tiledConfigs(p, caps);
+  return found.length > 0 ? found : { reject: `no tile of ${caps.name} fits a gemm with ${p.weights.length} weights` };
+}
+
+/** Columns of one weight tile: a panel, or as many as the unit's register block holds. */
+function pieceOf(p: GemmProblem, caps: Caps, bn: number): number {
+  const unit = unitOf(caps);
+  if (!isVector(caps)) return bn;
+  const panel = p.weights[0]!.panel;
+  return panel > 0 && panel % unit.n === 0 && p.weights.every((w) => w.panel === panel) ? panel : unit.n * unit.block[1];
+}
+
+/**
+ * A core keeps a weight step (kc x piece) in half of L1 while all rows pass over it, and its a step and accumulators in half of L2. More
+ * columns a block stage `a` less often, more rows convert weights less often; 128 and 192 make each a percent or two of the arithmetic.
+ */
+function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
+  const unit = unitOf(caps);
+  const mr = unit.block[0];
+  const piece = pieceOf(p, caps, 0);
+  const pieces = Math.ceil(p.n / piece);
+  const m = largest(p.m, 1 << 20);
+  const kc = evenly(p.k, L1 / 2 / (4 * piece), unit.n);
+  const most = Math.max(1, Math.floor(8 / p.weights.length)); // each piece of each weight is a statement of its own: bounds the text
+  const wide = fewest(pieces, Math.min(most, Math.max(1, Math.ceil(128 / piece))));
+  const tall = Math.min(192, Math.floor(L2 / 2 / (4 * (kc + p.weights.length * wide * piece))));
+  const inPlace = caps.directOperands && p.weights.every((w) => w.panel === piece);
+  const config = (rows: number, per: number, direct: boolean): GemmConfig => ({
+    bm: Math.min(m, evenly(m, Math.max(mr, rows), mr)),
+    bn: per * piece,
+    kc,
+    direct: direct ? 1 : 0,
+    stages: 1,
+    groupRows: 1,
+    groupCols: 1,
+  });
+  // a weight in f32 has nothing to convert, and a few rows have nothing to convert it for
+  const direct = inPlace && (m <= 2 * mr || p.weights.every((w) => w.dtype === "f32"));
+  const blocks = (c: GemmConfig): number => Math.ceil(m / c.bm) * Math.ceil(p.n / c.bn);
+  const sizes = [config(tall, wide, direct), config(tall, fewest(pieces, wide / 2), direct), config(tall / 2, wide, direct)];
+  sizes.push(config(tall / 2, fewest(pieces, wide / 2), direct), config(mr * 2, 1, direct), config(tall, wide, inPlace && !direct));
+  const unique = sizes.filter((c, i) => sizes.findIndex((d) => same(c, d)) === i);
+  return [...unique.filter((c) => blocks(c) >= enoughBlocks(caps)), ...unique.filter((c) => blocks(c) < enoughBlocks(caps))];
+}
+
+/** The largest number of pieces a block, up to `most`, that leaves no block with a missing one; `most` itself if that would cost half of it. */
+function fewest(pieces: number, most: number): number {
+  const limit = Math.max(1, Math.min(pieces, Math.floor(most)));
+  for (let n = limit; n > limit / 2; n--) if (pieces % n === 0) return n;
+  return limit;
+}
+
+const same = (a: Config, b: Config): boolean => Object.entries(a).every(([key, value]) => b[key] === value);
+
+/** Warps in a block of shared memory: the widest tile that fits, unless the grid would then leave workers idle. */
+function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
+  const unit = unitOf(caps);
+  const found: { readonly config: GemmConfig; readonly blocks: number; readonly reuse: number }[] = [];
+  const m = largest(p.m, 1 << 20);
+  const dtype = stageType(unit, p.weights[0]!.dtype);
+  const stages = caps.asyncCopy ? 2 : 1;
+  for (const groupRows of [4, 2, 1])
+    for (const groupCols of p.a.stat ? [1] : [2, 1])
+      for (const down of [4, 2, 1])
+        for (const right of [8, 4, 2, 1]) {
+          const bm = unit.m * groupRows * down,
+            bn = unit.n * groupCols * right;
+          const kc = Math.min(roundUp(32, unit.k), roundUp(p.k, unit.k));
+          const shared = stages * (bytesOf(bm, kc, dtype) + p.weights.length * bytesOf(bn, kc, dtype)) + bytesOf(bm, 1, "f32");
+          const registers = down * right * unit.elems * p.weights.length;
+          if (shared > caps.sharedBytes || registers > 128 || groupRows * groupCols * caps.lanes > caps.maxThreads) continue;
+          if ((bm >= 2 * m && bm > unit.m) || (bn >= 2 * p.n && bn > unit.n)) continue;
+          found.push({
+            config: { bm, bn, kc, direct: 0, stages, groupRows, groupCols },
+            blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
+            reuse: (bm * bn) / (bm + p.weights.length * bn),
+          });
+        }
+  const full = (blocks: number): number => Math.min(1, blocks / caps.workers);
+  found.sort((a, b) => full(b.blocks) * b.reuse - full(a.blocks) * a.reuse);
+  return found.slice(0, 8).map((f) => f.config);
+}
+
+function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
+  const { bm, bn, kc, direct, stages, groupRows, groupCols } = config as GemmConfig;
+  const unit = unitOf(caps);
+  const vector = isVector(caps);
+  const piece = pieceOf(p, caps, bn);
+  const pieces = bn / piece;
+  const total = Math.ceil(p.n / piece);
+  const b = tileBuilder(p.frame, [ceilDiv(p.m, bm), Math.ceil(total / pieces), 1], [groupRows, groupCols]);
+  const dtype = stageType(unit, p.weights[0]!.dtype);
+
+  const rowAt = (row: Expr): Expr => clamp(add(mul(b.bx, bm), row), p.m);
+  const rows = min(sub(p.m, mul(b.bx, bm)), bm);
+  const stat = p.a.stat ? rowStat(b, p.a.stat, bm, rowAt, p.k, statWidth(caps, p.k)) : null;
+
+  const a = b.shared("a", bm, kc, dtype);
+  const acc = p.weights.map((_, w) => Array.from({ length: pieces }, (_, i) => b.frag(`acc${w}_${i}`, bm, piece)));
+  // the vector unit needs adjacent columns; elsewhere a weight is staged the way it lies, so that neighbouring lanes read neighbouring elements
+  const held = p.weights.map((_, w) =>
+    direct ? null : vector ? (w === 0 ? b.shared("b", kc, piece, dtype) : null) : b.shared(`b${w}`, bn, kc, dtype),
+  );
+  const pieceAt = (i: number): Expr => add(mul(b.by, pieces), i);
+  const exists = (i: number): Expr => lt(pieceAt(i), total);
+
+  const stageWeight = (tile: Tile, w: number, i: number, k0: Expr): View => {
+    const element = (n: Expr, k: Expr): Expr => {
+      const column = add(mul(pieceAt(i), piece), n);
+      const padded = p.weights[w]!.panel === piece; // rows beyond n are there, as zeros
+      return guarded(weightAt(p.weights[w]!, p.k, column, add(k0, k)), and(padded ? TRUE : lt(column, p.n), lt(add(k0, k), p.k)));
+    };
+    b.load(tile, (row, col) => (vector ? element(col, row) : element(row, col)));
+    return viewOf(tile, { transposed: !vector });
+  };
+  const inPlace = (w: number, i: number, k0: Expr): View => {
+    const { buffer, dtype: stored } = p.weights[w]!;
+    return bufferView(buffer, stored, add(mul(pieceAt(i), p.k * piece), mul(k0, piece)), piece, 1);
+  };
+
+  for (const tiles of acc) for (const t of tiles) b.fill(t, 0);
+  b.loop(
+    "kc",
+    Math.ceil(p.k / kc),
+    (step) => {
+      const k0 = mul(step, kc);
+      b.load(a, (row, col) => guarded(p.a.value(rowAt(row), add(k0, col), stat && at(stat, row, 0)), lt(add(k0, col), p.k)));
+      // a unit that takes several k at once gets the zeros that were staged past the end
+      const k = unit.k > 1 ? i32(kc) : min(sub(p.k, k0), kc);
+      for (let i = 0; i < pieces; i++)
+        b.when(exists(i), () => {
+          for (const [w, tiles] of acc.entries()) {
+            const tile = vector ? held[0] : held[w];
+            const view = tile ? stageWeight(tile, w, i, k0) : inPlace(w, i, k0);
+            b.mma(tiles[i]!, viewOf(a), view, k, rows);
+          }
+        });
+    },
+    stages,
+  );
+
+  for (let i = 0; i < pieces; i++)
+    b.when(exists(i), () => {
+      for (const out of p.outs) {
+        const place = (row: Expr, col: Expr): [Expr, Expr] => [add(mul(b.bx, bm), row), add(mul(pieceAt(i), piece), col)];
+        b.store(acc[0]![i]!, {
+          buffer: out.buffer,
+          dtype: out.dtype,
+          index: (row, col) => out.index(...place(row, col)),
+          value: (row, col) =>
+            out.value(
+              acc.map((tiles) => at(tiles[i]!, row, col)),
+              ...place(row, col),
+            ),
+          guard: (row, col) => {
+            const [r, c] = place(row, col);
+            return and(lt(r, p.m), p.n % piece === 0 ? TRUE : lt(c, p.n));
+          },
+        });
+      }
+    });
+  return b.build();
+}

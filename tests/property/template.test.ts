@@ -1,0 +1,59 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { Caps } from "../../compiler/backend.ts";
+import { printTile } from "../../compiler/ir/tile-text.ts";
+import { interpretTile } from "../../compiler/run/tile.ts";
+import type { Config, Frame, Template } from "../../compiler/template.ts";
+import { gemm } from "../../compiler/templates/gemm.ts";
+import { vectorCaps, warpCaps } from "../support/caps.ts";
+import { copyBuffers, differences } from "../support/problems/case.ts";
+import type { Case } from "../support/problems/case.ts";
+import { gemmCase } from "../support/problems/gemm.ts";
+
+/**
+ * Every configuration of every problem gives what the reference gives; `pick` chooses one, so that all are met over many runs. `small`: tiles
+ * that no problem of a real size would ask for, so that small problems have several blocks and steps too.
+ */
+function agrees<P extends { readonly frame: Frame }>(
+  template: Template<P>,
+  cases: fc.Arbitrary<Case<P>>,
+  caps: Caps,
+  runs: number,
+  small: readonly Config[] = [],
+): void {
+  fc.assert(
+    fc.property(cases, fc.nat(11), (c, pick) => {
+      const found = template.configs(c.problem, caps);
+      if ("reject" in found) throw new Error(`rejected: ${found.reject}\n${c.about}`);
+      const configs = [...found, ...small.map((s) => ({ ...found[0]!, ...s }))];
+      const config = configs[pick % configs.length]!;
+      const program = template.build(c.problem, config, caps);
+      const buffers = copyBuffers(c);
+      const about = `${c.about}\n${JSON.stringify(config)}\n`;
+      try {
+        interpretTile(program, buffers, c.symbols);
+      } catch (e) {
+        throw new Error(`${about}${String(e)}\n${printTile(program)}`, { cause: e });
+      }
+      expect(differences(c, buffers), about).toEqual([]);
+    }),
+    { numRuns: runs },
+  );
+}
+
+describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
+  test("gemm", () => {
+    const vector = caps === vectorCaps;
+    const small = vector
+      ? [
+          { bm: 7, bn: 16, kc: 8 },
+          { bm: 6, bn: 48, kc: 16, direct: 0 },
+          { bm: 5, bn: 32, kc: 24 },
+        ]
+      : [
+          { bm: 16, bn: 8, kc: 16, groupRows: 1, groupCols: 1 },
+          { bm: 32, bn: 16, kc: 32, groupRows: 2, groupCols: 1, stages: 1 },
+        ];
+    agrees(gemm, gemmCase(caps), caps, 200, small);
+  });
+});
