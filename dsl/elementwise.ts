@@ -13,12 +13,23 @@ function meet(op: string, operands: readonly (readonly [label: string, x: AnyTen
   const shown = operands.map(([label, x]) => operand(label, x));
   const shapes = operands.map(([, x]) => rules.show(x.axes)).join(" and ");
   const [first, ...rest] = operands.map(([, x]): readonly Dim[] => x.axes);
-  return [...rest.reduce<readonly Dim[]>((a, b) => rules.broadcast(a, b) ?? fail({ what: `${op}: ${shapes} do not broadcast`, operands: shown }), first!)];
+  return [
+    ...rest.reduce<readonly Dim[]>(
+      (a, b) => rules.broadcast(a, b) ?? fail({ what: `${op}: ${shapes} do not broadcast`, operands: shown }),
+      first!,
+    ),
+  ];
 }
 
 function binary(called: Called, label: string, fn: BinaryFn, a: AnyTensor, b: AnyTensor | number, flip = false): AnyTensor {
   return located(called, label, () => {
-    const axes = typeof b === "number" ? a.axes : meet(label, [["a", a], ["b", b]]);
+    const axes =
+      typeof b === "number"
+        ? a.axes
+        : meet(label, [
+            ["a", a],
+            ["b", b],
+          ]);
     if (typeof b !== "number" && a.dtype !== b.dtype)
       fail({
         what: `${label}: ${a.dtype} ${rules.show(a.axes)} and ${b.dtype} ${rules.show(b.axes)} differ in element type; cast one of them`,
@@ -146,7 +157,11 @@ export function select<C extends Shape, A extends Shape, B extends Shape, D exte
   b: Tensor<B, E> & BinaryCheck<"select", Broadcast<C, A>, D, B, E>,
 ): Tensor<Broadcast<Broadcast<C, A>, B>, D> {
   return located(select, "select", () => {
-    const axes = meet("select", [["condition", condition], ["a", a], ["b", b]]);
+    const axes = meet("select", [
+      ["condition", condition],
+      ["a", a],
+      ["b", b],
+    ]);
     return handle(emit("select", [grow(condition, axes), grow(a, axes), grow(b, axes)], {}), axes);
   });
 }
@@ -156,7 +171,8 @@ type Same1<D extends DType> = <S extends Shape, E extends D = D>(x: Tensor<S, E>
 
 /** A function of one tensor whose result is like it. */
 const unary = <D extends DType>(fn: UnaryFn): Same1<D> => {
-  const call = <S extends Shape, E extends D>(x: Tensor<S, E>): Tensor<S, E> => located(call, fn, () => handle(emit("unary", [x.node], { fn }), x.axes));
+  const call = <S extends Shape, E extends D>(x: Tensor<S, E>): Tensor<S, E> =>
+    located(call, fn, () => handle(emit("unary", [x.node], { fn }), x.axes));
   return call;
 };
 const activation = (fn: Activation): (<S extends Shape>(x: Tensor<S>) => Tensor<S>) => {

@@ -19,7 +19,45 @@ export type { ModelOptions, Range } from "./trace.ts";
 export { model, scope, symbol } from "./trace.ts";
 export type { State } from "./sources.ts";
 export { full, input, iota, literal, param, scalar, setState, state, writeState } from "./sources.ts";
-export { abs, activate, add, and, cast, cos, div, eq, erf, exp, floor, ge, gelu, geluTanh, gt, le, log, log1p, lt, max, min, mul, ne, neg, not, or, pow, relu, rsqrt, select, sigmoid, silu, sin, softplus, sqrt, sub, tanh } from "./elementwise.ts";
+export {
+  abs,
+  activate,
+  add,
+  and,
+  cast,
+  cos,
+  div,
+  eq,
+  erf,
+  exp,
+  floor,
+  ge,
+  gelu,
+  geluTanh,
+  gt,
+  le,
+  log,
+  log1p,
+  lt,
+  max,
+  min,
+  mul,
+  ne,
+  neg,
+  not,
+  or,
+  pow,
+  relu,
+  rsqrt,
+  select,
+  sigmoid,
+  silu,
+  sin,
+  softplus,
+  sqrt,
+  sub,
+  tanh,
+} from "./elementwise.ts";
 export { at, concat, gather, pad, rename, reshape, slice, split, transpose } from "./layout.ts";
 export { amax, amin, argmax, crossEntropy, cumsum, logSumExp, mean, softmax, sum } from "./reduce.ts";
 export type { ConvOptions } from "./layers.ts";

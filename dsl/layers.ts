@@ -10,12 +10,18 @@ import type { Dim, Float, Init, Last, MatMul, MatMulCheck, MatMulT, MatMulTCheck
  * Matrix product [..., m, k] x [k, n] or [..., k, n], leading axes broadcasting. Sums in f32 and gives f32, whatever float type the operands are
  * stored as.
  */
-export function matmul<A extends Shape, B extends Shape>(a: Tensor<A, Float>, b: Tensor<B, Float> & MatMulCheck<A, B>): Tensor<MatMul<A, B>> {
+export function matmul<A extends Shape, B extends Shape>(
+  a: Tensor<A, Float>,
+  b: Tensor<B, Float> & MatMulCheck<A, B>,
+): Tensor<MatMul<A, B>> {
   return located(matmul, "matmul", () => product("matmul", a, b, false)) as Tensor<MatMul<A, B>>;
 }
 
 /** `matmul` with b given as rows, [n, k] or [..., n, k]: the layout of a linear layer's weight. */
-export function matmulT<A extends Shape, B extends Shape>(a: Tensor<A, Float>, b: Tensor<B, Float> & MatMulTCheck<A, B>): Tensor<MatMulT<A, B>> {
+export function matmulT<A extends Shape, B extends Shape>(
+  a: Tensor<A, Float>,
+  b: Tensor<B, Float> & MatMulTCheck<A, B>,
+): Tensor<MatMulT<A, B>> {
   return located(matmulT, "matmulT", () => product("matmulT", a, b, true)) as Tensor<MatMulT<A, B>>;
 }
 
@@ -25,9 +31,11 @@ function product(op: string, a: Tensor<Shape, Float>, b: Tensor<Shape, Float>, t
   const inner = transB ? cols : rows;
   const shown = `${op}: ${rules.show(a.axes)} x ${rules.show(b.axes)}${transB ? " transposed" : ""}`;
   const operands = [operand("a", a), operand("b", b)];
-  if (a.axes.length < 2 || rows === undefined || cols === undefined) return fail({ what: `${shown}: a matrix product needs two axes on each side`, operands });
+  if (a.axes.length < 2 || rows === undefined || cols === undefined)
+    return fail({ what: `${shown}: a matrix product needs two axes on each side`, operands });
   if (a.axes.at(-1) !== inner) return fail({ what: `${shown}: inner dimension '${a.axes.at(-1)!}' does not meet '${inner!}'`, operands });
-  const to = rules.matMul(a.axes, transB ? [...lead, cols, rows] : b.axes) ?? fail({ what: `${shown}: leading axes do not broadcast`, operands });
+  const to =
+    rules.matMul(a.axes, transB ? [...lead, cols, rows] : b.axes) ?? fail({ what: `${shown}: leading axes do not broadcast`, operands });
   if (lead.length === 0) return handle(emit("matmul", [stored(a), stored(b)], { transB }), to);
   const front = to.slice(0, -2);
   return handle(emit("matmul", [grow(a, [...front, ...a.axes.slice(-2)]), grow(b, [...front, rows, cols])], { transB }), to);
@@ -49,7 +57,8 @@ export function linear<A extends Shape, const O extends Dim>(
   }) as Tensor<[...Init<A>, O]>;
 }
 
-const lastOf = (x: Tensor<Shape, Float>): Dim => x.axes.at(-1) ?? fail({ what: "a tensor without axes has no last one", operands: [operand("x", x)] });
+const lastOf = (x: Tensor<Shape, Float>): Dim =>
+  x.axes.at(-1) ?? fail({ what: "a tensor without axes has no last one", operands: [operand("x", x)] });
 
 /** A weight given itself, or by the name of the module whose `.weight` it is. */
 function weightOf(x: Tensor<Shape>, weight: string | Tensor<Shape, Float>): Tensor<Shape, Float> {
@@ -70,10 +79,18 @@ export function rmsNorm<A extends Shape>(x: Tensor<A>, weight: string | Tensor<[
 }
 
 /** rmsNorm of x * silu(gate), the mean over the whole last axis. */
-export function gatedRmsNorm<A extends Shape>(x: Tensor<A>, gate: Tensor<NoInfer<A>>, weight: string | Tensor<[Last<A>], Float>, eps: number): Tensor<A> {
+export function gatedRmsNorm<A extends Shape>(
+  x: Tensor<A>,
+  gate: Tensor<NoInfer<A>>,
+  weight: string | Tensor<[Last<A>], Float>,
+  eps: number,
+): Tensor<A> {
   return located(gatedRmsNorm, typeof weight === "string" ? weight : "gatedRmsNorm", () => {
     if (!rules.same(x.axes, gate.axes))
-      fail({ what: `gatedRmsNorm: the gate ${rules.show(gate.axes)} is not like ${rules.show(x.axes)}`, operands: [operand("x", x), operand("gate", gate)] });
+      fail({
+        what: `gatedRmsNorm: the gate ${rules.show(gate.axes)} is not like ${rules.show(x.axes)}`,
+        operands: [operand("x", x), operand("gate", gate)],
+      });
     return handle(emit("gatedRmsNorm", [x.node, gate.node, weightOf(x, weight).node], { eps }), x.axes);
   });
 }
@@ -101,7 +118,10 @@ export function causalConv1d<B extends Dim, T extends Dim, C extends Dim>(
     const [batch, , channels] = x.axes;
     const window = [batch, width, channels];
     if (state && !rules.same(state.axes, window))
-      fail({ what: `causalConv1d: the state ${rules.show(state.axes)} is not ${rules.show(window)}`, operands: [operand("x", x), operand("state", state)] });
+      fail({
+        what: `causalConv1d: the state ${rules.show(state.axes)} is not ${rules.show(window)}`,
+        operands: [operand("x", x), operand("state", state)],
+      });
     const inputs = [x.node, param(`${name}.weight`, [channels, width]).node, state?.node ?? filled(0, window, "f32")];
     if (bias) inputs.splice(2, 0, param(`${name}.bias`, [channels]).node);
     const both = emit("causalConv1d", inputs, { width, bias, activation });

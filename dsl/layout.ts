@@ -4,13 +4,30 @@ import * as scalar from "../compiler/ir/expr.ts";
 import { axisOf, describe, emit, handle, operand, sizes, stored } from "./node.ts";
 import * as rules from "./shape.ts";
 import { fail, located, sizeOf } from "./trace.ts";
-import type { AxisCheck, Concat, ConcatCheck, Dim, Drop, Piece, Pieces, Renamed, Replace, ReshapeCheck, Shape, Tensor, TransposeCheck } from "./types.ts";
+import type {
+  AxisCheck,
+  Concat,
+  ConcatCheck,
+  Dim,
+  Drop,
+  Piece,
+  Pieces,
+  Renamed,
+  Replace,
+  ReshapeCheck,
+  Shape,
+  Tensor,
+  TransposeCheck,
+} from "./types.ts";
 
 /**
  * The same elements in the same order under other axes: splits "heads*head_dim" into "heads", "head_dim" or merges them, and adds or drops literal
  * axes. Names may neither vanish nor appear; products of literal numbers are checked when the model is traced.
  */
-export function reshape<A extends Shape, D extends DType, const B extends Shape>(x: Tensor<A, D>, axes: B & ReshapeCheck<A, B>): Tensor<B, D> {
+export function reshape<A extends Shape, D extends DType, const B extends Shape>(
+  x: Tensor<A, D>,
+  axes: B & ReshapeCheck<A, B>,
+): Tensor<B, D> {
   return located(reshape, "reshape", () => {
     const to: Shape = axes;
     if (!rules.sameFactors(x.axes, to))
@@ -20,7 +37,10 @@ export function reshape<A extends Shape, D extends DType, const B extends Shape>
 }
 
 /** The axes in another order, given by their names. */
-export function transpose<A extends Shape, D extends DType, const B extends Shape>(x: Tensor<A, D>, axes: B & TransposeCheck<A, B>): Tensor<B, D> {
+export function transpose<A extends Shape, D extends DType, const B extends Shape>(
+  x: Tensor<A, D>,
+  axes: B & TransposeCheck<A, B>,
+): Tensor<B, D> {
   return located(transpose, "transpose", () => {
     const to: Shape = axes;
     if (!rules.isOrderOf(x.axes, to))
@@ -37,7 +57,8 @@ export function rename<A extends Shape, D extends DType, const N extends Readonl
   return located(rename, "rename", () => {
     const to = x.axes.map((axis) => (typeof axis === "string" ? (names[axis] ?? axis) : axis));
     const bad = to.findIndex((axis, i) => sizeOf(axis) !== sizeOf(x.axes[i]!));
-    if (bad >= 0) fail({ what: `rename: '${x.axes[bad]!}' and '${to[bad]!}' differ in size`, operands: [operand("x", x)], got: describe([to[bad]!]) });
+    if (bad >= 0)
+      fail({ what: `rename: '${x.axes[bad]!}' and '${to[bad]!}' differ in size`, operands: [operand("x", x)], got: describe([to[bad]!]) });
     return handle(x.node, to);
   });
 }
@@ -88,7 +109,8 @@ export function split<A extends Shape, D extends DType, const X extends A[number
     const parts = Object.entries(pieces).map(([key, piece]) => {
       const axes: Shape = typeof piece === "object" ? piece : [typeof piece === "number" ? key : piece];
       const size = axes.map(numeric).reduce((a, b) => a * b, 1);
-      if (typeof piece === "number" && piece !== size) fail({ what: `split: piece '${key}' has ${piece} elements`, expected: describe([key]) });
+      if (typeof piece === "number" && piece !== size)
+        fail({ what: `split: piece '${key}' has ${piece} elements`, expected: describe([key]) });
       return { key, axes, size };
     });
     const total = parts.reduce((sum, p) => sum + p.size, 0);
@@ -149,7 +171,10 @@ type Rest<T extends Shape> = T extends [Dim, ...infer R extends Shape] ? R : [];
 type Row<D extends DType> = D extends "f16" | "bf16" ? "f32" : D;
 
 /** Rows of a table by number (an embedding): [rows, ...] and i32 [...] give [..., ...]. A stored table is read as it is and its rows become f32. */
-export function gather<T extends Shape, D extends DType, I extends Shape>(table: Tensor<T, D>, rows: Tensor<I, "i32">): Tensor<[...I, ...Rest<T>], Row<D>> {
+export function gather<T extends Shape, D extends DType, I extends Shape>(
+  table: Tensor<T, D>,
+  rows: Tensor<I, "i32">,
+): Tensor<[...I, ...Rest<T>], Row<D>> {
   return located(gather, "gather", () => {
     const picked = emit("gather", [stored(table), rows.node], {});
     const dtype = picked.types[0]!.dtype;

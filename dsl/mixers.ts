@@ -29,12 +29,17 @@ export interface KvCache<S extends Shape, D extends Float = "f32"> {
 }
 
 /** States for `attention`, called `<path>.keys` and `<path>.values`: [batch, key heads, capacity, head size]. `past` positions are filled already. */
-export function kvCache<const S extends [Dim, Dim, Dim, Dim], D extends Float = "f32">(axes: S, past: Expr, dtype: D = "f32" as D): KvCache<S, D> {
+export function kvCache<const S extends [Dim, Dim, Dim, Dim], D extends Float = "f32">(
+  axes: S,
+  past: Expr,
+  dtype: D = "f32" as D,
+): KvCache<S, D> {
   return located(kvCache, "kvCache", () => ({ keys: state("keys", axes, dtype), values: state("values", axes, dtype), past }));
 }
 
 function expect(what: string, x: AnyTensor, axes: readonly Dim[]): void {
-  if (!rules.same(x.axes, axes)) fail({ what: `${what}: ${rules.show(x.axes)} is not ${rules.show(axes)}`, operands: [operand("given", x)] });
+  if (!rules.same(x.axes, axes))
+    fail({ what: `${what}: ${rules.show(x.axes)} is not ${rules.show(axes)}`, operands: [operand("given", x)] });
 }
 
 /**
@@ -147,7 +152,11 @@ export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends D
     const kept = [batch, heads, size, B.axes[3]];
     if (state) expect(`ssdScan: state '${state.state}'`, state, kept);
     const before = state?.node ?? filled(0, kept, "f32");
-    const both = emit("ssdScan", [x.node, dt.node, A.node, B.node, C.node, D.node, dtBias.node, before], { chunk, dtMin: dtLimit[0], dtMax: dtLimit[1] });
+    const both = emit("ssdScan", [x.node, dt.node, A.node, B.node, C.node, D.node, dtBias.node, before], {
+      chunk,
+      dtMin: dtLimit[0],
+      dtMax: dtLimit[1],
+    });
     if (state) setState(state, handle(emit("get", [both], { index: 1 }), kept));
     return handle(emit("get", [both], { index: 0 }), x.axes);
   });

@@ -8,7 +8,8 @@ import { fail, join, sizeOf, trace } from "./trace.ts";
 import type { AnyTensor, Dim, Shape, Tensor } from "./types.ts";
 
 /** Adds an operation to the graph, under the author's line and the current module path. */
-export const emit = <K extends Exclude<Op, Declared>>(op: K, inputs: readonly Node[], attrs: Attrs[K]): NodeOf<K> => makeNode(op, inputs, attrs, place());
+export const emit = <K extends Exclude<Op, Declared>>(op: K, inputs: readonly Node[], attrs: Attrs[K]): NodeOf<K> =>
+  makeNode(op, inputs, attrs, place());
 
 /** Adds a source of the type stated. */
 export const emitSource = <K extends Declared>(op: K, type: TensorType, attrs: Attrs[K]): NodeOf<K> => makeSource(op, type, attrs, place());
@@ -42,7 +43,8 @@ export function describe(axes: readonly Dim[]): string {
 /** A tensor as an operand of an error message: its shape, and the line that made it. */
 export function operand(label: string, x: AnyTensor): Operand {
   const n = x.node.op === "cast" && x.node.inputs[0]!.op === "param" ? x.node.inputs[0]! : x.node;
-  const what = n.op === "param" ? `checkpoint tensor ${n.attrs.name}` : n.op === "input" || n.op === "state" ? `${n.op} ${n.attrs.name}` : n.op;
+  const what =
+    n.op === "param" ? `checkpoint tensor ${n.attrs.name}` : n.op === "input" || n.op === "state" ? `${n.op} ${n.attrs.name}` : n.op;
   const at = n.at ? ` at ${n.at.file.slice(n.at.file.lastIndexOf("/") + 1)}:${n.at.line}:${n.at.col}` : "";
   return { label, is: `${x.dtype}${describe(x.axes)}`, from: `from ${what}${at}` };
 }
@@ -55,7 +57,8 @@ export function grow(x: AnyTensor, axes: readonly Dim[]): Node {
 }
 
 /** The same number in every element. */
-export const filled = (value: number, axes: readonly Dim[], dtype: DType): Node => emitSource("fill", { dtype, shape: sizes(axes) }, { value });
+export const filled = (value: number, axes: readonly Dim[], dtype: DType): Node =>
+  emitSource("fill", { dtype, shape: sizes(axes) }, { value });
 
 /** Position of an axis that the tensor must have exactly once. */
 export function axisOf(x: AnyTensor, axis: Dim, op: string): number {

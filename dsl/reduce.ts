@@ -7,24 +7,39 @@ type Called = (...args: never[]) => unknown;
 function reduce(called: Called, label: string, fn: "sum" | "max" | "min" | "argmax", x: AnyTensor, axis: Dim): AnyTensor {
   return located(called, label, () => {
     const i = axisOf(x, axis, label);
-    return handle(emit("reduce", [x.node], { fn, axis: i }), x.axes.filter((_, k) => k !== i));
+    return handle(
+      emit("reduce", [x.node], { fn, axis: i }),
+      x.axes.filter((_, k) => k !== i),
+    );
   });
 }
 
 /** The sum along an axis, which goes. */
-export function sum<A extends Shape, D extends Numeric, const X extends A[number]>(x: Tensor<A, D>, axis: X & AxisCheck<"sum", A, X>): Tensor<Drop<A, X>, D> {
+export function sum<A extends Shape, D extends Numeric, const X extends A[number]>(
+  x: Tensor<A, D>,
+  axis: X & AxisCheck<"sum", A, X>,
+): Tensor<Drop<A, X>, D> {
   return reduce(sum, "sum", "sum", x, axis) as Tensor<Drop<A, X>, D>;
 }
 /** The greatest element along an axis, which goes. */
-export function amax<A extends Shape, D extends Numeric, const X extends A[number]>(x: Tensor<A, D>, axis: X & AxisCheck<"amax", A, X>): Tensor<Drop<A, X>, D> {
+export function amax<A extends Shape, D extends Numeric, const X extends A[number]>(
+  x: Tensor<A, D>,
+  axis: X & AxisCheck<"amax", A, X>,
+): Tensor<Drop<A, X>, D> {
   return reduce(amax, "amax", "max", x, axis) as Tensor<Drop<A, X>, D>;
 }
 /** The least element along an axis, which goes. */
-export function amin<A extends Shape, D extends Numeric, const X extends A[number]>(x: Tensor<A, D>, axis: X & AxisCheck<"amin", A, X>): Tensor<Drop<A, X>, D> {
+export function amin<A extends Shape, D extends Numeric, const X extends A[number]>(
+  x: Tensor<A, D>,
+  axis: X & AxisCheck<"amin", A, X>,
+): Tensor<Drop<A, X>, D> {
   return reduce(amin, "amin", "min", x, axis) as Tensor<Drop<A, X>, D>;
 }
 /** The position of the greatest element along an axis (of the first one, where several are equal), which goes. */
-export function argmax<A extends Shape, const X extends A[number]>(x: Tensor<A, Numeric>, axis: X & AxisCheck<"argmax", A, X>): Tensor<Drop<A, X>, "i32"> {
+export function argmax<A extends Shape, const X extends A[number]>(
+  x: Tensor<A, Numeric>,
+  axis: X & AxisCheck<"argmax", A, X>,
+): Tensor<Drop<A, X>, "i32"> {
   return reduce(argmax, "argmax", "argmax", x, axis) as Tensor<Drop<A, X>, "i32">;
 }
 
@@ -42,7 +57,10 @@ export function mean<A extends Shape, const X extends A[number]>(x: Tensor<A>, a
 }
 
 /** Running sum along an axis: element t of the result is the sum of the elements up to and including t. */
-export function cumsum<A extends Shape, D extends Numeric, const X extends A[number]>(x: Tensor<A, D>, axis: X & AxisCheck<"cumsum", A, X>): Tensor<A, D> {
+export function cumsum<A extends Shape, D extends Numeric, const X extends A[number]>(
+  x: Tensor<A, D>,
+  axis: X & AxisCheck<"cumsum", A, X>,
+): Tensor<A, D> {
   return located(cumsum, "cumsum", () => handle(emit("scan", [x.node], { fn: "sum", axis: axisOf(x, axis, "cumsum") }), x.axes));
 }
 
@@ -52,7 +70,10 @@ export function softmax<A extends Shape, const X extends A[number]>(x: Tensor<A>
 }
 
 /** ln of the sum of exp(x) along an axis, which goes; computed from x - max. */
-export function logSumExp<A extends Shape, const X extends A[number]>(x: Tensor<A>, axis: X & AxisCheck<"logSumExp", A, X>): Tensor<Drop<A, X>> {
+export function logSumExp<A extends Shape, const X extends A[number]>(
+  x: Tensor<A>,
+  axis: X & AxisCheck<"logSumExp", A, X>,
+): Tensor<Drop<A, X>> {
   return located(logSumExp, "logSumExp", () => {
     const i = axisOf(x, axis, "logSumExp");
     const kept = x.axes.filter((_, k) => k !== i);

@@ -18,7 +18,11 @@ function once(called: Called, kind: string, key: string, axes: readonly Dim[], d
     return made;
   }
   if (known.dtype === dtype && rules.same(known.axes, axes)) return known;
-  return fail({ what: `${called.name}: '${key}' is declared twice`, operands: [operand("first", known)], got: `${dtype}${describe(axes)}` });
+  return fail({
+    what: `${called.name}: '${key}' is declared twice`,
+    operands: [operand("first", known)],
+    got: `${dtype}${describe(axes)}`,
+  });
 }
 
 /** A tensor given at every call of the model. Its name is `name` alone, whatever the module path. */

@@ -40,7 +40,10 @@ let current: Trace | null = null;
 /** The model being traced. */
 export function trace(): Trace {
   if (current) return current;
-  throw new CulmError({ what: "an operation of the language was called outside a model", fix: "call it in the function given to model(name, options, build)" });
+  throw new CulmError({
+    what: "an operation of the language was called outside a model",
+    fix: "call it in the function given to model(name, options, build)",
+  });
 }
 
 /** Throws `d` with the author's line and the module path filled in. */
@@ -98,7 +101,12 @@ export function model(name: string, options: ModelOptions, build: () => Readonly
     const outputs = Object.entries(build()).map(([key, value]) => ({ name: key, value: value.node }));
     const updates = [...t.states].map(([state, { at, next }]) => {
       if (next) return { state, value: next };
-      throw new CulmError({ at, path: state, what: "this state is declared but nothing updates it", fix: "give it to the operation that advances it" });
+      throw new CulmError({
+        at,
+        path: state,
+        what: "this state is declared but nothing updates it",
+        fix: "give it to the operation that advances it",
+      });
     });
     return { name, symbols: [...symbols.values()], outputs, updates };
   } finally {
@@ -137,7 +145,10 @@ export function located<T>(called: (...args: never[]) => unknown, label: string,
 
 /** A run-time number declared in `dims` or `symbols`, for positions in `slice`, `attention` and caches. */
 export function symbol(name: string): Expr {
-  return trace().symbols.get(name) ?? fail({ what: `'${name}' is not a run-time number of this model`, fix: `declare it: symbols: { ${name}: [0, ...] }` });
+  return (
+    trace().symbols.get(name) ??
+    fail({ what: `'${name}' is not a run-time number of this model`, fix: `declare it: symbols: { ${name}: [0, ...] }` })
+  );
 }
 
 /** The size that an axis stands for. A name that is not declared itself is read as a sum of products of names and numbers: "inner+2*groups*state". */
@@ -148,10 +159,17 @@ export function sizeOf(axis: Dim): GraphDim {
   if (/^\d+$/.test(axis)) return sizeOf(Number(axis));
   for (const [operator, combine] of OPERATORS) {
     if (!axis.includes(operator)) continue;
-    return axis.split(operator).map((part) => numberOf(part, axis)).reduce(combine);
+    return axis
+      .split(operator)
+      .map((part) => numberOf(part, axis))
+      .reduce(combine);
   }
   const known = [...trace().dims.keys()].join(", ");
-  return fail({ what: `'${axis}' is not a dimension of model '${trace().model}'`, expected: `one of ${known}`, fix: `declare it: dims: { ${axis}: ... }` });
+  return fail({
+    what: `'${axis}' is not a dimension of model '${trace().model}'`,
+    expected: `one of ${known}`,
+    fix: `declare it: dims: { ${axis}: ... }`,
+  });
 }
 
 const OPERATORS: readonly (readonly [string, (a: number, b: number) => number])[] = [
@@ -161,5 +179,7 @@ const OPERATORS: readonly (readonly [string, (a: number, b: number) => number])[
 
 function numberOf(part: string, whole: string): number {
   const size = sizeOf(part);
-  return typeof size === "number" ? size : fail({ what: `axis '${whole}': '${part}' is known only at run time and cannot be merged or added` });
+  return typeof size === "number"
+    ? size
+    : fail({ what: `axis '${whole}': '${part}' is known only at run time and cannot be merged or added` });
 }

@@ -45,14 +45,19 @@ export type Drop<S extends Shape, X extends Dim, Out extends Shape = []> = S ext
   : never;
 
 /** S with its axis X replaced by the axes N. */
-export type Replace<S extends Shape, X extends Dim, N extends Shape, Out extends Shape = []> = S extends [infer H extends Dim, ...infer R extends Shape]
+export type Replace<S extends Shape, X extends Dim, N extends Shape, Out extends Shape = []> = S extends [
+  infer H extends Dim,
+  ...infer R extends Shape,
+]
   ? Same<H, X> extends true
     ? [...Out, ...N, ...R]
     : Replace<R, X, N, [...Out, H]>
   : never;
 
 /** S with every axis that `Names` lists renamed. */
-export type Renamed<S extends Shape, Names extends Readonly<Record<string, string>>> = { [I in keyof S]: S[I] extends keyof Names ? Names[S[I]] : S[I] };
+export type Renamed<S extends Shape, Names extends Readonly<Record<string, string>>> = {
+  [I in keyof S]: S[I] extends keyof Names ? Names[S[I]] : S[I];
+};
 
 // ---- broadcasting: right-aligned, literal 1 grows -------------------------------------------------------------------
 type Pair<X extends Dim, Y extends Dim> = Same<X, Y> extends true ? X : X extends 1 ? Y : Y extends 1 ? X : never;
@@ -103,7 +108,10 @@ type Split<N extends string> = N extends `${infer A}*${infer B}` ? [A, ...Split<
 type Factors<S extends Shape, Out extends string[] = []> = S extends [infer A extends Dim, ...infer R extends Shape]
   ? Factors<R, A extends string ? [...Out, ...Split<A>] : Out>
   : Out;
-type Remove<L extends string[], X extends string, Seen extends string[] = []> = L extends [infer H extends string, ...infer T extends string[]]
+type Remove<L extends string[], X extends string, Seen extends string[] = []> = L extends [
+  infer H extends string,
+  ...infer T extends string[],
+]
   ? H extends X
     ? [...Seen, ...T]
     : Remove<T, X, [...Seen, H]>
@@ -139,7 +147,10 @@ export type AxisCheck<Op extends string, S extends Shape, X extends Dim> = [Drop
     : ShapeError<`${Op}: ${Show<S>} has two axes '${X}'; rename one of them`>;
 
 /** Everything but X must agree; the result's axis is called "a+b". */
-export type Concat<A extends Shape, B extends Shape, X extends Dim, Out extends Shape = []> = A extends [infer P extends Dim, ...infer AR extends Shape]
+export type Concat<A extends Shape, B extends Shape, X extends Dim, Out extends Shape = []> = A extends [
+  infer P extends Dim,
+  ...infer AR extends Shape,
+]
   ? B extends [infer Q extends Dim, ...infer BR extends Shape]
     ? Same<P, X> extends true
       ? Concat<AR, BR, never, [...Out, `${P}+${Q}`]>

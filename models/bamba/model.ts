@@ -46,6 +46,13 @@ export interface BambaOptions {
   readonly capacity: number;
   /** How the weights are stored. Default f32. */
   readonly weights?: Float;
+  /**
+   * Apply `timeStepLimit` in decode too. Default false, as in Transformers, where a single step forgets the limit (spec Q4) and so disagrees with a
+   * prefill of the same token; no published configuration has a limit.
+   */
+  readonly limitSteps?: boolean;
+  /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
+  readonly rotary?: "f32" | "bf16";
   /** `last` (the default): of each row's last position, with the likeliest token as `argmax`. `all`: of every position. */
   readonly logits?: "last" | "all";
   /** Also give `hidden.0` (the embeddings), `hidden.1`, ... and as the last one the output of the final norm. */
@@ -67,6 +74,7 @@ interface Positions {
   readonly keep: Tensor<["batch", "seq", 1]> | null;
   /** Tokens that the caches hold already, padding included. */
   readonly past: Expr;
+  readonly stepLimit: readonly [number, number];
   readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
 }
 
@@ -76,8 +84,20 @@ interface Positions {
  * (positions in a model without attention) is not in the graph. Throws CulmError when `options` contradict each other.
  */
 export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
-  const { phase, batch, capacity, weights = "f32", logits: which = "last", hiddenStates = false, embeds = false, loss = false } = options;
-  if (loss && which !== "all") throw new Error("bamba: the loss needs the logits of all positions (logits: \"all\")");
+  const {
+    phase,
+    batch,
+    capacity,
+    weights = "f32",
+    rotary = "f32",
+    logits: which = "last",
+    hiddenStates = false,
+    embeds = false,
+    loss = false,
+  } = options;
+  if (loss && which !== "all") throw new Error('bamba: the loss needs the logits of all positions (logits: "all")');
+  const { limitSteps = false } = options;
+  const stepLimit = phase === "prefill" || limitSteps ? c.timeStepLimit : ([0, Infinity] as const);
   const dims = { ...sizesOf(c), batch, seq: phase === "decode" ? 1 : ([1, options.maxSeq ?? capacity] as const), capacity };
   const symbols = { past: [0, capacity - 1] as const };
   const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
@@ -85,10 +105,12 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
   return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
     const table = param("embed_tokens.weight", ["vocab", "hidden"]);
     const head = c.tieWordEmbeddings ? table : param("lm_head.weight", ["vocab", "hidden"]);
-    const positions = positionsOf(c, phase, capacity);
+    const positions = { ...positionsOf(c, phase, capacity, rotary), stepLimit };
     const hidden: Record<string, Hidden> = {};
 
-    let x: Hidden = embeds ? input("inputs_embeds", ["batch", "seq", "hidden"]) : gather(table, input("input_ids", ["batch", "seq"], "i32"));
+    let x: Hidden = embeds
+      ? input("inputs_embeds", ["batch", "seq", "hidden"])
+      : gather(table, input("input_ids", ["batch", "seq"], "i32"));
     for (const [i, kind] of c.layerKinds.entries()) {
       hidden[`hidden.${i}`] = x;
       x = scope(`layers.${i}`, () => layer(x, c, kind === "mamba" ? mambaMixer : attentionMixer, positions));
@@ -117,16 +139,22 @@ function sizesOf(c: BambaConfig): Record<string, number> {
     xBC: c.convChannels, // Cv
   };
   const attending = { query_heads: c.numAttentionHeads, kv_heads: c.numKeyValueHeads, size: c.headDim, pairs: c.rotaryDim / 2 };
-  return { vocab: c.vocabSize, hidden: c.hiddenSize, ffn: c.intermediateSize, ...mamba, ...(c.attentionLayers.length > 0 ? attending : {}) };
+  return {
+    vocab: c.vocabSize,
+    hidden: c.hiddenSize,
+    ffn: c.intermediateSize,
+    ...mamba,
+    ...(c.attentionLayers.length > 0 ? attending : {}),
+  };
 }
 
-function positionsOf(c: BambaConfig, phase: BambaOptions["phase"], capacity: number): Positions {
+function positionsOf(c: BambaConfig, phase: "prefill" | "decode", capacity: number, rotary: "f32" | "bf16"): Omit<Positions, "stepLimit"> {
   const past = symbol("past");
   const keys = input("key_mask", ["batch", "capacity"]);
   const keep = phase === "decode" ? null : reshape(slice(keys, "capacity", { start: past, size: "seq" }), ["batch", "seq", 1]);
   const ids = input("position_ids", ["batch", "seq"], "i32");
   if (c.attentionLayers.length === 0) return { ids, keys, keep, past, tables: null };
-  const { cos, sin } = ropeTables(c, capacity);
+  const { cos, sin } = ropeTables(c, capacity, { frequencies: rotary });
   const tables = { cos: literal("rope.cos", ["capacity", "pairs"], cos), sin: literal("rope.sin", ["capacity", "pairs"], sin) };
   return { ids, keys, keep, past, tables };
 }
@@ -144,7 +172,7 @@ function feedForward(x: Hidden, c: BambaConfig): Hidden {
   return linear(mul(gate, up), "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias });
 }
 
-function mambaMixer(x: Hidden, c: BambaConfig, { keep }: Positions): Hidden {
+function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit }: Positions): Hidden {
   const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
   const { z, xBC, dt } = split(projected, "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
 
@@ -155,13 +183,17 @@ function mambaMixer(x: Hidden, c: BambaConfig, { keep }: Positions): Hidden {
     state: convState(["batch", c.mambaConvWidth, "xBC"]),
   });
   // bias and activation have made padding non-zero again
-  const channels = split(keep ? mul(conv, keep) : conv, "xBC", { x: ["heads", "head_dim"], B: ["groups", "state"], C: ["groups", "state"] });
+  const channels = split(keep ? mul(conv, keep) : conv, "xBC", {
+    x: ["heads", "head_dim"],
+    B: ["groups", "state"],
+    C: ["groups", "state"],
+  });
 
   const y = ssdScan({
     ...channels,
     dt,
     dtBias: param("mamba.dt_bias", ["heads"]),
-    dtLimit: c.timeStepLimit,
+    dtLimit: stepLimit,
     A: neg(exp(param("mamba.A_log", ["heads"]))),
     D: param("mamba.D", ["heads"]),
     chunk: c.chunkSize,

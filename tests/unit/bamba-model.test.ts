@@ -1,0 +1,113 @@
+import { describe, expect, it } from "vitest";
+import type { Tensor } from "../../compiler/run/graph.ts";
+import { tensor } from "../../compiler/run/graph.ts";
+import type { Golden } from "../support/golden.ts";
+import { columns, distance, goldenModels, openGolden } from "../support/golden.ts";
+import { Interpreted } from "../support/interpreted.ts";
+
+const within = 1e-4;
+
+/** position t predicts token t + 1; the last one predicts nothing */
+const shifted = (labels: Tensor): Tensor => {
+  const [rows, count] = labels.shape as [number, number];
+  return tensor(
+    "i32",
+    [rows, count],
+    Array.from({ length: rows * count }, (_, i) => (i % count === count - 1 ? -100 : labels.data[i + 1]!)),
+  );
+};
+
+/** The reference of the bf16 model was cast to bf16 and back as a whole, its rotary frequencies included. */
+const session = (golden: Golden, capacity = 37): Interpreted =>
+  new Interpreted(golden.config, golden.params, { batch: [1, 4], capacity, weights: golden.weights, rotary: golden.weights });
+
+/** The states as Transformers names and lays them out. */
+function expectStates(golden: Golden, run: Interpreted, stage: string): void {
+  const prefix = `cache.after_${stage}.`;
+  const names = golden.names.filter((n) => n.startsWith(prefix));
+  expect(names.length).toBe(2 * golden.config.numHiddenLayers);
+  for (const name of names) {
+    const [layer, what] = name.slice(prefix.length).split(".") as [string, string];
+    const ours = run.states[`layers.${layer}.${{ conv_states: "conv", recurrent_states: "ssm", keys: "keys", values: "values" }[what]!}`]!;
+    const theirs = golden.get(name);
+    const laidOut = what === "conv_states" ? swapped(ours) : what === "recurrent_states" ? ours : filled(ours, run.past);
+    expect(distance(laidOut, theirs), name).toBeLessThan(within);
+  }
+}
+
+/** [B, K, C] as [B, C, K] */
+function swapped({ dtype, shape, data }: Tensor): Tensor {
+  const [batch, width, channels] = shape as [number, number, number];
+  const out = new Float64Array(data.length);
+  for (let b = 0; b < batch; b++)
+    for (let k = 0; k < width; k++)
+      for (let c = 0; c < channels; c++) out[(b * channels + c) * width + k] = data[(b * width + k) * channels + c]!;
+  return { dtype, shape: [batch, channels, width], data: out };
+}
+
+/** The first `count` positions of a cache [B, heads, capacity, D]. */
+function filled({ dtype, shape, data }: Tensor, count: number): Tensor {
+  const [batch, heads, capacity, size] = shape as [number, number, number, number];
+  const rows = columns({ dtype, shape: [batch * heads, capacity, size], data }, 0, count);
+  return { ...rows, shape: [batch, heads, count, size] };
+}
+
+describe.each(goldenModels)("bamba %s on the interpreter", (name) => {
+  const golden = openGolden(name);
+  const ids = (): Tensor => golden.get("forward.input_ids");
+
+  it("forward: logits, hidden states and loss", () => {
+    const options = { phase: "prefill", logits: "all", hiddenStates: true, loss: true } as const;
+    const out = session(golden).run({ ids: ids(), labels: shifted(ids()) }, options);
+    expect(distance(out["logits"]!, golden.get("forward.logits"))).toBeLessThan(within);
+    for (let i = 0; i <= golden.config.numHiddenLayers; i++)
+      expect(distance(out[`hidden.${i}`]!, golden.get(`forward.hidden_states.${i}`)), `hidden.${i}`).toBeLessThan(within);
+    expect(Math.abs(out["loss"]!.data[0]! - golden.get("forward.loss").data[0]!)).toBeLessThan(within);
+    const masked = session(golden).run({ ids: ids(), labels: shifted(golden.get("forward.masked_labels")) }, options);
+    expect(Math.abs(masked["loss"]!.data[0]! - golden.get("forward.masked_loss").data[0]!)).toBeLessThan(within);
+  });
+
+  it("forward from embeddings", () => {
+    const out = session(golden).run({ embeds: golden.get("embeds.inputs_embeds") }, { phase: "prefill", logits: "all", embeds: true });
+    expect(distance(out["logits"]!, golden.get("embeds.logits"))).toBeLessThan(within);
+  });
+
+  it("left padding", () => {
+    const mask = golden.get("padded.attention_mask");
+    const feed = { ids: golden.get("padded.input_ids"), positions: golden.get("padded.position_ids"), mask };
+    const ours = session(golden).run(feed, { phase: "prefill", logits: "all" })["logits"]!;
+    const theirs = golden.get("padded.logits");
+    const vocab = ours.shape[2]!;
+    for (let i = 0; i < mask.data.length; i++) {
+      if (mask.data[i] !== 1) continue;
+      const row = ({ dtype, data }: Tensor): Tensor => ({ dtype, shape: [vocab], data: data.subarray(i * vocab, (i + 1) * vocab) });
+      expect(distance(row(ours), row(theirs)), `position ${i}`).toBeLessThan(within);
+    }
+    expect(ours.data.every(Number.isFinite)).toBe(true);
+  });
+
+  it("prefill, single steps and a chunk on the states", () => {
+    const run = session(golden);
+    const cached = golden.has("cache.prefill_logits");
+    const whole = golden.get("forward.logits");
+    const prefill = run.run({ ids: columns(ids(), 0, 20) }, { phase: "prefill", logits: "all" })["logits"]!;
+    expect(distance(prefill, cached ? golden.get("cache.prefill_logits") : columns(whole, 0, 20))).toBeLessThan(within);
+    if (cached) expectStates(golden, run, "prefill");
+    for (let step = 0; step < 5; step++) {
+      const { logits, argmax } = run.run({ ids: columns(ids(), 20 + step, 1) }, { phase: "decode" }) as Record<"logits" | "argmax", Tensor>;
+      const expected = cached ? columns(golden.get("cache.step_logits"), step, 1) : columns(whole, 20 + step, 1);
+      const flat = { ...expected, shape: logits.shape };
+      expect(distance(logits, flat), `step ${step}`).toBeLessThan(within);
+      const vocab = flat.shape[1]!;
+      const best = [...Array(flat.shape[0]).keys()].map((r) => {
+        const row = flat.data.subarray(r * vocab, (r + 1) * vocab);
+        return row.indexOf(Math.max(...row));
+      });
+      expect([...argmax.data]).toEqual(best);
+    }
+    if (cached) expectStates(golden, run, "steps");
+    const chunk = run.run({ ids: columns(ids(), 25, 12) }, { phase: "prefill", logits: "all" })["logits"]!;
+    expect(distance(chunk, cached ? golden.get("cache.chunk_logits") : columns(whole, 25, 12))).toBeLessThan(within);
+    if (cached) expectStates(golden, run, "chunk");
+  });
+});
