@@ -1,8 +1,9 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, cast, constant, i32, load, lt, mul, reg, walk } from "../ir/expr.ts";
+import { add, cast, constant, i32, load, lt, mul, reg } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";
+import { coordinates } from "../ir/tile.ts";
 import type { Tile, TileProgram, Stmt as TileStmt } from "../ir/tile.ts";
 import { isVector, isVectorCondition, rowMajor } from "./affine.ts";
 import { insertBarriers } from "./barriers.ts";
@@ -93,11 +94,8 @@ function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
 function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | null {
   const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
   if (width <= 1 || !Number.isInteger(width) || dst.cols % width !== 0 || value.op !== "load" || value.dtype !== dst.dtype) return null;
-  let col: Expr | null = null;
-  walk(value.index, (x) => {
-    if (x.op === "var" && x.name === "col") col = x;
-  });
-  if (!col || !isVector(value.index, col, width) || (value.guard && !isVectorCondition(value.guard, col, width))) return null;
+  const [, col] = coordinates(dst);
+  if (!isVector(value.index, col, width) || (value.guard && !isVectorCondition(value.guard, col, width))) return null;
   const { buffer, dtype, index, guard } = value;
   const name = ctx.fresh("v");
   ctx.regs.push({ name, dtype, count: width, uniform: false });
