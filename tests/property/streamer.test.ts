@@ -1,0 +1,108 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { loadTokenizer } from "../../runtime/text/auto-tokenizer.ts";
+import { TextStreamer } from "../../runtime/text/streamer.ts";
+import { Tokenizer } from "../../runtime/text/tokenizer.ts";
+
+const tiny = loadTokenizer("models/bamba-tiny");
+
+/** The 256 characters that stand for bytes in a byte-level vocabulary, in the order of the bytes. */
+function byteCharacters(): string[] {
+  const plain = (b: number): boolean => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+  let next = 256;
+  return Array.from({ length: 256 }, (_, b) => String.fromCodePoint(plain(b) ? b : next++));
+}
+
+/** The hardest tokenizer to stream: a token for each byte (id = byte), and two special tokens (256, 257). */
+const bytes = new Tokenizer(
+  {
+    added_tokens: [256, 257].map((id) => ({ id, content: `<${id}>`, special: true, normalized: false })),
+    normalizer: null,
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: false },
+    post_processor: null,
+    decoder: { type: "ByteLevel" },
+    model: { type: "BPE", vocab: Object.fromEntries(byteCharacters().map((c, b) => [c, b])), merges: [] },
+  },
+  {},
+  "bytes",
+);
+
+const stream = (tokenizer: Tokenizer, ids: readonly number[], skipSpecialTokens: boolean): { pieces: string[]; rest: string } => {
+  const streamer = new TextStreamer(tokenizer, { skipSpecialTokens });
+  return { pieces: ids.map((id) => streamer.push(id)), rest: streamer.end() };
+};
+
+const lonely = /[\ud800-\udbff]$/;
+
+describe.each([
+  ["bamba-tiny", tiny, fc.nat(4095)],
+  // Weighted towards the bytes of which characters are made, whole and broken.
+  [
+    "single bytes",
+    bytes,
+    fc.oneof(fc.nat(257), fc.integer({ min: 0x80, max: 0xf4 }), fc.constantFrom(0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x99, 0x82, 256)),
+  ],
+])("%s", (_, tokenizer, id) => {
+  test("the pieces of any ids join to the decoding of all of them", () => {
+    fc.assert(
+      fc.property(fc.array(id, { maxLength: 60 }), fc.boolean(), (ids, skip) => {
+        const { pieces, rest } = stream(tokenizer, ids, skip);
+        expect(pieces.join("") + rest).toBe(tokenizer.decode(ids, { skipSpecialTokens: skip }));
+        for (const piece of pieces) expect(piece).not.toMatch(lonely);
+      }),
+      { numRuns: 1500 },
+    );
+  });
+
+  test("pieces of a text hold whole characters only, and nothing is left at the end", () => {
+    fc.assert(
+      // A text may hold U+FFFD itself, which looks like a broken tail until something follows it.
+      fc.property(
+        fc.string({ unit: "grapheme", maxLength: 40 }).map((text) => text.replaceAll("\ufffd", "?")),
+        (text) => {
+          const { pieces, rest } = stream(tokenizer, tokenizer.encode(text), true);
+          expect(pieces.join("")).toBe(text);
+          expect(rest).toBe("");
+          let before = "";
+          for (const piece of pieces) {
+            expect(piece).not.toContain("\ufffd");
+            expect(piece).not.toMatch(lonely);
+            before += piece;
+            expect(text.startsWith(before)).toBe(true);
+          }
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+});
+
+test("a character comes with its last byte, text as soon as it is certain", () => {
+  const streamer = new TextStreamer(bytes);
+  const pieces = [...new TextEncoder().encode("a🙂é")].map((b) => streamer.push(b));
+  expect(pieces).toEqual(["a", "", "", "", "🙂", "", "é"]);
+  expect(streamer.push(0xf0)).toBe("");
+  expect(streamer.push(256)).toBe("");
+  expect(streamer.push(0x41)).toBe("\ufffdA");
+  expect(streamer.push(0xe2)).toBe("");
+  expect(streamer.end()).toBe("\ufffd");
+  expect(streamer.push(0x41)).toBe("A");
+});
+
+test("an endless run of broken bytes neither stops the text nor takes quadratic time", () => {
+  const streamer = new TextStreamer(bytes);
+  const started = performance.now();
+  let text = "";
+  for (let i = 0; i < 5000; i += 1) text += streamer.push(i % 3 === 0 ? 0xe2 : 0x82);
+  expect(text.length).toBeGreaterThan(1600);
+  for (let i = 0; i < 5000; i += 1) text += streamer.push(0xbf);
+  expect(text.length).toBeGreaterThan(6600);
+  expect(performance.now() - started).toBeLessThan(5000);
+});
+
+test("many skipped tokens cost no more than they must", () => {
+  const streamer = new TextStreamer(bytes);
+  expect(streamer.push(0x41)).toBe("A");
+  for (let i = 0; i < 20_000; i += 1) expect(streamer.push(256)).toBe("");
+  expect(streamer.push(0x42)).toBe("B");
+});
