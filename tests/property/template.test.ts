@@ -3,12 +3,14 @@ import { describe, expect, test } from "vitest";
 import type { Caps } from "../../compiler/backend.ts";
 import { printTile } from "../../compiler/ir/tile-text.ts";
 import { interpretTile } from "../../compiler/run/tile.ts";
-import type { Config, Frame, Template } from "../../compiler/template.ts";
+import type { Config, Frame, RowProblem, Template } from "../../compiler/template.ts";
+import { rows } from "../../compiler/generate/rows.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { vectorCaps, warpCaps } from "../support/caps.ts";
 import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { gemmCase } from "../support/problems/gemm.ts";
+import { rowCase } from "../support/problems/rows.ts";
 
 /**
  * Every configuration of every problem gives what the reference gives; `pick` chooses one, so that all are met over many runs. `small`: tiles
@@ -19,13 +21,13 @@ function agrees<P extends { readonly frame: Frame }>(
   cases: fc.Arbitrary<Case<P>>,
   caps: Caps,
   runs: number,
-  small: readonly Config[] = [],
+  small: (problem: P) => readonly Config[],
 ): void {
   fc.assert(
     fc.property(cases, fc.nat(11), (c, pick) => {
       const found = template.configs(c.problem, caps);
       if ("reject" in found) throw new Error(`rejected: ${found.reject}\n${c.about}`);
-      const configs = [...found, ...small.map((s) => ({ ...found[0]!, ...s }))];
+      const configs = [...found, ...small(c.problem).map((s) => ({ ...found[0]!, ...s }))];
       const config = configs[pick % configs.length]!;
       const program = template.build(c.problem, config, caps);
       const buffers = copyBuffers(c);
@@ -54,6 +56,22 @@ describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
           { bm: 16, bn: 8, kc: 16, groupRows: 1, groupCols: 1 },
           { bm: 32, bn: 16, kc: 32, groupRows: 2, groupCols: 1, stages: 1 },
         ];
-    agrees(gemm, gemmCase(caps), caps, 200, small);
+    agrees(gemm, gemmCase(caps), caps, 200, () => small);
+  });
+
+  test("rows", () => {
+    const small =
+      caps === vectorCaps
+        ? [
+            { rb: 3, cb: 8 },
+            { rb: 1, cb: 64 },
+          ]
+        : [
+            { rb: 4, cb: 32, groups: 2 },
+            { rb: 1, cb: 64, groups: 1 },
+          ];
+    // a row that is replaced while its other columns are read must be one tile
+    const legal = (p: RowProblem): Config[] => small.filter((c) => p.frame.name !== "rows_shift" || c.cb >= p.cols);
+    agrees(rows, rowCase(), caps, 300, legal);
   });
 });

@@ -1,0 +1,333 @@
+import type { Caps } from "../backend.ts";
+import type { DType } from "../ir/dtype.ts";
+import { TRUE, add, and, binary, ceilDiv, eq, i32, intVar, load, lt, mul, variable, walk } from "../ir/expr.ts";
+import type { Expr, Load } from "../ir/expr.ts";
+import { at, tileBuilder } from "../ir/tile-builder.ts";
+import type { TileBuilder } from "../ir/tile-builder.ts";
+import { coordinates } from "../ir/tile.ts";
+import type { ReduceFn, Tile, TileProgram } from "../ir/tile.ts";
+import type { Config, Get, Reject, RowProblem, RowStep, Template } from "../template.ts";
+import { clamp, COMBINE, enoughBlocks, guarded, identity, isVector, L2, largest, roundUp } from "../templates/common.ts";
+
+/**
+ * Pointwise and reduction kernels. A block owns `rb` rows. Without reductions it owns `cb` of their columns; with reductions it sees all
+ * columns: in one tile where they fit, otherwise tile by tile, as often as one reduction needs another's result.
+ */
+export const rows: Template<RowProblem> = { name: "rows", configs, build };
+
+interface RowConfig extends Config {
+  readonly rb: number;
+  readonly cb: number;
+  /** Warps of a block, each with rows of its own. */
+  readonly groups: number;
+}
+
+type Reduction = RowStep & { readonly kind: ReduceFn };
+type Store = RowProblem["stores"][number];
+
+const reductionsOf = (p: RowProblem): Reduction[] => p.steps.filter((s): s is Reduction => s.kind !== "temp");
+
+function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
+  const vector = isVector(caps);
+  const reduces = reductionsOf(p).length > 0;
+  const wide = roundUp(p.cols, caps.lanes);
+  const count = largest(p.rows, 1 << 20);
+  // elements of one tile, when each step has one: in a part of a core's cache, or in the registers of a warp
+  const room = Math.floor((vector ? L2 / 4 / 4 : 64 * caps.lanes) / Math.max(1, p.steps.length));
+  const groups = vector ? 1 : Math.max(1, Math.min(4, Math.floor(caps.maxThreads / caps.lanes), count));
+  const whole = readsOtherColumns(p);
+  if (whole && wide > room)
+    return { reject: `a row of ${p.cols} columns is replaced while other columns of it are read, and ${caps.name} cannot hold it` };
+  const found: RowConfig[] = [];
+  // elements of a block: enough to pay for handing it out, few enough to share the work evenly
+  for (const work of vector ? [16384, 4096, 65536] : [1024, 2048, 512]) {
+    const widest = reduces ? room : Math.min(room, Math.max(work / 4, caps.lanes));
+    const cb = whole ? wide : Math.min(wide, Math.max(caps.lanes, Math.floor(widest / caps.lanes) * caps.lanes));
+    const tiles = reduces ? 1 : Math.ceil(p.cols / cb);
+    const share = Math.ceil((count * tiles) / enoughBlocks(caps) / groups);
+    const each = Math.max(1, Math.min(Math.floor(room / cb), Math.ceil(work / cb), share));
+    found.push({ rb: Math.min(each * groups, roundUp(count, groups)), cb, groups });
+  }
+  return found.filter((c, i) => found.findIndex((d) => d.rb === c.rb && d.cb === c.cb) === i);
+}
+
+/** A block being written: its program, its rows, and what has been computed so far. */
+interface Block {
+  readonly b: TileBuilder;
+  readonly p: RowProblem;
+  readonly cb: number;
+  /** The row of the problem, which may lie past the last one. */
+  readonly row: (row: Expr) => Expr;
+  readonly tile: (name: string, dtype: DType, cols: number) => Tile;
+  /** How many steps and stores ask for each step. */
+  readonly users: ReadonlyMap<string, number>;
+  /** Results of reductions, one value a row. */
+  readonly results: Map<string, Tile>;
+}
+
+/** One tile of columns: its number, and the temps that are held for it. */
+interface Pass {
+  readonly j: Expr;
+  readonly temps: Map<string, Tile>;
+}
+
+function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
+  const { rb, cb, groups } = config as RowConfig;
+  const reductions = reductionsOf(p);
+  const reduces = reductions.length > 0;
+  const tiles = Math.ceil(p.cols / cb);
+  const blocks = ceilDiv(p.rows, rb);
+  const b = tileBuilder(p.frame, reduces ? [blocks, 1, 1] : [tiles, blocks, 1], [groups, 1]);
+  const made = new Map<string, Tile>();
+  const k: Block = {
+    b,
+    p,
+    cb,
+    row: (row) => add(mul(reduces ? b.bx : b.by, rb), row),
+    tile: (name, dtype, cols) => {
+      const tile = made.get(name) ?? b.frag(name, rb, cols, dtype);
+      made.set(name, tile);
+      return tile;
+    },
+    users: countUsers(p),
+    results: new Map(),
+  };
+
+  const whole: Pass = { j: reduces ? i32(0) : b.bx, temps: new Map() };
+  if (reduces && tiles > 1) for (const group of passes(p)) reduceByTiles(k, group, tiles);
+  else for (const step of reductions) reduceAtOnce(k, step, whole);
+
+  const perRow = p.stores.filter((s) => s.per === "row").map((s, i) => prepareRowStore(k, s, i));
+  if (reduces && tiles > 1)
+    b.loop("j", tiles, (j) => {
+      storeElements(k, { j, temps: new Map() });
+    });
+  else storeElements(k, whole);
+  // where columns are shared out over blocks, the first of them stores what belongs to the row
+  if (perRow.length > 0)
+    b.when(reduces ? TRUE : eq(b.bx, 0), () => {
+      for (const store of perRow) store();
+    });
+  return b.build();
+}
+
+/** Stand-ins for `row` and `col` when an expression is only looked at. */
+const PROBE = [intVar("row"), intVar("col")] as const;
+
+// ---- which step asks for which ----------------------------------------------------------------------------------------
+
+const stepOf = (p: RowProblem, name: string): RowStep => {
+  const step = p.steps.find((s) => s.name === name);
+  if (!step) throw new Error(`rows ${p.frame.name}: there is no step called ${name}`);
+  return step;
+};
+
+type Consumer = Pick<RowStep, "value">;
+const asked = new WeakMap<Consumer, ReturnType<typeof asks>>();
+
+/** The steps that `consumer` asks for itself, and its value's dtype. What it computes with them is of no interest here. */
+function asks(p: RowProblem, consumer: Consumer): { readonly names: ReadonlySet<string>; readonly dtype: DType } {
+  const known = asked.get(consumer);
+  if (known) return known;
+  const names = new Set<string>();
+  const { dtype } = consumer.value(...PROBE, (name) => {
+    names.add(name);
+    return variable(name, asks(p, stepOf(p, name)).dtype);
+  });
+  asked.set(consumer, { names, dtype });
+  return { names, dtype };
+}
+
+function countUsers(p: RowProblem): Map<string, number> {
+  const users = new Map<string, number>();
+  for (const consumer of [...p.steps, ...p.stores]) for (const name of asks(p, consumer).names) users.set(name, (users.get(name) ?? 0) + 1);
+  return users;
+}
+
+/** Everything that `consumer` needs, directly or through temps, in the order of the steps; reductions are named but not looked through. */
+function needs(p: RowProblem, consumer: Consumer): RowStep[] {
+  const found = new Set<string>();
+  const visit = (c: Consumer): void => {
+    for (const name of asks(p, c).names) {
+      if (found.has(name)) continue;
+      found.add(name);
+      const step = stepOf(p, name);
+      if (step.kind === "temp") visit(step);
+    }
+  };
+  visit(consumer);
+  return p.steps.filter((s) => found.has(s.name));
+}
+
+/** Reductions that can share a walk over the columns: none needs another's result. */
+function passes(p: RowProblem): Reduction[][] {
+  const groups: Reduction[][] = [];
+  for (const step of reductionsOf(p)) {
+    const last = groups.at(-1);
+    const before = needs(p, step);
+    if (last && !last.some((other) => before.includes(other))) last.push(step);
+    else groups.push([step]);
+  }
+  return groups;
+}
+
+// ---- values -----------------------------------------------------------------------------------------------------------
+
+/** Values of steps at (row, col): a reduction's result, a held temp, or a temp's expression put in place. */
+function getter(k: Block, row: Expr, at_row: Expr, col: Expr, column: Expr, temps: ReadonlyMap<string, Tile>): Get {
+  const memo = new Map<string, Expr>();
+  const get: Get = (name) => {
+    const known = memo.get(name);
+    if (known) return known;
+    const result = k.results.get(name),
+      temp = temps.get(name);
+    const value = result ? at(result, row, 0) : temp ? at(temp, row, col) : stepOf(k.p, name).value(at_row, column, get);
+    memo.set(name, value);
+    return value;
+  };
+  return get;
+}
+
+const columnOf = (k: Block, pass: Pass, col: Expr): Expr => add(mul(pass.j, k.cb), col);
+
+/** A step's or store's value for every element of a tile, and `outside` beyond the last column; the last row stands in for rows beyond it. */
+const valueOf =
+  (k: Block, consumer: Consumer, pass: Pass, outside = 0) =>
+  (row: Expr, col: Expr): Expr => {
+    const r = clamp(k.row(row), k.p.rows),
+      c = columnOf(k, pass, col);
+    return guarded(consumer.value(r, c, getter(k, row, r, col, c, pass.temps)), lt(c, k.p.cols), outside);
+  };
+
+/** Holds in tiles the temps that `consumers` need and more than one step or store asks for; the others are put in place. */
+function holdTemps(k: Block, consumers: readonly Consumer[], pass: Pass): void {
+  const wanted = new Set(consumers.flatMap((c) => needs(k.p, c)));
+  for (const step of k.p.steps) {
+    if (step.kind !== "temp" || !wanted.has(step) || pass.temps.has(step.name) || (k.users.get(step.name) ?? 0) < 2) continue;
+    const { dtype } = asks(k.p, step);
+    if (dtype !== "f32" && dtype !== "i32") continue;
+    const tile = k.tile(`t_${step.name}`, dtype, k.cb);
+    k.b.map(tile, valueOf(k, step, pass));
+    pass.temps.set(step.name, tile);
+  }
+}
+
+// ---- reductions -------------------------------------------------------------------------------------------------------
+
+function reduceAtOnce(k: Block, step: Reduction, pass: Pass): void {
+  const { dtype } = asks(k.p, step);
+  holdTemps(k, [step], pass);
+  const value = valueOf(k, step, pass, identity(step.kind, dtype));
+  const held = [...pass.temps.values()].find((t) => value(...coordinates(t)) === at(t, ...coordinates(t)));
+  const source = held ?? k.tile(`v_${step.name}`, dtype, k.cb);
+  if (!held) k.b.map(source, value);
+  const result = k.tile(`r_${step.name}`, dtype, 1);
+  k.b.rowReduce(result, step.kind, source);
+  k.results.set(step.name, result);
+}
+
+/** Every column of the tile keeps a partial result while the tile walks over the row; then the tile is reduced. */
+function reduceByTiles(k: Block, group: readonly Reduction[], tiles: number): void {
+  const parts = group.map((step) => {
+    const { dtype } = asks(k.p, step);
+    const none = identity(step.kind, dtype);
+    const tile = k.tile(`v_${step.name}`, dtype, k.cb);
+    k.b.fill(tile, none);
+    return { step, tile, none, dtype };
+  });
+  k.b.loop("j", tiles, (j) => {
+    const pass: Pass = { j, temps: new Map() };
+    holdTemps(k, group, pass);
+    for (const { step, tile, none } of parts) {
+      const value = valueOf(k, step, pass, none);
+      k.b.map(tile, (row, col) => binary(COMBINE[step.kind], at(tile, row, col), value(row, col)));
+    }
+  });
+  for (const { step, tile, dtype } of parts) {
+    const result = k.tile(`r_${step.name}`, dtype, 1);
+    k.b.rowReduce(result, step.kind, tile);
+    k.results.set(step.name, result);
+  }
+}
+
+// ---- stores -----------------------------------------------------------------------------------------------------------
+
+/** The loads in `value` of buffers that this kernel writes. */
+function loadsOfWritten(p: RowProblem, value: Expr): Load[] {
+  const written = new Set(p.stores.map((s) => s.buffer));
+  const found: Load[] = [];
+  walk(value, (e) => {
+    if (e.op === "load" && written.has(e.buffer)) found.push(e);
+  });
+  return found;
+}
+
+/** Whether some element is computed from an element of a written buffer that is not replaced at the same place: then a row is one tile. */
+function readsOtherColumns(p: RowProblem): boolean {
+  const elements = p.stores.filter((s) => s.per === "element");
+  const places = elements.map((s) => load(s.buffer, s.dtype, s.index(...PROBE)));
+  const memo = new Map<string, Expr>();
+  const get: Get = (name) => {
+    const step = stepOf(p, name);
+    const value = memo.get(name) ?? (step.kind === "temp" ? step.value(...PROBE, get) : variable(name, asks(p, step).dtype));
+    memo.set(name, value);
+    return value;
+  };
+  return elements.some((s) => loadsOfWritten(p, s.value(...PROBE, get)).some((e) => !places.includes(load(e.buffer, e.dtype, e.index))));
+}
+
+/** Whether a store's value must be computed before anything is stored: it reads what this kernel writes, other than the element it replaces first. */
+function readsWhatIsWritten(p: RowProblem, store: Store, value: Expr, index: Expr): boolean {
+  const first = p.stores.find((s) => s.buffer === store.buffer) === store;
+  return loadsOfWritten(p, value).some((e) => !(first && e.buffer === store.buffer && e.index === index));
+}
+
+function storeElements(k: Block, pass: Pass): void {
+  const stores = k.p.stores.filter((s) => s.per === "element");
+  if (stores.length === 0) return;
+  holdTemps(k, stores, pass);
+  const column = (col: Expr): Expr => columnOf(k, pass, col);
+  const ready = stores.map((store, i) => {
+    const value = valueOf(k, store, pass);
+    const [row, col] = PROBE;
+    if (!readsWhatIsWritten(k.p, store, value(row, col), store.index(clamp(k.row(row), k.p.rows), column(col)))) return null;
+    const tile = k.tile(`s_${i}`, value(row, col).dtype, k.cb);
+    k.b.map(tile, value);
+    return tile;
+  });
+  const over = ready.find((t) => t !== null) ?? [...pass.temps.values()][0] ?? k.tile("elements", "f32", k.cb);
+  for (const [i, store] of stores.entries()) {
+    const held = ready[i];
+    k.b.store(over, {
+      buffer: store.buffer,
+      dtype: store.dtype,
+      index: (row, col) => store.index(k.row(row), column(col)),
+      value: (row, col) =>
+        held ? at(held, row, col) : store.value(k.row(row), column(col), getter(k, row, k.row(row), col, column(col), pass.temps)),
+      guard: (row, col) => and(lt(k.row(row), k.p.rows), lt(column(col), k.p.cols), store.guard?.(k.row(row), column(col)) ?? TRUE),
+    });
+  }
+}
+
+/** A store of one value a row; gives what emits it, after all elements are stored. */
+function prepareRowStore(k: Block, store: Store, i: number): () => void {
+  const zero = i32(0);
+  const value = (row: Expr, at_row: Expr): Expr => store.value(at_row, zero, getter(k, row, at_row, zero, zero, new Map()));
+  const over = k.tile("rows_only", "f32", 1);
+  const clamped = (row: Expr): Expr => clamp(k.row(row), k.p.rows);
+  let held: Tile | null = null;
+  const probe = value(PROBE[0], clamped(PROBE[0]));
+  if (readsWhatIsWritten(k.p, store, probe, store.index(clamped(PROBE[0]), zero))) {
+    held = k.tile(`s_row_${i}`, probe.dtype, 1);
+    k.b.map(held, (row) => value(row, clamped(row)));
+  }
+  return () => {
+    k.b.store(over, {
+      buffer: store.buffer,
+      dtype: store.dtype,
+      index: (row) => store.index(k.row(row), zero),
+      value: (row) => (held ? at(held, row, 0) : value(row, k.row(row))),
+      guard: (row) => and(lt(k.row(row), k.p.rows), store.guard?.(k.row(row), zero) ?? TRUE),
+    });
+  };
+}
