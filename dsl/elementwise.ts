@@ -8,33 +8,28 @@ import type { AnyTensor, BinaryCheck, Broadcast, Dim, Numeric, Shape, Tensor } f
 
 type Called = (...args: never[]) => unknown;
 
-/** The common axes of operands that broadcast, or an error that shows them all. */
-function meet(op: string, operands: readonly (readonly [label: string, x: AnyTensor])[]): Dim[] {
-  const shown = operands.map(([label, x]) => operand(label, x));
-  const shapes = operands.map(([, x]) => rules.show(x.axes)).join(" and ");
-  const [first, ...rest] = operands.map(([, x]): readonly Dim[] => x.axes);
-  return [
-    ...rest.reduce<readonly Dim[]>(
-      (a, b) => rules.broadcast(a, b) ?? fail({ what: `${op}: ${shapes} do not broadcast`, operands: shown }),
-      first!,
-    ),
-  ];
+/** The common axes of two operands, or an error that shows them. */
+function meet(op: string, a: AnyTensor, b: AnyTensor): Dim[] {
+  const axes = rules.broadcast(a.axes, b.axes);
+  if (axes) return axes;
+  return fail({
+    what: `${op}: ${rules.show(a.axes)} and ${rules.show(b.axes)} do not broadcast`,
+    operands: [operand("a", a), operand("b", b)],
+  });
+}
+
+function sameType(op: string, a: AnyTensor, b: AnyTensor): void {
+  if (a.dtype === b.dtype) return;
+  fail({
+    what: `${op}: ${a.dtype} ${rules.show(a.axes)} and ${b.dtype} ${rules.show(b.axes)} differ in element type; cast one of them`,
+    operands: [operand("a", a), operand("b", b)],
+  });
 }
 
 function binary(called: Called, label: string, fn: BinaryFn, a: AnyTensor, b: AnyTensor | number, flip = false): AnyTensor {
   return located(called, label, () => {
-    const axes =
-      typeof b === "number"
-        ? a.axes
-        : meet(label, [
-            ["a", a],
-            ["b", b],
-          ]);
-    if (typeof b !== "number" && a.dtype !== b.dtype)
-      fail({
-        what: `${label}: ${a.dtype} ${rules.show(a.axes)} and ${b.dtype} ${rules.show(b.axes)} differ in element type; cast one of them`,
-        operands: [operand("a", a), operand("b", b)],
-      });
+    if (typeof b !== "number") sameType(label, a, b);
+    const axes = typeof b === "number" ? a.axes : meet(label, a, b);
     const x = grow(a, axes);
     const y = typeof b === "number" ? filled(b, axes, a.dtype) : grow(b, axes);
     return handle(emit("binary", flip ? [y, x] : [x, y], { fn }), axes);
@@ -157,11 +152,8 @@ export function select<C extends Shape, A extends Shape, B extends Shape, D exte
   b: Tensor<B, E> & BinaryCheck<"select", Broadcast<C, A>, D, B, E>,
 ): Tensor<Broadcast<Broadcast<C, A>, B>, D> {
   return located(select, "select", () => {
-    const axes = meet("select", [
-      ["condition", condition],
-      ["a", a],
-      ["b", b],
-    ]);
+    sameType("select", a, b);
+    const axes = meet("select", { ...a, axes: meet("select", condition, a) }, b);
     return handle(emit("select", [grow(condition, axes), grow(a, axes), grow(b, axes)], {}), axes);
   });
 }

@@ -4,7 +4,7 @@ import * as rules from "./shape.ts";
 import type { State } from "./sources.ts";
 import { param, setState } from "./sources.ts";
 import { fail, located } from "./trace.ts";
-import type { Dim, Float, Init, Last, MatMul, MatMulCheck, MatMulT, MatMulTCheck, Shape, Tensor } from "./types.ts";
+import type { Dim, Float, GateCheck, Init, Last, MatMul, MatMulCheck, MatMulT, MatMulTCheck, Shape, Tensor, WeightCheck } from "./types.ts";
 
 /**
  * Matrix product [..., m, k] x [k, n] or [..., k, n], leading axes broadcasting. Sums in f32 and gives f32, whatever float type the operands are
@@ -61,28 +61,32 @@ const lastOf = (x: Tensor<Shape, Float>): Dim =>
   x.axes.at(-1) ?? fail({ what: "a tensor without axes has no last one", operands: [operand("x", x)] });
 
 /** A weight given itself, or by the name of the module whose `.weight` it is. */
-function weightOf(x: Tensor<Shape>, weight: string | Tensor<Shape, Float>): Tensor<Shape, Float> {
+function weightOf(op: string, x: Tensor<Shape>, weight: string | Tensor<Shape, Float>): Tensor<Shape, Float> {
   const axes = [lastOf(x)];
   if (typeof weight === "string") return param(`${weight}.weight`, axes);
   if (rules.same(weight.axes, axes)) return weight;
   return fail({
-    what: `rmsNorm: the weight ${rules.show(weight.axes)} does not fit the last axis of ${rules.show(x.axes)}`,
+    what: `${op}: the weight ${rules.show(weight.axes)} does not fit the last axis of ${rules.show(x.axes)}`,
     operands: [operand("x", x), operand("weight", weight)],
   });
 }
 
 /** weight * x / sqrt(mean(x^2) + eps) over the last axis. `weight` is a tensor or the name of the module it belongs to. */
-export function rmsNorm<A extends Shape>(x: Tensor<A>, weight: string | Tensor<[Last<A>], Float>, eps: number): Tensor<A> {
+export function rmsNorm<A extends Shape, W extends Shape = [Last<A>]>(
+  x: Tensor<A>,
+  weight: string | (Tensor<W, Float> & WeightCheck<"rmsNorm", A, W>),
+  eps: number,
+): Tensor<A> {
   return located(rmsNorm, typeof weight === "string" ? weight : "rmsNorm", () =>
-    handle(emit("rmsNorm", [x.node, weightOf(x, weight).node], { eps }), x.axes),
+    handle(emit("rmsNorm", [x.node, weightOf("rmsNorm", x, weight).node], { eps }), x.axes),
   );
 }
 
 /** rmsNorm of x * silu(gate), the mean over the whole last axis. */
-export function gatedRmsNorm<A extends Shape>(
+export function gatedRmsNorm<A extends Shape, G extends Shape, W extends Shape = [Last<A>]>(
   x: Tensor<A>,
-  gate: Tensor<NoInfer<A>>,
-  weight: string | Tensor<[Last<A>], Float>,
+  gate: Tensor<G> & GateCheck<A, G>,
+  weight: string | (Tensor<W, Float> & WeightCheck<"gatedRmsNorm", A, W>),
   eps: number,
 ): Tensor<A> {
   return located(gatedRmsNorm, typeof weight === "string" ? weight : "gatedRmsNorm", () => {
@@ -91,7 +95,7 @@ export function gatedRmsNorm<A extends Shape>(
         what: `gatedRmsNorm: the gate ${rules.show(gate.axes)} is not like ${rules.show(x.axes)}`,
         operands: [operand("x", x), operand("gate", gate)],
       });
-    return handle(emit("gatedRmsNorm", [x.node, gate.node, weightOf(x, weight).node], { eps }), x.axes);
+    return handle(emit("gatedRmsNorm", [x.node, gate.node, weightOf("gatedRmsNorm", x, weight).node], { eps }), x.axes);
   });
 }
 

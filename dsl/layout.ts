@@ -6,6 +6,7 @@ import * as rules from "./shape.ts";
 import { fail, located, sizeOf } from "./trace.ts";
 import type {
   AxisCheck,
+  AxisOf,
   Concat,
   ConcatCheck,
   Dim,
@@ -64,7 +65,7 @@ export function rename<A extends Shape, D extends DType, const N extends Readonl
 }
 
 /** `size` elements of an axis from `start`, a number (negative: from the end) or a run-time one. The axis is then called like `size`. */
-export function slice<A extends Shape, D extends DType, const X extends A[number], const N extends Dim>(
+export function slice<A extends Shape, D extends DType, const X extends AxisOf<A>, const N extends Dim>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"slice", A, X>,
   part: { readonly start: number | Expr; readonly size: N },
@@ -82,7 +83,7 @@ function startOf(axis: Dim, start: number | Expr): Expr {
 }
 
 /** The element at one position of an axis, a number (negative: from the end) or a run-time one; the axis goes. */
-export function at<A extends Shape, D extends DType, const X extends A[number]>(
+export function at<A extends Shape, D extends DType, const X extends AxisOf<A>>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"at", A, X>,
   position: number | Expr,
@@ -99,7 +100,7 @@ export function at<A extends Shape, D extends DType, const X extends A[number]>(
  * Cuts an axis into consecutive named pieces, in the order in which they are written. A piece is one axis ("xBC"), several (["heads", "head_dim"]),
  * or a number of elements, whose axis is then called like the piece. Their sizes must add up to the axis.
  */
-export function split<A extends Shape, D extends DType, const X extends A[number], const P extends Readonly<Record<string, Piece>>>(
+export function split<A extends Shape, D extends DType, const X extends AxisOf<A>, const P extends Readonly<Record<string, Piece>>>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"split", A, X>,
   pieces: P,
@@ -138,7 +139,7 @@ function numeric(axis: Dim): number {
 }
 
 /** a followed by b along one axis, called "a+b" in the result ("x+y" from "x" and "y"). All other axes must agree. */
-export function concat<A extends Shape, D extends DType, B extends Shape, const X extends A[number]>(
+export function concat<A extends Shape, D extends DType, B extends Shape, const X extends AxisOf<A>>(
   a: Tensor<A, D>,
   b: Tensor<B, NoInfer<D>> & ConcatCheck<A, B, X>,
   axis: X & AxisCheck<"concat", A, X>,
@@ -156,7 +157,7 @@ export function concat<A extends Shape, D extends DType, B extends Shape, const 
 }
 
 /** `low` elements of `value` before and `high` after along an axis, which is then called `as` (a name or number of that size). */
-export function pad<A extends Shape, D extends DType, const X extends A[number], const N extends Dim>(
+export function pad<A extends Shape, D extends DType, const X extends AxisOf<A>, const N extends Dim>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"pad", A, X>,
   by: { readonly low?: number; readonly high?: number; readonly value?: number; readonly as: N },

@@ -1,6 +1,6 @@
 import { axisOf, emit, filled, grow, handle } from "./node.ts";
 import { located, sizeOf } from "./trace.ts";
-import type { AnyTensor, AxisCheck, Dim, Drop, Numeric, Shape, Tensor } from "./types.ts";
+import type { AnyTensor, AxisCheck, AxisOf, Dim, Drop, Numeric, Shape, Tensor } from "./types.ts";
 
 type Called = (...args: never[]) => unknown;
 
@@ -15,28 +15,28 @@ function reduce(called: Called, label: string, fn: "sum" | "max" | "min" | "argm
 }
 
 /** The sum along an axis, which goes. */
-export function sum<A extends Shape, D extends Numeric, const X extends A[number]>(
+export function sum<A extends Shape, D extends Numeric, const X extends AxisOf<A>>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"sum", A, X>,
 ): Tensor<Drop<A, X>, D> {
   return reduce(sum, "sum", "sum", x, axis) as Tensor<Drop<A, X>, D>;
 }
 /** The greatest element along an axis, which goes. */
-export function amax<A extends Shape, D extends Numeric, const X extends A[number]>(
+export function amax<A extends Shape, D extends Numeric, const X extends AxisOf<A>>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"amax", A, X>,
 ): Tensor<Drop<A, X>, D> {
   return reduce(amax, "amax", "max", x, axis) as Tensor<Drop<A, X>, D>;
 }
 /** The least element along an axis, which goes. */
-export function amin<A extends Shape, D extends Numeric, const X extends A[number]>(
+export function amin<A extends Shape, D extends Numeric, const X extends AxisOf<A>>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"amin", A, X>,
 ): Tensor<Drop<A, X>, D> {
   return reduce(amin, "amin", "min", x, axis) as Tensor<Drop<A, X>, D>;
 }
 /** The position of the greatest element along an axis (of the first one, where several are equal), which goes. */
-export function argmax<A extends Shape, const X extends A[number]>(
+export function argmax<A extends Shape, const X extends AxisOf<A>>(
   x: Tensor<A, Numeric>,
   axis: X & AxisCheck<"argmax", A, X>,
 ): Tensor<Drop<A, X>, "i32"> {
@@ -44,7 +44,7 @@ export function argmax<A extends Shape, const X extends A[number]>(
 }
 
 /** The mean along an axis, which goes; the axis may be one whose size is known only at run time. */
-export function mean<A extends Shape, const X extends A[number]>(x: Tensor<A>, axis: X & AxisCheck<"mean", A, X>): Tensor<Drop<A, X>> {
+export function mean<A extends Shape, const X extends AxisOf<A>>(x: Tensor<A>, axis: X & AxisCheck<"mean", A, X>): Tensor<Drop<A, X>> {
   return located(mean, "mean", () => {
     const total = reduce(mean, "mean", "sum", x, axis);
     const size = sizeOf(axis);
@@ -57,7 +57,7 @@ export function mean<A extends Shape, const X extends A[number]>(x: Tensor<A>, a
 }
 
 /** Running sum along an axis: element t of the result is the sum of the elements up to and including t. */
-export function cumsum<A extends Shape, D extends Numeric, const X extends A[number]>(
+export function cumsum<A extends Shape, D extends Numeric, const X extends AxisOf<A>>(
   x: Tensor<A, D>,
   axis: X & AxisCheck<"cumsum", A, X>,
 ): Tensor<A, D> {
@@ -65,12 +65,12 @@ export function cumsum<A extends Shape, D extends Numeric, const X extends A[num
 }
 
 /** exp(x) divided by its sum along an axis, computed from x - max. */
-export function softmax<A extends Shape, const X extends A[number]>(x: Tensor<A>, axis: X & AxisCheck<"softmax", A, X>): Tensor<A> {
+export function softmax<A extends Shape, const X extends AxisOf<A>>(x: Tensor<A>, axis: X & AxisCheck<"softmax", A, X>): Tensor<A> {
   return located(softmax, "softmax", () => handle(emit("softmax", [x.node], { axis: axisOf(x, axis, "softmax") }), x.axes));
 }
 
 /** ln of the sum of exp(x) along an axis, which goes; computed from x - max. */
-export function logSumExp<A extends Shape, const X extends A[number]>(
+export function logSumExp<A extends Shape, const X extends AxisOf<A>>(
   x: Tensor<A>,
   axis: X & AxisCheck<"logSumExp", A, X>,
 ): Tensor<Drop<A, X>> {

@@ -26,24 +26,24 @@ function once(called: Called, kind: string, key: string, axes: readonly Dim[], d
 }
 
 /** A tensor given at every call of the model. Its name is `name` alone, whatever the module path. */
-export function input<const S extends Shape, D extends DType = "f32">(name: string, axes: S, dtype: D = "f32" as D): Tensor<S, D> {
+export function input<const S extends Shape, D extends DType = "f32">(name: string, axes: S, dtype: D = "f32" as D): Tensor<S, NoInfer<D>> {
   return located(input, name, () =>
     once(input, "input", name, axes, dtype, () => emitSource("input", { dtype, shape: sizes(axes) }, { name })),
-  ) as Tensor<S, D>;
+  ) as Tensor<S, NoInfer<D>>;
 }
 
 /**
  * A weight of the checkpoint, called `<module path>.<name>`. Without a dtype it is stored as the model's `weights` option says and reads as f32
  * (`matmul` and `gather` take the stored values directly); with one it is of exactly that type. The same name gives the same tensor.
  */
-export function param<const S extends Shape, D extends DType = "f32">(name: string, axes: S, dtype?: D): Tensor<S, D> {
+export function param<const S extends Shape, D extends DType = "f32">(name: string, axes: S, dtype?: D): Tensor<S, NoInfer<D>> {
   return located(param, name, (t) => {
     const path = join(t.path, name);
     return once(param, "param", path, axes, dtype ?? "f32", () => {
       const stored = emitSource("param", { dtype: dtype ?? t.weights, shape: sizes(axes) }, { name: t.checkpointName(path), packed: null });
       return dtype === undefined && t.weights !== "f32" ? emit("cast", [stored], { to: "f32" }) : stored;
     });
-  }) as Tensor<S, D>;
+  }) as Tensor<S, NoInfer<D>>;
 }
 
 /** A table known when the model is built. */
@@ -59,7 +59,11 @@ export function literal<const S extends Shape, A extends Float32Array | Int32Arr
 }
 
 /** The same number in every element. */
-export function full<const S extends Shape, D extends "f32" | "i32" = "f32">(axes: S, value: number, dtype: D = "f32" as D): Tensor<S, D> {
+export function full<const S extends Shape, D extends "f32" | "i32" = "f32">(
+  axes: S,
+  value: number,
+  dtype: D = "f32" as D,
+): Tensor<S, NoInfer<D>> {
   return located(full, "full", () => handle(filled(value, axes, dtype), axes));
 }
 
@@ -83,7 +87,7 @@ export interface State<S extends Shape, D extends DType = "f32"> extends Tensor<
 }
 
 /** State called `<module path>.<name>`, zero in a new session. It must be set exactly once. */
-export function state<const S extends Shape, D extends DType = "f32">(name: string, axes: S, dtype: D = "f32" as D): State<S, D> {
+export function state<const S extends Shape, D extends DType = "f32">(name: string, axes: S, dtype: D = "f32" as D): State<S, NoInfer<D>> {
   return located(state, name, (t) => {
     const path = join(t.path, name);
     if (t.states.has(path)) fail({ what: `state '${path}' is declared twice` });

@@ -49,7 +49,8 @@ export function trace(): Trace {
 /** Throws `d` with the author's line and the module path filled in. */
 export function fail(d: Omit<Diagnosis, "at" | "path">): never {
   const t = current;
-  throw new CulmError({ at: t?.site ?? null, path: t ? join(t.path, t.label) : "", ...d });
+  const path = !t ? "" : d.what.startsWith(`${t.label}:`) ? t.path : join(t.path, t.label);
+  throw new CulmError({ at: t?.site ?? null, path, ...d });
 }
 
 export const join = (path: string, name: string): string => (path === "" ? name : name === "" ? path : `${path}.${name}`);

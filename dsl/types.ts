@@ -139,12 +139,19 @@ export type TransposeCheck<A extends Shape, B extends Shape> = [Permutes<A, B>] 
   ? ShapeError<`transpose: ${Show<B>} is not an order of the axes ${Show<A>}`>
   : unknown;
 
+/** The name of an axis of S, as editors should suggest it; any other string gets as far as `AxisCheck`, which says what is wrong with it. */
+export type AxisOf<S extends Shape> = S[number] | (string & {});
 /** An axis that occurs twice ([heads, seq, seq]) cannot be meant by its name. */
 export type AxisCheck<Op extends string, S extends Shape, X extends Dim> = [Drop<S, X>] extends [never]
   ? ShapeError<`${Op}: ${Show<S>} has no axis '${X}'`>
   : [Drop<Drop<S, X>, X>] extends [never]
     ? unknown
     : ShapeError<`${Op}: ${Show<S>} has two axes '${X}'; rename one of them`>;
+
+export type WeightCheck<Op extends string, A extends Shape, W extends Shape> =
+  Same<W, [Last<A>]> extends true ? unknown : ShapeError<`${Op}: the weight ${Show<W>} does not fit the last axis of ${Show<A>}`>;
+export type GateCheck<A extends Shape, G extends Shape> =
+  Same<G, A> extends true ? unknown : ShapeError<`gatedRmsNorm: the gate ${Show<G>} is not like ${Show<A>}`>;
 
 /** Everything but X must agree; the result's axis is called "a+b". */
 export type Concat<A extends Shape, B extends Shape, X extends Dim, Out extends Shape = []> = A extends [
