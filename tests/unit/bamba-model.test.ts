@@ -110,4 +110,24 @@ describe.each(goldenModels)("bamba %s on the interpreter", (name) => {
     expect(distance(chunk, cached ? golden.get("cache.chunk_logits") : columns(whole, 25, 12))).toBeLessThan(within);
     if (cached) expectStates(golden, run, "chunk");
   });
+
+  it.runIf(golden.has("generate.greedy"))("greedy generation from a padded batch, token for token", () => {
+    const expected = golden.get("generate.greedy");
+    const prompt = golden.get("padded.input_ids");
+    const positions = golden.get("padded.position_ids");
+    const [rows, length] = prompt.shape as [number, number];
+    const count = expected.shape[1]! - length;
+    const run = session(golden, expected.shape[1]!);
+    const mask = golden.get("padded.attention_mask");
+    const last = (row: number): number => positions.data[row * length + length - 1]!;
+    const finished = new Set<number>();
+    let { argmax } = run.run({ ids: prompt, positions, mask }, { phase: "prefill" });
+    for (let i = 0; i < count; i++) {
+      const next = [...argmax!.data].map((id, row) => (finished.has(row) ? golden.config.padTokenId! : id));
+      expect(next, `token ${i}`).toEqual(next.map((_, row) => expected.data[row * expected.shape[1]! + length + i]!));
+      for (const [row, id] of next.entries()) if (golden.config.eosTokenIds.includes(id)) finished.add(row);
+      const step = tensor("i32", [rows, 1], next.map((_, row) => last(row) + i + 1)); // prettier-ignore
+      ({ argmax } = run.run({ ids: tensor("i32", [rows, 1], next), positions: step, mask }, { phase: "decode" }));
+    }
+  });
 });
