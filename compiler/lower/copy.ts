@@ -1,5 +1,7 @@
-import { add, and, idiv, lt, mod, mul, TRUE } from "../ir/expr.ts";
-import type { Expr } from "../ir/expr.ts";
+import type { DType } from "../ir/dtype.ts";
+import { isFloat } from "../ir/dtype.ts";
+import { add, idiv, isConst, lt, mod, mul, TRUE } from "../ir/expr.ts";
+import type { Expr, Load } from "../ir/expr.ts";
 import type { Stmt } from "../ir/thread.ts";
 
 /** Makes a loop of `count` turns, or none; a loop of one turn is its body. */
@@ -39,6 +41,21 @@ export function cooperate(
   const visit = (e: Expr, inside: Expr): readonly Stmt[] => body(idiv(e, cols), mod(e, cols), inside);
   return [
     ...loop("e", whole, false, (i) => visit(add(mul(i, threads), tid), TRUE)),
-    ...(count % threads > 0 ? visit(add(tid, whole * threads), and(lt(tid, count % threads))) : []),
+    ...(count % threads > 0 ? visit(add(tid, whole * threads), lt(tid, count % threads)) : []),
   ];
 }
+
+/**
+ * The load that a value of type `dtype` amounts to, if it does nothing but copy: casts that widen and narrow back, and a choice of 0 where the
+ * guard of the load is false anyway, are looked through. (`guarded` of the templates writes such choices, in f32.)
+ */
+export function plainLoad(value: Expr, dtype: DType): Load | null {
+  if (value.op === "load") return value.dtype === dtype ? value : null;
+  if (value.op === "cast") return isFloat(dtype) && (value.dtype === "f32" || value.dtype === dtype) ? plainLoad(value.a, dtype) : null;
+  if (value.op !== "select" || !isConst(value.b, 0)) return null;
+  const inner = plainLoad(value.a, dtype);
+  const held = new Set(inner?.guard ? conjuncts(inner.guard) : []);
+  return conjuncts(value.c).every((c) => held.has(c)) ? inner : null;
+}
+
+const conjuncts = (e: Expr): Expr[] => (e.op === "binary" && e.fn === "and" ? [...conjuncts(e.a), ...conjuncts(e.b)] : [e]);

@@ -41,13 +41,25 @@ export function lanesUnit(lanes: number): MatrixUnit {
 
 const known = new WeakMap<MatrixUnit, UnitRows>();
 
-/** Derives the row structure from the lane map by evaluating it for every lane, and refuses maps that row vectors and reductions cannot use. */
+/**
+ * Derives the row structure from the lane map by evaluating it for every lane. Refuses maps that do not give each element of the unit tile to one
+ * lane, and maps that row vectors and reductions cannot use.
+ */
 export function unitRows(unit: MatrixUnit): UnitRows {
   const hit = known.get(unit);
   if (hit) return hit;
+  const owned = new Set<number>();
   const rowsOf = Array.from({ length: unit.lanes }, (_, lane) =>
-    Array.from({ length: unit.elems }, (_, i) => numeric(unit.coord(i32(lane), i32(i))[0], unit, lane, i)),
+    Array.from({ length: unit.elems }, (_, i) => {
+      const [row, col] = unit.coord(i32(lane), i32(i)).map((e) => numeric(e, unit, lane, i)) as [number, number];
+      if (!(row >= 0 && row < unit.m && col >= 0 && col < unit.n))
+        fail(`${unit.name}: element ${i} of lane ${lane} is at [${row}, ${col}] of ${unit.m} x ${unit.n}`);
+      if (owned.has(row * unit.n + col)) fail(`${unit.name}: element ${i} of lane ${lane} is at [${row}, ${col}], which has an owner`);
+      owned.add(row * unit.n + col);
+      return row;
+    }),
   );
+  if (owned.size !== unit.m * unit.n) fail(`${unit.name}: ${unit.m * unit.n - owned.size} elements have no lane`);
   const slotOf: number[] = [];
   const first: number[] = [];
   rowsOf[0]!.forEach((row, i) => {

@@ -8,6 +8,7 @@ import type { Tile, TileProgram, Stmt as TileStmt } from "../ir/tile.ts";
 import { isVector, isVectorCondition, rowMajor } from "./affine.ts";
 import { insertBarriers } from "./barriers.ts";
 import type { Piece } from "./barriers.ts";
+import { plainLoad } from "./copy.ts";
 import { both, context, eachElement, layoutOf, lowerExpr, together, uniform, unrolled, when } from "./context.ts";
 import type { Context } from "./context.ts";
 import { colBase, leads, rowBase } from "./layout.ts";
@@ -93,19 +94,28 @@ function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
 /** A plain copy of aligned consecutive elements moves in vectors of the target's width. */
 function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | null {
   const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
-  if (width <= 1 || !Number.isInteger(width) || dst.cols % width !== 0 || value.op !== "load" || value.dtype !== dst.dtype) return null;
+  const from = plainLoad(value, dst.dtype);
+  if (!from || width <= 1 || !Number.isInteger(width) || dst.cols % width !== 0) return null;
+  const { buffer, dtype, index, guard } = from;
   const [, col] = coordinates(dst);
-  if (!isVector(value.index, col, width) || (value.guard && !isVectorCondition(value.guard, col, width))) return null;
-  const { buffer, dtype, index, guard } = value;
+  if (!isVector(index, col, width) || (guard && !isVectorCondition(guard, col, width))) return null;
   const name = ctx.fresh("v");
   ctx.regs.push({ name, dtype, count: width, uniform: false });
   const narrow: Tile = { ...dst, cols: dst.cols / width };
   return together(narrow, ctx, (row, group, inside) => {
     const at = { row, col: mul(group, width), index: i32(0), rowIndex: i32(0) };
-    const from = lowerExpr(index, at, null, ctx);
     const holds = guard && lowerExpr(guard, at, null, ctx);
     return when(inside, [
-      { op: "loadVec", reg: name, index: i32(0), width, buffer, dtype, at: from, guard: holds && both(holds, null) },
+      {
+        op: "loadVec",
+        reg: name,
+        index: i32(0),
+        width,
+        buffer,
+        dtype,
+        at: lowerExpr(index, at, null, ctx),
+        guard: holds && both(holds, null),
+      },
       { op: "storeVec", reg: name, index: i32(0), width, buffer: dst.name, dtype, at: rowMajor(row, dst.cols, at.col), guard: null },
     ]);
   });
