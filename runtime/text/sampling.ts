@@ -1,0 +1,179 @@
+import { UserError } from "../errors.ts";
+import { uniform } from "./philox.ts";
+
+/**
+ * Choosing the next token from one row of logits, on the host. The processors follow Transformers' definitions (spec bamba e.2); each changes
+ * `scores` in place and sets what it removes to -Infinity. Random numbers are our own (philox.ts): the distribution is Transformers', the draws are not.
+ */
+
+export interface SamplingOptions {
+  /** Divides the scores; above 0. */
+  readonly temperature: number;
+  /** How many of the best are kept; 0 keeps all. */
+  readonly topK: number;
+  /** The best of this total probability are kept; 1 keeps all. */
+  readonly topP: number;
+  /** What has at least this share of the best one's probability is kept; 0 keeps all. */
+  readonly minP: number;
+}
+
+/** Scores divided by a temperature above 0, in float32. */
+export function applyTemperature(scores: Float32Array, temperature: number): void {
+  const divisor = Math.fround(temperature);
+  for (let i = 0; i < scores.length; i += 1) scores[i] = scores[i]! / divisor;
+}
+
+/** Keeps the `k` best; scores equal to the k-th are kept too. */
+export function applyTopK(scores: Float32Array, k: number): void {
+  if (k <= 0 || k >= scores.length) return;
+  const threshold = kthLargest(scores, k);
+  for (let i = 0; i < scores.length; i += 1) if (scores[i]! < threshold) scores[i] = -Infinity;
+}
+
+/** By a heap of the k largest so far, smallest on top: nearly all scores are dismissed by one comparison. */
+function kthLargest(scores: Float32Array, k: number): number {
+  const heap = scores.slice(0, k).sort();
+  for (let i = k; i < scores.length; i += 1) {
+    const value = scores[i]!;
+    if (value <= heap[0]!) continue;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= k) break;
+      if (child + 1 < k && heap[child + 1]! < heap[child]!) child += 1;
+      if (heap[child]! >= value) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = value;
+  }
+  return heap[0]!;
+}
+
+/** Vocabulary sizes that a sorting key has room for. */
+const mostScores = 2 ** 21;
+
+const bitsF32 = new Float32Array(1);
+const bitsU32 = new Uint32Array(bitsF32.buffer);
+
+/** Keys that order as scores do, the higher index first among equals: 32 bits of score above 21 of index, exact in a double. */
+function sortingKey(score: number, index: number): number {
+  bitsF32[0] = score;
+  const bits = bitsU32[0]!;
+  const ordered = bits >>> 31 === 1 ? ~bits >>> 0 : bits + 2 ** 31;
+  return ordered * mostScores + (mostScores - 1 - index);
+}
+
+/**
+ * Keeps the smallest set of the best whose probability reaches `topP`: from the low end, what comes before the cumulative probability has
+ * passed 1 - topP is removed. The best one always stays.
+ */
+export function applyTopP(scores: Float32Array, topP: number): void {
+  if (topP >= 1) return;
+  if (scores.length > mostScores) throw new RangeError(`applyTopP: at most ${mostScores} scores, got ${scores.length}`);
+  const { best, total } = softmaxOf(scores);
+  const keys = new Float64Array(scores.length);
+  let count = 0;
+  for (let i = 0; i < scores.length; i += 1) if (scores[i]! > -Infinity) keys[count++] = sortingKey(scores[i]!, i);
+  const ordered = keys.subarray(0, count).sort();
+  let cumulative = 0;
+  for (let place = 0; place < count - 1; place += 1) {
+    const index = mostScores - 1 - (ordered[place]! % mostScores);
+    cumulative += Math.exp(scores[index]! - best) / total;
+    if (cumulative > 1 - topP) return;
+    scores[index] = -Infinity;
+  }
+}
+
+/** Keeps what is at least `minP` times as probable as the best. */
+export function applyMinP(scores: Float32Array, minP: number): void {
+  if (minP <= 0) return;
+  const { best } = softmaxOf(scores);
+  for (let i = 0; i < scores.length; i += 1) if (Math.exp(scores[i]! - best) < minP) scores[i] = -Infinity;
+}
+
+/** The best score and the sum of exp(score - best). @throws UserError when no distribution can be made of the scores. */
+function softmaxOf(scores: Float32Array): { readonly best: number; readonly total: number } {
+  let best = -Infinity;
+  for (const score of scores) if (score > best || Number.isNaN(score)) best = score;
+  let total = 0;
+  for (const score of scores) total += Math.exp(score - best);
+  // The best one alone contributes 1: less is no score at all, and NaN compares with nothing.
+  if (!(total >= 1 && total < Infinity)) {
+    throw new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
+      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
+    });
+  }
+  return { best, total };
+}
+
+/**
+ * The index that `draw` in [0, 1) falls on, by the cumulative softmax of the scores in order of index.
+ * @throws UserError when no distribution can be made of the scores.
+ */
+export function pick(scores: Float32Array, draw: number): number {
+  const { best, total } = softmaxOf(scores);
+  let rest = draw * total;
+  let last = -1;
+  for (let i = 0; i < scores.length; i += 1) {
+    if (scores[i]! === -Infinity) continue;
+    last = i;
+    rest -= Math.exp(scores[i]! - best);
+    if (rest < 0) return i;
+  }
+  // Reached by rounding only: the subtraction above can leave a trace of the total.
+  return last;
+}
+
+/** The index of the largest score, the first one among equals. @throws UserError when a score is NaN or there are none. */
+export function argmax(scores: Float32Array): number {
+  let best = -1;
+  let value = -Infinity;
+  for (let i = 0; i < scores.length; i += 1) {
+    const score = scores[i]!;
+    if (score > value || best < 0) {
+      best = i;
+      value = score;
+    }
+    if (Number.isNaN(score)) best = scores.length;
+  }
+  if (best < 0 || best >= scores.length) {
+    throw new UserError("greedy choice: the logits hold NaN, or there are none", {
+      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
+    });
+  }
+  return best;
+}
+
+/** Applies temperature, top-k, top-p and min-p in Transformers' order. */
+export function applyAll(scores: Float32Array, options: SamplingOptions): void {
+  if (options.temperature !== 1) applyTemperature(scores, options.temperature);
+  applyTopK(scores, options.topK);
+  applyTopP(scores, options.topP);
+  applyMinP(scores, options.minP);
+}
+
+/** Draws tokens for the rows of a batch. A row's token depends on its own logits, the seed, its number and the step, and on nothing else. */
+export class Sampler {
+  private readonly options: SamplingOptions;
+  private readonly seed: number;
+  private scores = new Float32Array(0);
+
+  /** @param seed an integer from 0 to 2^53 - 1. */
+  constructor(options: SamplingOptions, seed: number) {
+    this.options = options;
+    this.seed = seed;
+  }
+
+  /**
+   * The token of row `row` at step `step`.
+   * @param logits [vocab], left as they are
+   * @throws UserError when the logits hold NaN or infinity.
+   */
+  next(logits: Float32Array, row: number, step: number): number {
+    if (this.scores.length !== logits.length) this.scores = new Float32Array(logits.length);
+    this.scores.set(logits);
+    applyAll(this.scores, this.options);
+    return pick(this.scores, uniform(this.seed, row, step));
+  }
+}

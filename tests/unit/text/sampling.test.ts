@@ -1,0 +1,199 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { openCheckpoint } from "../../../runtime/node/checkpoint.ts";
+import { decodeFloats } from "../../../runtime/numeric.ts";
+import { philox4x32, uniform } from "../../../runtime/text/philox.ts";
+import { applyAll, applyMinP, applyTemperature, applyTopK, applyTopP, argmax, pick, Sampler } from "../../../runtime/text/sampling.ts";
+
+const neutral = { temperature: 1, topK: 0, topP: 1, minP: 0 };
+
+describe("Philox 4x32-10", () => {
+  test.each([
+    [
+      [0, 0, 0, 0],
+      [0, 0],
+      [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
+    ],
+    [Array<number>(4).fill(0xffffffff), Array<number>(2).fill(0xffffffff), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]],
+    [
+      [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
+      [0xa4093822, 0x299f31d0],
+      [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1],
+    ],
+  ])("known answers of the authors", (counter, key, expected) => {
+    const out = new Uint32Array(4);
+    philox4x32(counter, key, out);
+    expect([...out]).toEqual(expected);
+  });
+
+  test("draws are in [0, 1), even, and differ by seed, row and step", () => {
+    const draws = Array.from({ length: 10_000 }, (_, step) => uniform(7, 3, step));
+    expect(Math.min(...draws)).toBeGreaterThanOrEqual(0);
+    expect(Math.max(...draws)).toBeLessThan(1);
+    expect(Math.abs(draws.reduce((a, b) => a + b) / 10_000 - 0.5)).toBeLessThan(0.015);
+    const some = [
+      uniform(7, 3, 0),
+      uniform(8, 3, 0),
+      uniform(7, 4, 0),
+      uniform(7, 3, 1),
+      uniform(7 + 2 ** 32, 3, 0),
+      uniform(7, 3, 2 ** 32),
+    ];
+    expect(new Set(some).size).toBe(6);
+  });
+});
+
+describe.each(["base", "options", "all-attention", "bf16", "rope-yarn"])("as Transformers on the scores of %s", (name) => {
+  const golden = openCheckpoint(`tests/reference/golden/${name}/golden.safetensors`);
+  const rows = (tensor: string): Float32Array[] => {
+    const [batch, vocab] = golden.tensors.get(`sampling.${tensor}`)!.shape;
+    const all = decodeFloats("F32", golden.read(`sampling.${tensor}`));
+    return Array.from({ length: batch! }, (_, b) => all.slice(b * vocab!, (b + 1) * vocab!));
+  };
+  const check = (from: string, to: string, apply: (scores: Float32Array) => void): void => {
+    const expected = rows(to);
+    rows(from).forEach((scores, b) => {
+      apply(scores);
+      expect([...scores.keys()].filter((i) => scores[i] === -Infinity)).toEqual(
+        [...scores.keys()].filter((i) => expected[b]![i] === -Infinity),
+      );
+      scores.forEach((score, i) => {
+        if (score > -Infinity) expect(Math.abs(score - expected[b]![i]!)).toBeLessThan(1e-6);
+      });
+    });
+  };
+  test("temperature 0.7", () => check("scores", "temperature_0_7", (s) => applyTemperature(s, 0.7)));
+  test("top-k 10", () => check("scores", "top_k_10", (s) => applyTopK(s, 10)));
+  test("top-p 0.8", () => check("scores", "top_p_0_8", (s) => applyTopP(s, 0.8)));
+  test("min-p 0.1", () => check("scores", "min_p_0_1", (s) => applyMinP(s, 0.1)));
+  test("the chain of temperature 0.7, top-k 20 and top-p 0.9 after the repetition penalty", () => {
+    check("repetition_1_2", "chain_rep1.2_temp0.7_topk20_topp0.9", (s) => applyAll(s, { temperature: 0.7, topK: 20, topP: 0.9, minP: 0 }));
+  });
+});
+
+describe("definitions", () => {
+  const f = (...values: number[]): Float32Array => Float32Array.from(values);
+  const kept = (scores: Float32Array): number[] => [...scores.keys()].filter((i) => scores[i]! > -Infinity);
+
+  test("top-k keeps ties with the k-th and does nothing for 0 or more than there are", () => {
+    const after = (k: number): number[] => {
+      const scores = f(1, 3, 2, 3, 2);
+      applyTopK(scores, k);
+      return kept(scores);
+    };
+    expect([1, 2, 3, 4, 0, 9].map(after)).toEqual([
+      [1, 3],
+      [1, 3],
+      [1, 2, 3, 4],
+      [1, 2, 3, 4],
+      [0, 1, 2, 3, 4],
+      [0, 1, 2, 3, 4],
+    ]);
+  });
+
+  test("top-k against sorting", () => {
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: -20, max: 20 }), { minLength: 1 }), fc.nat(30), (values, k) => {
+        const scores = Float32Array.from(values);
+        applyTopK(scores, k);
+        const threshold = k === 0 || k >= values.length ? -Infinity : values.toSorted((a, b) => b - a)[k - 1]!;
+        expect(kept(scores)).toEqual([...values.keys()].filter((i) => values[i]! >= threshold));
+      }),
+    );
+  });
+
+  test("top-p keeps the best even for 0, the whole for 1, and the smallest set that reaches p", () => {
+    const scores = (): Float32Array => f(Math.log(0.1), Math.log(0.4), Math.log(0.2), Math.log(0.3));
+    const after = (p: number): number[] => {
+      const s = scores();
+      applyTopP(s, p);
+      return kept(s);
+    };
+    expect([0, 0.39, 0.41, 0.69, 0.71, 0.95, 1].map(after)).toEqual([[1], [1], [1, 3], [1, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]);
+    const removed = f(-Infinity, 1, 1, -Infinity);
+    applyTopP(removed, 0.5);
+    expect(kept(removed)).toEqual([1]);
+  });
+
+  test("min-p compares with the best", () => {
+    const scores = f(Math.log(0.5), Math.log(0.049), Math.log(0.051), Math.log(0.4));
+    applyMinP(scores, 0.1);
+    expect(kept(scores)).toEqual([0, 2, 3]);
+    applyMinP(scores, 0);
+    expect(kept(scores)).toEqual([0, 2, 3]);
+  });
+
+  test("argmax: the first of the largest; NaN and nothing are errors", () => {
+    expect(argmax(f(1, 5, 5, 2))).toBe(1);
+    expect(argmax(f(-Infinity, -Infinity))).toBe(0);
+    expect(argmax(f(-Infinity, -3))).toBe(1);
+    for (const wrong of [f(), f(1, NaN), f(NaN, 1)]) expect(() => argmax(wrong)).toThrow("hold NaN, or there are none");
+  });
+
+  test("pick: by cumulative probability in order of index, never what was removed; no distribution is an error", () => {
+    const scores = f(Math.log(0.25), -Infinity, Math.log(0.5), Math.log(0.25), -Infinity);
+    expect([0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2 ** -53].map((u) => pick(scores, u))).toEqual([0, 0, 2, 2, 3, 3]);
+    for (const wrong of [f(), f(NaN, 1), f(1, NaN), f(Infinity, 1), f(-Infinity, -Infinity)]) {
+      expect(() => pick(wrong, 0.5)).toThrow("the logits hold NaN or infinity, or allow no token");
+    }
+  });
+});
+
+describe("draws", () => {
+  /** Chi-square of 20 000 draws against the probabilities after the processors. */
+  test.each([
+    [neutral, 20],
+    [{ ...neutral, temperature: 0.7 }, 20],
+    [{ temperature: 1.3, topK: 12, topP: 0.95, minP: 0.02 }, 20],
+  ])("%j follow the distribution", (options, vocab) => {
+    const logits = Float32Array.from({ length: vocab }, (_, i) => Math.sin(i * 12.9898) * 2);
+    const scores = logits.slice();
+    applyAll(scores, options);
+    const weights = [...scores].map((s) => Math.exp(s));
+    const total = weights.reduce((a, b) => a + b);
+    const counts = new Float64Array(vocab);
+    const sampler = new Sampler(options, 2026);
+    const n = 20_000;
+    for (let step = 0; step < n; step += 1) counts[sampler.next(logits, 0, step)]! += 1;
+    let chi = 0;
+    let freedom = -1;
+    weights.forEach((w, i) => {
+      const expected = (w / total) * n;
+      if (expected === 0) {
+        expect(counts[i]).toBe(0);
+        return;
+      }
+      freedom += 1;
+      chi += (counts[i]! - expected) ** 2 / expected;
+    });
+    expect(freedom).toBeGreaterThan(5);
+    // Wilson and Hilferty: the cube root is nearly normal; 3.7 deviations are passed by chance once in 10 000 times.
+    const z = (Math.cbrt(chi / freedom) - (1 - 2 / (9 * freedom))) / Math.sqrt(2 / (9 * freedom));
+    expect(z).toBeLessThan(3.7);
+  });
+
+  test("depend on seed, row and step only, and leave the logits alone", () => {
+    const logits = Float32Array.from({ length: 1000 }, (_, i) => Math.cos(i));
+    const copy = logits.slice();
+    const run = (seed: number, rows: readonly number[]): number[][] => {
+      const sampler = new Sampler(neutral, seed);
+      const out = rows.map((): number[] => []);
+      for (let step = 0; step < 30; step += 1) rows.forEach((row, i) => out[i]!.push(sampler.next(logits, row, step)));
+      return out;
+    };
+    const [first, second] = run(5, [0, 1]);
+    expect(run(5, [1])[0]).toEqual(second);
+    expect(run(5, [1, 0])[1]).toEqual(first);
+    expect(first).not.toEqual(second);
+    expect(run(6, [0])[0]).not.toEqual(first);
+    expect(logits).toEqual(copy);
+  });
+
+  test("a vocabulary of 128 256 takes milliseconds", () => {
+    const logits = Float32Array.from({ length: 128_256 }, (_, i) => Math.sin(i * 78.233) * 5);
+    const sampler = new Sampler({ temperature: 0.8, topK: 0, topP: 0.9, minP: 0.05 }, 1);
+    const started = performance.now();
+    for (let step = 0; step < 5; step += 1) sampler.next(logits, 0, step);
+    expect((performance.now() - started) / 5).toBeLessThan(400);
+  });
+});
