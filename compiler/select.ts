@@ -1,9 +1,9 @@
 import type { Caps } from "./backend.ts";
 import { CulmError } from "./diagnostics.ts";
-import { rowsTemplate } from "./generate/rows.ts";
+import { rows } from "./generate/rows.ts";
 import { GEMV_ROWS } from "./fuse.ts";
 import type { TileProgram } from "./ir/tile.ts";
-import type { KernelPlan, Problem } from "./plan.ts";
+import type { KernelPlan } from "./plan.ts";
 import { maxOf } from "./plan.ts";
 import type { Config, Template } from "./template.ts";
 import { attentionDecode } from "./templates/attention-decode.ts";
@@ -37,11 +37,11 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
     case "conv":
       return first(kernel, p, [conv1d], caps);
     case "rows":
-      return first(kernel, p, [rowsTemplate], caps);
+      return first(kernel, p, [rows], caps);
   }
 }
 
-function first<P extends Problem>(kernel: KernelPlan, problem: P, templates: readonly Template<P>[], caps: Caps): Choice {
+function first<P>(kernel: KernelPlan, problem: NoInfer<P>, templates: readonly Template<P>[], caps: Caps): Choice {
   const rejected: { template: string; why: string }[] = [];
   for (const t of templates) {
     const configs = t.configs(problem, caps);

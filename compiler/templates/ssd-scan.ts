@@ -1,0 +1,142 @@
+import type { Caps } from "../backend.ts";
+import { add, and, cast, ceilDiv, exp, i32, idiv, le, load, lt, min, mul, select, sub } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
+import type { TileProgram } from "../ir/tile.ts";
+import type { Config, Reject, SsdProblem, Template } from "../template.ts";
+import { bytesOf, clamp, guarded, isVector, largest, roundUp, stageType, unitOf } from "./common.ts";
+
+/**
+ * The chunked state-space scan (spec/ssd.md section 2). A block owns one head of one row of the batch, and `pb` of its head's dimensions; it walks
+ * over the sequence in chunks of `q` tokens and carries the state, transposed to [N, P], in a fragment. Per chunk, with s the running sum of dt * A:
+ *
+ *   G[i, j] = C_i . B_j * exp(s_i - s_j) * dt_j  for j <= i        Y = exp(s_i) * (C S) + G X        S = exp(s_last) * S + B^T (exp(s_last - s) * dt * X)
+ *
+ * The result does not depend on the chunk size, so `q` is chosen for the target: the part quadratic in it is a small share at 64. A short last
+ * chunk is filled up with dt = 0 and x = 0, which changes nothing. Differences of s are held at 0 from above before exp, because rounding may
+ * lift them over it.
+ */
+export const ssdScan: Template<SsdProblem> = { name: "ssd-scan", configs, build };
+
+interface SsdConfig extends Config {
+  readonly q: number;
+  readonly pb: number;
+  readonly groups: number;
+}
+
+function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
+  const unit = unitOf(caps);
+  const seq = largest(p.seq, 1 << 20);
+  const quantum = Math.max(unit.m, unit.n, unit.k);
+  const fits = (c: SsdConfig): boolean =>
+    c.q % (unit.m * c.groups) === 0 &&
+    roundUp(p.stateSize, unit.m) % (unit.m * c.groups) === 0 &&
+    c.groups * caps.lanes <= caps.maxThreads &&
+    sharedBytes(p, c, caps) <= caps.sharedBytes;
+  if (isVector(caps)) {
+    const whole = roundUp(p.headDim, unit.n);
+    return [64, 32, 128].map((q) => ({ q: Math.min(q, roundUp(seq, quantum)), pb: whole, groups: 1 })).filter(fits);
+  }
+  const found: SsdConfig[] = [];
+  for (const q of [64, 32, 16])
+    for (const pb of [64, 32, 16, 8])
+      for (const groups of [4, 2, 1]) {
+        const c = { q: Math.min(q, roundUp(seq, quantum)), pb: roundUp(Math.min(pb, p.headDim), unit.n), groups };
+        const registers = ((roundUp(p.stateSize, unit.m) + c.q) * c.pb + c.q * c.q) / (groups * caps.lanes);
+        if (c.q % quantum === 0 && registers <= 192 && fits(c)) found.push(c);
+      }
+  return found.length > 0 ? found : { reject: `no chunk of a scan with state size ${p.stateSize} fits the shared memory of ${caps.name}` };
+}
+
+function sharedBytes(p: SsdProblem, { q, pb }: SsdConfig, caps: Caps): number {
+  const n = stateRows(p, caps);
+  const dtype = stageType(unitOf(caps), "f32");
+  const views = bytesOf(q, n, dtype) * (isVector(caps) ? 3 : 2) + bytesOf(q, q, dtype) + bytesOf(q, pb, dtype) * 2 + bytesOf(n, pb, dtype);
+  return views + bytesOf(q, 1, "f32") * 2;
+}
+
+/** The state's rows, filled up so that it can be an accumulator and an inner dimension of the unit. */
+const stateRows = (p: SsdProblem, caps: Caps): number => roundUp(p.stateSize, Math.max(unitOf(caps).m, unitOf(caps).k));
+
+function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
+  const { q, pb, groups } = config as SsdConfig;
+  const unit = unitOf(caps);
+  const vector = isVector(caps);
+  const n = stateRows(p, caps);
+  const dtype = stageType(unit, "f32");
+  const b = tileBuilder(p.frame, [p.heads, p.batch, Math.ceil(p.headDim / pb)], [groups, 1]);
+  const head = b.bx;
+  const row = b.by;
+  const group = idiv(head, p.heads / p.groups);
+  const dimOf = (col: Expr): Expr => add(mul(b.bz, pb), col);
+
+  const dt = b.shared("dt", q, 1);
+  const s = b.shared("s", q, 1);
+  const x = b.shared("x", q, pb, dtype);
+  const weighted = b.shared("xw", q, pb, dtype);
+  const B = b.shared("B", q, n, dtype);
+  const C = b.shared("C", q, n, dtype);
+  // the vector unit reads adjacent columns of its right operand, so B is staged a second time, turned
+  const Bt = vector ? b.shared("Bt", n, q, dtype) : null;
+  const gates = b.shared("g", q, q, dtype);
+  const entering = b.shared("h", n, pb, dtype);
+  const state = b.frag("S", n, pb);
+  const scores = b.frag("G", q, q);
+  const y = b.frag("Y", q, pb);
+
+  const inState = (r: Expr, c: Expr): Expr => and(lt(r, p.stateSize), lt(dimOf(c), p.headDim));
+  const stateAt = (r: Expr, c: Expr): Expr => p.state.index(row, head, dimOf(c), r);
+  b.map(state, (r, c) => cast(load(p.state.buffer, p.state.dtype, stateAt(r, c), inState(r, c)), "f32"));
+
+  b.loop("chunk", ceilDiv(p.seq, q), (chunk) => {
+    const t0 = mul(chunk, q);
+    const valid = min(sub(p.seq, t0), q);
+    const time = (r: Expr): Expr => clamp(add(t0, r), p.seq);
+    // a unit that takes several k at once multiplies the zeros that fill up the chunk
+    const depth = unit.k > 1 ? i32(q) : valid;
+    const last = at(s, q - 1, 0);
+
+    b.load(dt, (r) => guarded(p.dt(row, time(r), head), lt(r, valid)));
+    b.load(s, (r) => mul(at(dt, r, 0), p.decay(head)));
+    b.scan(s);
+    b.load(x, (r, c) => guarded(p.x(row, time(r), head, dimOf(c)), and(lt(r, valid), lt(dimOf(c), p.headDim))));
+    b.load(B, (r, c) => guarded(p.B(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize))));
+    b.load(C, (r, c) => guarded(p.C(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize))));
+    if (Bt) b.load(Bt, (r, c) => at(B, c, r));
+    b.stage(entering, state);
+
+    b.fill(scores, 0);
+    b.mma(scores, viewOf(C), Bt ? viewOf(Bt) : viewOf(B, { transposed: true }), n, valid);
+    b.map(scores, (i, j) => {
+      const decay = exp(min(sub(at(s, i, 0), at(s, j, 0)), 0));
+      return select(le(j, i), mul(mul(at(scores, i, j), decay), at(dt, j, 0)), 0);
+    });
+    b.stage(gates, scores);
+
+    b.fill(y, 0);
+    b.mma(y, viewOf(C), viewOf(entering), n, valid);
+    b.map(y, (i, c) => mul(at(y, i, c), exp(at(s, i, 0))));
+    b.mma(y, viewOf(gates), viewOf(x), depth, valid);
+    for (const out of p.outs) {
+      const coords = (i: Expr, c: Expr): [Expr, Expr, Expr, Expr] => [row, add(t0, i), head, dimOf(c)];
+      const inside = (i: Expr, c: Expr): Expr => and(lt(i, valid), lt(dimOf(c), p.headDim));
+      b.store(y, {
+        buffer: out.buffer,
+        dtype: out.dtype,
+        index: (i, c) => out.index(...coords(i, c)),
+        value: (i, c) => {
+          const skip = mul(p.D(head), p.x(row, time(i), head, dimOf(c)));
+          return guarded(out.value([add(at(y, i, c), skip)], row, time(i), head, dimOf(c)), inside(i, c));
+        },
+        guard: inside,
+      });
+    }
+
+    b.load(weighted, (r, c) => mul(at(x, r, c), mul(at(dt, r, 0), exp(min(sub(last, at(s, r, 0)), 0)))));
+    b.map(state, (r, c) => mul(at(state, r, c), exp(last)));
+    b.mma(state, viewOf(B, { transposed: true }), viewOf(weighted), depth);
+  });
+
+  b.store(state, { buffer: p.state.buffer, dtype: p.state.dtype, index: stateAt, value: (r, c) => at(state, r, c), guard: inState });
+  return b.build();
+}

@@ -1,0 +1,32 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { printTile } from "../../compiler/ir/tile-text.ts";
+import { interpretTile } from "../../compiler/run/tile.ts";
+import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { vectorCaps, warpCaps } from "../support/caps.ts";
+import { copyBuffers, differences } from "../support/problems/case.ts";
+import { ssdCase } from "../support/problems/ssd.ts";
+
+describe.each([vectorCaps, warpCaps])("ssd-scan on $name", (caps) => {
+  test("is the recurrence, in every configuration", () => {
+    fc.assert(
+      fc.property(ssdCase, fc.nat(11), (c, pick) => {
+        const found = ssdScan.configs(c.problem, caps);
+        if ("reject" in found) throw new Error(`rejected: ${found.reject}\n${c.about}`);
+        const quantum = caps === vectorCaps ? 8 : 16;
+        const configs = [...found, { ...found[0]!, q: quantum, groups: 1 }];
+        const config = configs[pick % configs.length]!;
+        const program = ssdScan.build(c.problem, config, caps);
+        const buffers = copyBuffers(c);
+        const about = `${c.about}\n${JSON.stringify(config)}\n`;
+        try {
+          interpretTile(program, buffers, c.symbols);
+        } catch (e) {
+          throw new Error(`${about}${String(e)}\n${printTile(program)}`, { cause: e });
+        }
+        expect(differences(c, buffers), about).toEqual([]);
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
