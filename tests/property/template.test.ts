@@ -3,12 +3,13 @@ import { describe, expect, test } from "vitest";
 import type { Caps } from "../../compiler/backend.ts";
 import { printTile } from "../../compiler/ir/tile-text.ts";
 import { interpretTile } from "../../compiler/run/tile.ts";
-import type { Config, Frame, RowProblem, Template } from "../../compiler/template.ts";
+import type { Config, Frame, GemmProblem, RowProblem, Template } from "../../compiler/template.ts";
 import { rows } from "../../compiler/generate/rows.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { vectorCaps, warpCaps } from "../support/caps.ts";
 import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
+import { gemv } from "../../compiler/templates/gemv.ts";
 import { gemmCase } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
 
@@ -57,6 +58,18 @@ describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
           { bm: 32, bn: 16, kc: 32, groupRows: 2, groupCols: 1, stages: 1 },
         ];
     agrees(gemm, gemmCase(caps), caps, 200, () => small);
+  });
+
+  test("gemv", () => {
+    const dot = { dot: 1, kc: caps.lanes, groups: 1 };
+    const small = (p: GemmProblem): Config[] =>
+      caps === vectorCaps && p.weights[0]!.panel > 0
+        ? [{ per: 1 }, { per: 3 }]
+        : [
+            { ...dot, per: 3, hold: 0 },
+            { ...dot, per: 2 },
+          ];
+    agrees(gemv, gemmCase(caps, 4), caps, 200, small);
   });
 
   test("rows", () => {
