@@ -1,0 +1,170 @@
+import type { DType } from "../ir/dtype.ts";
+import { add, and, div, exp, i32, idiv, lt, max, min, mod, mul, ne, select, sub } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import { at } from "../ir/tile-builder.ts";
+import type { TileBuilder } from "../ir/tile-builder.ts";
+import type { Tile } from "../ir/tile.ts";
+import type { AttentionProblem } from "../template.ts";
+import { clamp } from "./common.ts";
+
+// ---- the queries of a block -------------------------------------------------------------------------------------------
+
+/**
+ * The rows of a block: a run of queries times a run of heads that share a key head, so that a key, once fetched and staged, serves them all.
+ * Query-major: the rows that exist are the first `count`, wherever the sequence ends. Rows past them repeat the last query and are not stored.
+ */
+export interface QueryBlock {
+  readonly batch: Expr;
+  readonly kvHead: Expr;
+  readonly count: Expr;
+  /** The keys that any row of the block sees lie below this, and it is at least 1. */
+  readonly end: Expr;
+  /** Query and head of a row, both inside their ranges. */
+  readonly query: (row: Expr) => Expr;
+  readonly head: (row: Expr) => Expr;
+  /** Row `row` sees keys below this, as far as position alone decides. */
+  readonly limit: (row: Expr) => Expr;
+  /** Where keys are staged past `end`, the last one stands in: the memory exists, and its weight is zero. Alike for all of d, so loads stay contiguous. */
+  readonly key: (j: Expr) => Expr;
+}
+
+/** Query heads that share a key head. */
+export const sharing = (p: AttentionProblem): number => p.heads / p.kvHeads;
+
+/** `queries` x `heads` rows for the block that is `tile` along the queries and `group` along the heads. */
+export function queryBlock(
+  p: AttentionProblem,
+  size: { readonly queries: number; readonly heads: number },
+  at: { readonly batch: Expr; readonly group: Expr; readonly tile: Expr },
+): QueryBlock {
+  const { queries, heads } = size;
+  const first = mul(at.tile, queries);
+  const query = (row: Expr): Expr => clamp(add(first, idiv(row, heads)), p.seq);
+  const seen = p.causal ? min(add(first, queries), p.seq) : p.seq;
+  const end = min(add(p.past, seen), p.capacity);
+  return {
+    batch: at.batch,
+    kvHead: idiv(at.group, sharing(p) / heads),
+    count: mul(min(sub(p.seq, first), queries), heads),
+    end,
+    query,
+    head: (row) => add(mul(at.group, heads), mod(row, heads)),
+    limit: (row) => (p.causal ? min(end, add(add(p.past, query(row)), 1)) : end),
+    key: (j) => clamp(j, end),
+  };
+}
+
+/** The largest divisor of `n` that is at most `limit`. */
+export function divisorUpTo(n: number, limit: number): number {
+  let d = Math.max(1, Math.min(n, Math.floor(limit)));
+  while (n % d !== 0) d--;
+  return d;
+}
+
+/** The type a value is stored as, for targets whose unit does not take f32; f32 when it is computed. */
+export const storedType = (e: Expr): DType => (e.op === "cast" && e.a.op === "load" ? e.a.dtype : "f32");
+
+// ---- masks ------------------------------------------------------------------------------------------------------------
+
+/** Which keys of a tile may be seen at all, looked up once a tile rather than once a row. */
+export interface KeyMask {
+  /** Fetches the tile of `keys` keys from `from` on. */
+  readonly load: (from: Expr) => void;
+  readonly shows: (i: Expr) => Expr;
+}
+
+export function keyMask(b: TileBuilder, p: AttentionProblem, block: QueryBlock, keys: number): KeyMask | null {
+  const { mask } = p;
+  if (!mask) return null;
+  const shown = b.shared("shown", 1, keys);
+  return {
+    load(from) {
+      b.load(shown, (_, col) => select(mask(block.batch, block.key(add(from, col))), 1, 0));
+    },
+    shows: (i) => ne(at(shown, 0, i), 0),
+  };
+}
+
+// ---- online softmax ---------------------------------------------------------------------------------------------------
+
+/**
+ * The softmax of rows that arrive a tile of keys at a time: a running maximum, a running sum of exp(score - maximum), and the same weighted sum of
+ * values. When the maximum grows, what was summed so far shrinks by exp(old - new).
+ */
+export interface OnlineSoftmax {
+  /** Scores in, weights out; `acc` is made ready for the values of these keys. A score of -Infinity becomes a weight of exactly 0. */
+  readonly step: (scores: Tile, acc: Tile) => void;
+  /** Divides by the sum. Rows that saw no key are 0. */
+  readonly finish: (acc: Tile) => void;
+}
+
+/** Below any score, and finite: where nothing has been seen, -Infinity - LOWEST is still -Infinity and LOWEST - LOWEST is 0, so that exp never meets a NaN. */
+const LOWEST = -1e38;
+
+export function onlineSoftmax(b: TileBuilder, rows: number): OnlineSoftmax {
+  const top = b.frag("top", rows, 1);
+  const total = b.frag("total", rows, 1);
+  const shrink = b.frag("shrink", rows, 1);
+  b.fill(top, LOWEST);
+  b.fill(total, 0);
+  return {
+    step(scores, acc) {
+      b.map(shrink, (row) => at(top, row, 0));
+      b.rowReduce(top, "max", scores, true);
+      b.map(shrink, (row) => exp(sub(at(shrink, row, 0), at(top, row, 0))));
+      b.map(scores, (row, col) => exp(sub(at(scores, row, col), at(top, row, 0))));
+      b.map(total, (row) => mul(at(total, row, 0), at(shrink, row, 0)));
+      b.rowReduce(total, "sum", scores, true);
+      b.map(acc, (row, col) => mul(at(acc, row, col), at(shrink, row, 0)));
+    },
+    finish(acc) {
+      // the key with the largest score weighs 1, so a smaller total means that there was none, and acc is 0
+      b.map(total, (row) => div(1, max(at(total, row, 0), 1)));
+      b.map(acc, (row, col) => mul(at(acc, row, col), at(total, row, 0)));
+    },
+  };
+}
+
+/** Scores of a tile of keys from `from` on: scaled where the row sees the key, -Infinity elsewhere. */
+export function visibleScores(
+  b: TileBuilder,
+  p: AttentionProblem,
+  block: QueryBlock,
+  mask: KeyMask | null,
+  scores: Tile,
+  from: Expr,
+  product: (row: Expr, col: Expr) => Expr,
+): void {
+  b.map(scores, (row, col) => {
+    const near = lt(add(from, col), block.limit(row));
+    return select(mask ? and(near, mask.shows(col)) : near, mul(product(row, col), p.scale), -Infinity);
+  });
+}
+
+/**
+ * A staged value. One that a mask hides is replaced, because its weight of 0 does not silence a NaN. (Values that only the causal order hides are
+ * results of this same call or of earlier ones, and are trusted.)
+ */
+export const valueOf = (p: AttentionProblem, block: QueryBlock, mask: KeyMask | null, from: Expr, i: Expr, d: Expr): Expr => {
+  const value = p.v(block.batch, block.kvHead, block.key(add(from, i)), d);
+  return mask ? select(mask.shows(i), value, 0) : value;
+};
+
+// ---- results ----------------------------------------------------------------------------------------------------------
+
+export function storeRows(b: TileBuilder, p: AttentionProblem, block: QueryBlock, acc: Tile): void {
+  for (const out of p.outs) {
+    const place = (row: Expr, d: Expr): [Expr, Expr, Expr, Expr] => [block.batch, block.query(row), block.head(row), d];
+    b.store(acc, {
+      buffer: out.buffer,
+      dtype: out.dtype,
+      index: (row, col) => out.index(...place(row, col)),
+      value: (row, col) => out.value([at(acc, row, col)], ...place(row, col)),
+      guard: (row, col) => and(lt(row, block.count), lt(col, i32(p.dim))),
+    });
+  }
+}
+
+/** What both templates ask of a problem. */
+export const misfit = (p: AttentionProblem): string | null =>
+  p.heads % p.kvHeads === 0 ? null : `${p.heads} query heads do not share ${p.kvHeads} key heads evenly`;
