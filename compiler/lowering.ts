@@ -1,6 +1,28 @@
 import { BYTES } from "./ir/dtype.ts";
 import type { Expr } from "./ir/expr.ts";
-import { add, cast, div, eq, exp, f32, i32, idiv, intVar, isConst, load, lt, max, min, mul, ne, select, sub, unary } from "./ir/expr.ts";
+import {
+  add,
+  cast,
+  div,
+  eq,
+  exp,
+  f32,
+  i32,
+  idiv,
+  intVar,
+  isConst,
+  load,
+  lt,
+  max,
+  min,
+  mul,
+  ne,
+  select,
+  sub,
+  substitute,
+  unary,
+  variable,
+} from "./ir/expr.ts";
 import type { Dim, Node, NodeOf } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { Decisions } from "./fuse.ts";
@@ -98,7 +120,10 @@ function forward(anchor: Node, sink: Node, coords: readonly Expr[]): readonly Ex
 }
 const sameShape = (a: readonly Dim[], b: readonly Dim[]): boolean => a.length === b.length && a.every((x, i) => x === b[i]);
 
-/** The result of an anchor kernel: the sink's buffer, its index and its value, as functions of the anchor's coordinates. */
+/**
+ * The result of an anchor kernel: the sink's buffer, its index and its value, as functions of the anchor's coordinates. The epilogue is worked out
+ * once over variables, so that whether it fuses does not depend on what coordinates a template will ask for.
+ */
 function outOf<C extends readonly Expr[]>(
   d: Decisions,
   k: Kernel,
@@ -108,15 +133,19 @@ function outOf<C extends readonly Expr[]>(
 ): Out<C> {
   const buffer = d.buffers.get(sink)!;
   const name = k.scope.use(buffer, "write");
+  const axes = typeOf(anchors[0]!).shape.map((size, i) => (size === 1 ? i32(0) : intVar(`%${i}`, 0, dimMax(size) - 1)));
+  const results = anchors.map((a, i) => variable(`%acc${i}`, typeOf(a).dtype === "i32" ? "i32" : "f32"));
+  const held = new Map(anchors.map((a, i) => [a, { coords: axes, value: cast(results[i]!, typeOf(a).dtype) }]));
+  const sinkCoords = forward(anchors[0]!, sink, axes);
+  const index = bufferIndex(buffer, sinkCoords);
+  const value = cast(k.finish(held, sinkCoords), buffer.dtype);
+  const bind = (coords: readonly Expr[]): Map<Expr, Expr> =>
+    new Map(axes.map((v, i) => [v, coords[i]!] as const).filter(([v]) => v.op === "var"));
   return {
     buffer: name,
     dtype: buffer.dtype,
-    index: (...c) => bufferIndex(buffer, forward(anchors[0]!, sink, coordsOf(...c))),
-    value: (acc, ...c) => {
-      const coords = coordsOf(...c);
-      const held = new Map(anchors.map((a, i) => [a, { coords, value: cast(acc[i]!, typeOf(a).dtype) }]));
-      return cast(k.finish(held, forward(anchors[0]!, sink, coords)), buffer.dtype);
-    },
+    index: (...c) => substitute(index, bind(coordsOf(...c))),
+    value: (acc, ...c) => substitute(value, new Map([...bind(coordsOf(...c)), ...results.map((r, i) => [r, acc[i]!] as const)])),
   };
 }
 

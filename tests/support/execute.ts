@@ -9,7 +9,7 @@ import { evaluateInt, i32 } from "../../compiler/ir/expr.ts";
 import type { Bindings, Results, Tensor } from "../../compiler/run/graph.ts";
 import { interpretTile } from "../../compiler/run/tile.ts";
 import type { HostArray } from "../../compiler/run/tile.ts";
-import { emulateThread } from "../../compiler/run/thread.ts";
+import { emulateThread, printFinding } from "../../compiler/run/thread.ts";
 
 /** Runs one kernel on host memory, given its buffers by parameter name. */
 export type RunKernel = (
@@ -23,7 +23,8 @@ export const onTiles: RunKernel = (kernel, caps, buffers, symbols) => {
   interpretTile(lowerKernel(kernel, caps).choice.program, buffers, symbols);
 };
 export const onThreads: RunKernel = (kernel, caps, buffers, symbols) => {
-  emulateThread(lowerKernel(kernel, caps).thread, caps, buffers, symbols);
+  const found = emulateThread(lowerKernel(kernel, caps).thread, caps, buffers, symbols);
+  if (found.length > 0) throw new Error(`${kernel.label}:\n${found.slice(0, 5).map(printFinding).join("\n")}`);
 };
 
 /** Fuses a graph for `caps` and runs its kernels one after another: the whole compiler but for the printer. */
