@@ -7,7 +7,7 @@ import type { TileBuilder } from "../ir/tile-builder.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { ReduceFn, Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, Get, Reject, RowProblem, RowStep, Template } from "../template.ts";
-import { clamp, COMBINE, enoughBlocks, guarded, identity, isVector, L2, largest, roundUp } from "../templates/common.ts";
+import { clamp, COMBINE, enoughBlocks, guarded, identity, isVector, L2, largest, roundUp, shareOut } from "../templates/common.ts";
 
 /**
  * Pointwise and reduction kernels. A block owns `rb` rows. Without reductions it owns `cb` of their columns; with reductions it sees all
@@ -42,7 +42,7 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   // elements of a block: enough to pay for handing it out, few enough to share the work evenly
   for (const work of vector ? [16384, 4096, 65536] : [1024, 2048, 512]) {
     const widest = reduces ? room : Math.min(room, Math.max(work / 4, caps.lanes));
-    const cb = whole ? wide : Math.min(wide, Math.max(caps.lanes, Math.floor(widest / caps.lanes) * caps.lanes));
+    const cb = whole ? wide : caps.lanes * shareOut(wide / caps.lanes, widest / caps.lanes);
     const tiles = reduces ? 1 : Math.ceil(p.cols / cb);
     const share = Math.ceil((count * tiles) / enoughBlocks(caps) / groups);
     const each = Math.max(1, Math.min(Math.floor(room / cb), Math.ceil(work / cb), share));

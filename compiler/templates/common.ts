@@ -50,6 +50,13 @@ export const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to
 export const evenly = (n: number, target: number, unit: number): number =>
   roundUp(Math.ceil(n / Math.ceil(n / Math.max(target, unit))), unit);
 
+/** How many of `pieces` to take at a time, `most` at most: a number that divides them if one is not far below, so that none is missing in the end. */
+export function shareOut(pieces: number, most: number): number {
+  const limit = Math.max(1, Math.min(pieces, Math.floor(most)));
+  for (let n = limit; n > limit / 2; n--) if (pieces % n === 0) return n;
+  return limit;
+}
+
 // ---- targets --------------------------------------------------------------------------------------------------------
 
 /** Bytes of the caches that a vector target's tiles are sized for: small enough for any core of the last ten years. */

@@ -16,6 +16,7 @@ import {
   largest,
   roundUp,
   rowStat,
+  shareOut,
   stageType,
   statWidth,
   unitOf,
@@ -65,7 +66,7 @@ function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   const m = largest(p.m, 1 << 20);
   const kc = evenly(p.k, L1 / 2 / (4 * piece), unit.n);
   const most = Math.max(1, Math.floor(8 / p.weights.length)); // each piece of each weight is a statement of its own: bounds the text
-  const wide = fewest(pieces, Math.min(most, Math.max(1, Math.ceil(128 / piece))));
+  const wide = shareOut(pieces, Math.min(most, Math.max(1, Math.ceil(128 / piece))));
   const tall = Math.min(192, Math.floor(L2 / 2 / (4 * (kc + p.weights.length * wide * piece))));
   const inPlace = caps.directOperands && p.weights.every((w) => w.panel === piece);
   const config = (rows: number, per: number, direct: boolean): GemmConfig => ({
@@ -80,17 +81,10 @@ function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   // a weight in f32 has nothing to convert, and a few rows have nothing to convert it for
   const direct = inPlace && (m <= 2 * mr || p.weights.every((w) => w.dtype === "f32"));
   const blocks = (c: GemmConfig): number => Math.ceil(m / c.bm) * Math.ceil(p.n / c.bn);
-  const sizes = [config(tall, wide, direct), config(tall, fewest(pieces, wide / 2), direct), config(tall / 2, wide, direct)];
-  sizes.push(config(tall / 2, fewest(pieces, wide / 2), direct), config(mr * 2, 1, direct), config(tall, wide, inPlace && !direct));
+  const sizes = [config(tall, wide, direct), config(tall, shareOut(pieces, wide / 2), direct), config(tall / 2, wide, direct)];
+  sizes.push(config(tall / 2, shareOut(pieces, wide / 2), direct), config(mr * 2, 1, direct), config(tall, wide, inPlace && !direct));
   const unique = sizes.filter((c, i) => sizes.findIndex((d) => same(c, d)) === i);
   return [...unique.filter((c) => blocks(c) >= enoughBlocks(caps)), ...unique.filter((c) => blocks(c) < enoughBlocks(caps))];
-}
-
-/** The largest number of pieces a block, up to `most`, that leaves no block with a missing one; `most` itself if that would cost half of it. */
-function fewest(pieces: number, most: number): number {
-  const limit = Math.max(1, Math.min(pieces, Math.floor(most)));
-  for (let n = limit; n > limit / 2; n--) if (pieces % n === 0) return n;
-  return limit;
 }
 
 const same = (a: Config, b: Config): boolean => Object.entries(a).every(([key, value]) => b[key] === value);

@@ -10,6 +10,8 @@ import { vectorCaps, warpCaps } from "../support/caps.ts";
 import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
+import { conv1d } from "../../compiler/templates/conv1d.ts";
+import { convCase } from "../support/problems/conv.ts";
 import { gemmCase } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
 
@@ -70,6 +72,11 @@ describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
             { ...dot, per: 2 },
           ];
     agrees(gemv, gemmCase(caps, 4), caps, 200, small);
+  });
+
+  test("conv1d", () => {
+    const small = caps === vectorCaps ? [{ tt: 4, cb: 8 }] : [{ tt: 4, cb: 32, groups: 1 }];
+    agrees(conv1d, convCase(), caps, 200, () => small);
   });
 
   test("rows", () => {
