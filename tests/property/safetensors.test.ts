@@ -1,11 +1,10 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, expect, test } from "vitest";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
-import { writeSafetensors } from "../../runtime/node/write-safetensors.ts";
-import { CheckpointError, storageBytes } from "../../runtime/safetensors.ts";
+import { CheckpointError, encodeHeader, storageBytes } from "../../runtime/safetensors.ts";
 import type { StorageDType } from "../../runtime/safetensors.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "culm-fuzz-"));
@@ -111,8 +110,7 @@ test("10 000 mutated files: the reader refuses with its own error or reads what 
   let refused = 0;
   fc.assert(
     fc.property(tensors, fc.array(mutation, { maxLength: 3 }), (list, mutations) => {
-      writeSafetensors(file, list, { format: "pt" });
-      let bytes = new Uint8Array(readFileSync(file));
+      let bytes = new Uint8Array(Buffer.concat([encodeHeader(list, { format: "pt" }, file), ...list.map(({ data }) => data)]));
       for (const m of mutations) bytes = mutate(bytes, m);
       writeFileSync(file, bytes);
       let checkpoint;
@@ -140,4 +138,4 @@ test("10 000 mutated files: the reader refuses with its own error or reads what 
   );
   // Both ways have to be well travelled for the test to say anything.
   expect(Math.min(accepted, refused)).toBeGreaterThan(1000);
-});
+}, 300_000);
