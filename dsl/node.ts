@@ -42,7 +42,7 @@ export function describe(axes: readonly Dim[]): string {
 
 /** A tensor as an operand of an error message: its shape, and the line that made it. */
 export function operand(label: string, x: AnyTensor): Operand {
-  const n = x.node.op === "cast" && x.node.inputs[0]!.op === "param" ? x.node.inputs[0]! : x.node;
+  const n = x.node.op === "cast" && x.node.inputs[0]!.op === "param" ? x.node.inputs[0] : x.node;
   const what =
     n.op === "param" ? `checkpoint tensor ${n.attrs.name}` : n.op === "input" || n.op === "state" ? `${n.op} ${n.attrs.name}` : n.op;
   const at = n.at ? ` at ${n.at.file.slice(n.at.file.lastIndexOf("/") + 1)}:${n.at.line}:${n.at.col}` : "";
@@ -72,5 +72,5 @@ export function axisOf(x: AnyTensor, axis: Dim, op: string): number {
 /** What a tensor is stored as, when the node only widens it: reading storage directly is what `matmul` and `gather` do better than a cast. */
 export function stored(x: AnyTensor): Node {
   const n = x.node;
-  return n.op === "cast" && n.attrs.to === "f32" && n.inputs[0]!.op === "param" ? n.inputs[0]! : n;
+  return n.op === "cast" && n.attrs.to === "f32" && n.inputs[0]!.op === "param" ? n.inputs[0] : n;
 }

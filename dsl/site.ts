@@ -1,10 +1,10 @@
 import type { Site } from "../compiler/diagnostics.ts";
 
-/** Directory that holds dsl/, models/, ...: source paths below it are shown relative to it. The built copy lies in dist/ of the same project. */
-const projectRoot = new URL("..", import.meta.url).pathname.replace(/\/dist\/$/, "/");
-
-/** A frame ends in `file:line:col`, in parentheses when the function has a name; the file is a path or a URL, perhaps with a cache-busting query. */
-const FRAME = /(?:\(|at (?:async )?)((?:file:\/\/)?[^()]+?)(?:\?[^:()]*)?:(\d+):(\d+)\)?$/;
+/**
+ * Directory that holds dsl/, models/, ...: source paths below it are shown relative to it. The built copy lies in dist/ of the same project; in a bundle
+ * this file's place says nothing.
+ */
+const projectRoot = /^file:\/\/(.*\/)dsl\/site\.[jt]s$/.exec(decodeURIComponent(import.meta.url))?.[1]?.replace(/\/dist\/$/, "/") ?? "/";
 
 /**
  * Where `called` was called from. `called` is the function of the language that the model's author wrote: V8 drops it and everything above it from
@@ -20,12 +20,14 @@ export function callSite(called: (...args: never[]) => unknown): Site | null {
   return parseFrame(stack.slice(stack.lastIndexOf("\n    at ") + 1));
 }
 
-/** One line of a stack trace, as a place relative to the project. */
-export function parseFrame(line: string): Site | null {
-  const match = FRAME.exec(line.trim());
+/** One line of a stack trace, "at name (file:line:col)" or "at file:line:col", as a place relative to the project. */
+export function parseFrame(frame: string): Site | null {
+  const line = frame.trim();
+  const place = line.endsWith(")") ? line.slice(line.indexOf(" (") + 2, -1) : line.replace(/^at (async )?/, "");
+  const match = /^(.*?)(?:\?[^/:]*)?:(\d+):(\d+)$/.exec(place);
   if (!match) return null;
   const [, file, row, col] = match;
-  return { file: relative(file!.replace(/^file:\/\//, "")), line: Number(row), col: Number(col) };
+  return { file: relative(file!.startsWith("file://") ? decodeURIComponent(file!.slice(7)) : file!), line: Number(row), col: Number(col) };
 }
 
 function relative(file: string): string {

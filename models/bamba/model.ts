@@ -1,5 +1,6 @@
 import type { Expr, Float, Graph, Range, Tensor } from "../../dsl/index.ts";
 import {
+  CulmError,
   activate,
   add,
   argmax,
@@ -74,6 +75,7 @@ interface Positions {
   readonly keep: Tensor<["batch", "seq", 1]> | null;
   /** Tokens that the caches hold already, padding included. */
   readonly past: Expr;
+  /** Bounds of the scan's step sizes in this program. */
   readonly stepLimit: readonly [number, number];
   readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
 }
@@ -94,11 +96,15 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     hiddenStates = false,
     embeds = false,
     loss = false,
+    limitSteps = false,
+    maxSeq = capacity,
   } = options;
-  if (loss && which !== "all") throw new Error('bamba: the loss needs the logits of all positions (logits: "all")');
-  const { limitSteps = false } = options;
+  if (loss && which !== "all")
+    throw new CulmError({ what: "bamba: the loss needs the logits of all positions", fix: 'trace with logits: "all"' });
+  if (maxSeq > capacity)
+    throw new CulmError({ what: `bamba: ${maxSeq} tokens a call do not fit ${capacity} positions`, fix: "lower maxSeq or raise capacity" });
   const stepLimit = phase === "prefill" || limitSteps ? c.timeStepLimit : ([0, Infinity] as const);
-  const dims = { ...sizesOf(c), batch, seq: phase === "decode" ? 1 : ([1, options.maxSeq ?? capacity] as const), capacity };
+  const dims = { ...sizesOf(c), batch, seq: phase === "decode" ? 1 : ([1, maxSeq] as const), capacity };
   const symbols = { past: [0, capacity - 1] as const };
   const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
 

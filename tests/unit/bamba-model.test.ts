@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { topological } from "../../compiler/ir/graph.ts";
 import type { Tensor } from "../../compiler/run/graph.ts";
 import { tensor } from "../../compiler/run/graph.ts";
+import { bambaGraph, bambaTensors } from "../../models/bamba/index.ts";
 import type { Golden } from "../support/golden.ts";
 import { columns, distance, goldenModels, openGolden } from "../support/golden.ts";
 import { Interpreted } from "../support/interpreted.ts";
@@ -117,7 +119,7 @@ describe.each(goldenModels)("bamba %s on the interpreter", (name) => {
     const positions = golden.get("padded.position_ids");
     const [rows, length] = prompt.shape as [number, number];
     const count = expected.shape[1]! - length;
-    const run = session(golden, expected.shape[1]!);
+    const run = session(golden, expected.shape[1]);
     const mask = golden.get("padded.attention_mask");
     const last = (row: number): number => positions.data[row * length + length - 1]!;
     const finished = new Set<number>();
@@ -128,6 +130,40 @@ describe.each(goldenModels)("bamba %s on the interpreter", (name) => {
       for (const [row, id] of next.entries()) if (golden.config.eosTokenIds.includes(id)) finished.add(row);
       const step = tensor("i32", [rows, 1], next.map((_, row) => last(row) + i + 1)); // prettier-ignore
       ({ argmax } = run.run({ ids: tensor("i32", [rows, 1], next), positions: step, mask }, { phase: "decode" }));
+    }
+  });
+});
+
+describe("bamba options", () => {
+  it("with its limits on single steps too, decoding is prefilling", () => {
+    const golden = openGolden("options");
+    const run = new Interpreted(golden.config, golden.params, { batch: 2, capacity: 37, limitSteps: true });
+    const ids = golden.get("forward.input_ids");
+    run.run({ ids: columns(ids, 0, 20) }, { phase: "prefill" });
+    for (let t = 20; t < 37; t++) {
+      const { logits } = run.run({ ids: columns(ids, t, 1) }, { phase: "decode" });
+      const expected = columns(golden.get("forward.logits"), t, 1);
+      expect(distance(logits!, { ...expected, shape: logits!.shape }), `position ${t}`).toBeLessThan(within);
+    }
+  });
+
+  it("that contradict each other are refused", () => {
+    const { config } = openGolden("base");
+    expect(() => bambaGraph(config, { phase: "prefill", batch: 1, capacity: 8, loss: true })).toThrow(
+      "the loss needs the logits of all positions",
+    );
+    expect(() => bambaGraph(config, { phase: "prefill", batch: 1, capacity: 8, maxSeq: 9 })).toThrow(
+      "9 tokens a call do not fit 8 positions",
+    );
+    expect(() => bambaGraph(config, { phase: "decode", batch: 0, capacity: 8 })).toThrow("dimension 'batch' is not a positive integer");
+  });
+
+  it("give weights as the checkpoint has them, at any storage type, and nothing else", () => {
+    for (const name of goldenModels) {
+      const { config } = openGolden(name);
+      const graph = bambaGraph(config, { phase: "decode", batch: 1, capacity: 8, weights: "f16" });
+      const params = topological(graph).flatMap((n) => (n.op === "param" ? [`${n.attrs.name} ${n.types[0]!.dtype}`] : []));
+      expect(params.sort()).toEqual(bambaTensors(config).map((t) => `${t.name} f16`).sort()); // prettier-ignore
     }
   });
 });
