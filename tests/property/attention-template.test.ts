@@ -81,10 +81,10 @@ const smallDecode = (caps: Caps) => (): Config[] =>
 
 describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
   test("attention is its definition", () => {
-    agrees(attention, PREFILL, caps, interpreted, 150, smallPrefill(caps));
+    agrees(attention, PREFILL, caps, interpreted, 100, smallPrefill(caps));
   });
   test("attention-decode is its definition", () => {
-    agrees(attentionDecode, DECODE, caps, interpreted, 150, smallDecode(caps));
+    agrees(attentionDecode, DECODE, caps, interpreted, 100, smallDecode(caps));
   });
   test("attention on lanes", () => {
     agrees(attention, PREFILL, caps, emulated, 25, smallPrefill(caps));
