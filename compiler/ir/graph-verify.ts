@@ -47,12 +47,12 @@ export function verify(graph: Graph): void {
 }
 
 const fault = (n: Node, what: string, expected: string, got: string): CulmError =>
-  new CulmError({ what, at: n.at, path: n.name === "" ? n.op : n.name, expected, got });
+  new CulmError({ what: n.name === "" ? what : `${n.op}: ${what}`, at: n.at, path: n.name === "" ? n.op : n.name, expected, got });
 
 function verifyTypes(n: Node): void {
   const types = inferTypes(n.op, n.inputs, n.attrs as never, isDeclared(n) ? typeOf(n) : null, { at: n.at, name: n.name });
   if (types.length !== n.types.length || !types.every((t, i) => sameType(t, n.types[i]!)))
-    throw fault(n, `${n.op}: the node's type is not what its operands give`, printTypes(types), printTypes(n.types));
+    throw fault(n, "the node's type is not what its operands give", printTypes(types), printTypes(n.types));
 }
 
 function verifySymbols(n: Node, declared: ReadonlySet<Expr>): void {
@@ -60,7 +60,7 @@ function verifySymbols(n: Node, declared: ReadonlySet<Expr>): void {
     if (!declared.has(v))
       throw fault(
         n,
-        `${n.op}: symbol ${v.name} in ${v.min}..${v.max} is not declared by the graph`,
+        `symbol ${v.name} in ${v.min}..${v.max} is not declared by the graph`,
         [...declared].map((s) => (s as Var).name).join(", "),
         v.name,
       );
@@ -70,7 +70,7 @@ function verifySymbols(n: Node, declared: ReadonlySet<Expr>): void {
     walk(e, (x) => {
       if (x.op === "var") check(x);
       else if (x.op === "load" || x.op === "elem" || x.op === "reg" || x.op === "shuffle")
-        throw fault(n, `${n.op}: an expression over symbols reads memory`, "constants, symbols and arithmetic", x.op);
+        throw fault(n, "an expression over symbols reads memory", "constants, symbols and arithmetic", x.op);
     });
 }
 

@@ -131,7 +131,7 @@ export function inferTypes<K extends Op>(
   const labels = row.operands(attrs, inputs.length);
   const error: Infer["error"] = (what, more) =>
     new CulmError({
-      what: `${op}: ${what}`,
+      what: place.name === "" ? what : `${op}: ${what}`,
       at: place.at,
       path: place.name === "" ? op : place.name,
       operands: inputs.map((n, i) => ({ label: labels[i] ?? `operand ${i}`, is: printTypes(n.types), from: originOf(n) })),

@@ -89,7 +89,8 @@ function interpretNode(n: Node, inputs: readonly Tensor[], bindings: Bindings): 
     shape: shapes[0]!,
     bindings,
     int: (e) => evaluateInt(e, bindings.symbols),
-    error: (what, more) => new CulmError({ what: `${n.op}: ${what}`, at: n.at, path: n.name === "" ? n.op : n.name, ...more }),
+    error: (what, more) =>
+      new CulmError({ what: n.name === "" ? what : `${n.op}: ${what}`, at: n.at, path: n.name === "" ? n.op : n.name, ...more }),
   };
   // one cell of the table fits one member of the union; TypeScript does not relate the two through `n.op`
   const results = (INTERPRET[n.op] as Interpret<Op>)(inputs, n.attrs, call);
