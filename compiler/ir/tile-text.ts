@@ -203,7 +203,7 @@ export function verifyTile(p: TileProgram): void {
         if (s.acc.dtype !== "f32") report(where, "mma accumulates in f32");
         for (const e of s.rows ? [s.k, s.rows] : [s.k]) expression(e, UNIFORM, vars, where);
         const k = rangeOf(s.k).max;
-        view(s.a, s.acc.rows, k, vars, where);
+        view(s.a, Math.min(s.acc.rows, s.rows ? rangeOf(s.rows).max : Infinity), k, vars, where);
         view(s.b, k, s.acc.cols, vars, where);
         return;
       }
