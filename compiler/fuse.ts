@@ -3,6 +3,8 @@ import type { Dim, Graph, Node } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
 import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { elementCount, maxOf } from "./plan.ts";
+import { isLinear } from "./decisions.ts";
+import type { Decisions } from "./decisions.ts";
 import { copyKernel, kernelOf } from "./lowering.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
@@ -15,19 +17,6 @@ import { FusionMismatch, cost } from "./values.ts";
 export interface Fused {
   readonly kernels: readonly KernelPlan[];
   readonly outputs: readonly BufferInfo[];
-}
-
-/** What fusion decided, read by the lowering of each kernel. */
-export interface Decisions {
-  readonly caps: Caps;
-  readonly graph: Graph;
-  readonly buffers: ReadonlyMap<Node, BufferInfo>;
-  /** The node an anchor's kernel stores: the end of its epilogue. */
-  readonly sinks: ReadonlyMap<Node, Node>;
-  /** Norms computed by their readers' prologue. */
-  readonly prologues: ReadonlySet<Node>;
-  /** State buffer that a tuple operation (scan, convolution) replaces in place. */
-  readonly stateOf: ReadonlyMap<Node, BufferInfo>;
 }
 
 /** Operations that need a kernel of their own; `get 0` of a tuple stands for its main result. */
@@ -45,10 +34,6 @@ export const isTuple = (n: Node): boolean => n.op === "ssdScan" || n.op === "cau
 
 const POINTWISE: ReadonlySet<Node["op"]> = new Set(["unary", "binary", "select", "cast", "activation", "reshape"]);
 const SOURCE: ReadonlySet<Node["op"]> = new Set(["input", "param", "state", "literal"]);
-
-/** A GEMM with a checkpoint weight as its right operand: the only matmul a template is for. */
-export const isLinear = (n: Node): n is Extract<Node, { op: "matmul" }> =>
-  n.op === "matmul" && n.attrs.transB && n.inputs[1]!.op === "param" && typeOf(n.inputs[1]!).shape.length === 2;
 
 /** Rows up to which a GEMM is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
 export const GEMV_ROWS = 8;

@@ -25,8 +25,8 @@ import {
 } from "./ir/expr.ts";
 import type { Dim, Node, NodeOf } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
-import type { Decisions } from "./fuse.ts";
-import { isLinear } from "./fuse.ts";
+import type { Decisions } from "./decisions.ts";
+import { isLinear } from "./decisions.ts";
 import type { BufferInfo, KernelPlan, Pointwise, Problem } from "./plan.ts";
 import { bufferIndex, delinearize, dimExpr, dimMax, elementCount } from "./plan.ts";
 import type { Frame, Get, Out, Prologue, RowProblem, RowStep } from "./template.ts";

@@ -1,0 +1,37 @@
+import { nullBackend } from "../../backends/null/index.ts";
+import type { Backend, Caps } from "../../compiler/backend.ts";
+import type { ThreadProgram } from "../../compiler/ir/thread.ts";
+import { emulateThread, printFinding } from "../../compiler/run/thread.ts";
+import type { HostArray } from "../../compiler/run/tile.ts";
+import { llvmBackend } from "../../backends/llvm/index.ts";
+import { hostLevels, runNative } from "../support/native.ts";
+
+/** Runs a placed program on host memory and leaves its results there; throws with what it found wrong. */
+export type RunProgram = (
+  program: ThreadProgram,
+  caps: Caps,
+  buffers: Readonly<Record<string, HostArray>>,
+  symbols: Readonly<Record<string, number>>,
+) => void | Promise<void>;
+
+/** A backend under test. Everything in conformance.test.ts runs on it. */
+export interface Target {
+  readonly caps: Caps;
+  readonly run: RunProgram;
+  /** Share of the usual number of random cases: an emulated GPU is slow. */
+  readonly share: number;
+}
+
+const emulated: RunProgram = (program, caps, buffers, symbols) => {
+  const found = emulateThread(program, caps, buffers, symbols);
+  if (found.length > 0) throw new Error(`${program.name}:\n${found.slice(0, 5).map(printFinding).join("\n")}`);
+};
+const on = (backend: Backend, device: string, run: RunProgram, share: number): Target => ({ caps: backend.caps(device), run, share });
+
+/** One line a backend. */
+export const targets: readonly Target[] = [
+  on(nullBackend, "null-32", emulated, 0.5),
+  on(nullBackend, "null-simd8", emulated, 0.5),
+  on(nullBackend, "null-cpu8", emulated, 0.5),
+  ...hostLevels.map((level) => on(llvmBackend, level, runNative, 1)),
+];
