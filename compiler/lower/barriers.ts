@@ -1,5 +1,6 @@
 import type { Expr, Var } from "../ir/expr.ts";
 import { rangeOf, walk } from "../ir/expr.ts";
+import { accessesOf, eachStmt, expressionsOf } from "../ir/thread-walk.ts";
 import type { Stmt } from "../ir/thread.ts";
 
 /** A lowered program on its way to Thread IR: its statements in pieces within which no lane depends on another. */
@@ -91,58 +92,11 @@ function readsOf(e: Expr, tracked: Tracked, into: Set<string> = new Set()): Set<
 function touches(body: readonly Stmt[], tracked: Tracked): Pending {
   const reads = new Set<string>();
   const writes = new Set<string>();
-  const read = (...es: readonly (Expr | null)[]): void => {
-    for (const e of es) if (e) readsOf(e, tracked, reads);
-  };
-  const name = (n: string, into: Set<string>): void => {
-    if (isTracked(n, tracked)) into.add(n);
-  };
-  const visit = (s: Stmt): void => {
-    switch (s.op) {
-      case "assign":
-        read(s.index, s.value);
-        break;
-      case "store":
-        read(s.index, s.value, s.guard);
-        name(s.buffer, writes);
-        break;
-      case "loadVec":
-        read(s.index, s.at, s.guard);
-        name(s.buffer, reads);
-        break;
-      case "storeVec":
-        read(s.index, s.at, s.guard);
-        name(s.buffer, writes);
-        break;
-      case "asyncCopy":
-        read(s.dstAt, s.srcAt, s.guard);
-        name(s.src, reads);
-        name(s.dst, writes);
-        break;
-      case "unit":
-        for (const v of [s.a, s.b]) {
-          read(v.base, v.rowStride, v.colStride);
-          name(v.name, reads);
-        }
-        read(s.k, s.rows);
-        break;
-      case "laneReduce":
-        read(s.index, s.value);
-        break;
-      case "for":
-        read(s.count);
-        s.body.forEach(visit);
-        break;
-      case "if":
-        read(s.cond);
-        s.body.forEach(visit);
-        s.otherwise.forEach(visit);
-        break;
-      case "barrier":
-      case "asyncWait":
-        break;
-    }
-  };
-  body.forEach(visit);
+  eachStmt(body, (s) => {
+    const named = accessesOf(s);
+    for (const n of named.reads) if (isTracked(n, tracked)) reads.add(n);
+    for (const n of named.writes) if (isTracked(n, tracked)) writes.add(n);
+    for (const e of expressionsOf(s)) readsOf(e, tracked, reads);
+  });
   return { reads, writes };
 }

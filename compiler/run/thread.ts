@@ -336,7 +336,7 @@ function writeAll(
 ): void {
   if (reg.decl.uniform) {
     const first = lanes[0]!;
-    const other = lanes.find((lane) => !Object.is(value(lane), value(first)));
+    const other = lanes.find((lane) => value(lane) !== value(first) && !Object.is(value(lane), value(first)));
     if (other !== undefined)
       m.report("divergence", reg.decl.name, [first, other], `a uniform register gets ${value(first)} and ${value(other)}`);
     if (lanes.length !== m.p.threads)

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Caps, MatrixUnit } from "../../../compiler/backend.ts";
-import { add, cast, constant, f32, i32, intVar, load, lt, mod, mul, reg, shuffle } from "../../../compiler/ir/expr.ts";
+import { add, cast, constant, f32, i32, intVar, load, lt, mod, mul, reg, select, shuffle } from "../../../compiler/ir/expr.ts";
 import type { Expr } from "../../../compiler/ir/expr.ts";
 import { printThread, verifyThread } from "../../../compiler/ir/thread-text.ts";
 import type { Stmt, ThreadProgram } from "../../../compiler/ir/thread.ts";
@@ -219,6 +219,8 @@ describe("lanes together", () => {
     expect(kinds([assign("u", 0, f32(2))])).toEqual([]);
     expect(kinds([assign("u", 0, asFloat(tid))])).toEqual(["divergence"]);
     expect(kinds([when(lt(tid, 1), assign("u", 0, f32(2)))])).toEqual(["divergence"]);
+    // the maximum of 0 and -0 is either, depending on the lane
+    expect(kinds([assign("u", 0, select(lt(tid, 1), f32(0), f32(-0)))])).toEqual([]);
   });
 
   test("both sides of a condition run, each with its lanes", () => {
