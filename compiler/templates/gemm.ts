@@ -55,8 +55,8 @@ function pieceOf(p: GemmProblem, caps: Caps, bn: number): number {
 }
 
 /**
- * A core keeps a weight step (kc x piece) in half of L1 while all rows pass over it, and its a step and accumulators in half of L2. More
- * columns a block stage `a` less often, more rows convert weights less often; 128 and 192 make each a percent or two of the arithmetic.
+ * A core keeps a weight step (kc x piece) in most of L1 while all rows pass over it, and its a step and accumulators in half of L2. More columns a block
+ * stage `a` less often, more rows convert weights less often; 256 and 192 make each a percent or two of the arithmetic.
  */
 function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   const unit = unitOf(caps);
@@ -64,9 +64,9 @@ function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   const piece = pieceOf(p, caps, 0);
   const pieces = Math.ceil(p.n / piece);
   const m = largest(p.m, 1 << 20);
-  const kc = evenly(p.k, L1 / 2 / (4 * piece), unit.n);
+  const kc = unit.n * shareOut(Math.ceil(p.k / unit.n), (0.75 * L1) / (4 * piece) / unit.n);
   const most = Math.max(1, Math.floor(8 / p.weights.length)); // each piece of each weight is a statement of its own: bounds the text
-  const wide = shareOut(pieces, Math.min(most, Math.max(1, Math.ceil(128 / piece))));
+  const wide = shareOut(pieces, Math.min(most, Math.max(1, Math.ceil(256 / piece))));
   const tall = Math.min(192, Math.floor(L2 / 2 / (4 * (kc + p.weights.length * wide * piece))));
   const inPlace = caps.directOperands && p.weights.every((w) => w.panel === piece);
   const config = (rows: number, per: number, direct: boolean): GemmConfig => ({
