@@ -1,0 +1,7 @@
+import type { Backend } from "../../compiler/backend.ts";
+import { caps } from "./caps.ts";
+import { print } from "./print.ts";
+import { toolchain } from "./toolchain.ts";
+
+/** Native code for CPUs through libLLVM. */
+export const llvm: Backend = { name: "llvm", caps, print, toolchain };

@@ -1,0 +1,91 @@
+/**
+ * The contract between the runtime and a device. A driver knows nothing of models: it has memory, kernels, and lists of steps that are prepared once
+ * and then run again and again, with nothing allocated on the way. What changes from run to run (grids, and symbols such as `past`) lies in two
+ * small arrays that the list owns, so that a recording made from it stays valid.
+ */
+export interface Driver {
+  /** "cpu", "cuda", "webgpu". */
+  readonly name: string;
+  open(options?: OpenOptions): Promise<Device>;
+}
+
+export interface OpenOptions {
+  /** Worker threads, where the device has such; default: one for each processor this process may use. */
+  readonly threads?: number;
+  /** Which device, where there are several. */
+  readonly index?: number;
+}
+
+/** What memory is for; drivers may place the kinds differently. */
+export type BufferUse = "weights" | "state" | "arena" | "io";
+
+export interface Device {
+  /** For people: "CPU, 2 threads". */
+  readonly name: string;
+  /** Part of the key of everything that was tuned or compiled for this very device. */
+  readonly fingerprint: string;
+  /** Workers that run blocks at the same time. */
+  readonly workers: number;
+  /** Zeroed memory. Throws RangeError when there is not enough. */
+  alloc(bytes: number, use: BufferUse): DeviceBuffer;
+  /** Copies between buffers of this device. */
+  copy(to: DeviceBuffer, toOffset: number, from: DeviceBuffer, fromOffset: number, bytes: number): void;
+  /** Loads the binary that the target's toolchain made. */
+  load(binary: Uint8Array): Promise<KernelModule>;
+  /** Prepares steps to be run in order, each seeing all that the earlier ones wrote. `symbols` names the run-time values they use between them. */
+  prepare(steps: readonly StepSpec[], symbols: readonly string[]): StepList;
+  /** Ends the workers and frees what is left. Nothing of the device may be used afterwards. */
+  close(): Promise<void>;
+}
+
+export interface DeviceBuffer {
+  readonly bytes: number;
+  /** The memory itself, where the host can see it; null where `write` and `read` are the only way. */
+  readonly host: Uint8Array | null;
+  write(data: Uint8Array, offset?: number): void;
+  /** A copy. */
+  read(offset?: number, bytes?: number): Promise<Uint8Array>;
+  /** Sets all of it, or a part, to zero. */
+  clear(offset?: number, bytes?: number): void;
+  free(): void;
+}
+
+export interface KernelModule {
+  /** Throws when there is no such entry. */
+  kernel(entry: string): Kernel;
+  free(): void;
+}
+
+export interface Kernel {
+  readonly entry: string;
+}
+
+export interface Slice {
+  readonly buffer: DeviceBuffer;
+  /** In bytes. */
+  readonly offset: number;
+}
+
+export interface StepSpec {
+  readonly kernel: Kernel;
+  /** One a parameter, in order. Different parameters of one step must not overlap in memory. */
+  readonly args: readonly Slice[];
+  /** The symbols that the kernel takes, in its order. */
+  readonly symbols: readonly string[];
+  /** Memory of its own that a block needs. */
+  readonly sharedBytes: number;
+}
+
+export interface StepList {
+  /** Blocks along x, y and z of step i at 3 i, to be set before a run. A step with a zero in it does nothing. */
+  readonly grids: Int32Array;
+  /** Values of the symbols, in the order that `prepare` was given. */
+  readonly symbols: Int32Array;
+  /** Runs all steps; they are done when the promise resolves. A CPU does them before it returns. One list of a device runs at a time. */
+  run(): Promise<void>;
+  /** The same without holding up the calling thread: for runs that take long, such as a prefill. */
+  runInBackground(): Promise<void>;
+  /** Runs all steps and returns how long each took, in nanoseconds. */
+  runTimed(): Promise<Float64Array>;
+  free(): void;
+}
