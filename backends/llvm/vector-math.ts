@@ -156,9 +156,9 @@ export function pow(a: Arith, x: string, y: string): string {
   const odd = a.ins(`and ${a.B} ${whole}, ${a.fcmp("one", a.floor(halved), halved)}`);
   const negative = a.ins(`icmp slt ${a.I} ${a.bits(x)}, ${a.i(0)}`);
   const signed = a.select(a.ins(`and ${a.B} ${odd}, ${negative}`), a.F, a.fneg(positive), positive);
-  const undefinedHere = a.ins(
-    `and ${a.B} ${a.fcmp("olt", x, a.f(0))}, ${a.ins(`xor ${a.B} ${whole}, ${a.lanes === 0 ? "true" : `<${Array<string>(a.lanes).fill("i1 true").join(", ")}>`}`)}`,
-  );
+  const notWhole = a.fcmp("one", a.floor(y), y); // false for NaN and infinities
+  const finiteNegative = a.ins(`and ${a.B} ${a.fcmp("olt", x, a.f(0))}, ${a.fcmp("ogt", x, a.f(-Infinity))}`);
+  const undefinedHere = a.ins(`and ${a.B} ${finiteNegative}, ${notWhole}`);
   const value = a.select(undefinedHere, a.F, a.f(NaN), signed);
   return a.select(a.fcmp("oeq", y, a.f(0)), a.F, a.f(1), value);
 }
