@@ -4,4 +4,4 @@ import { print } from "./print.ts";
 import { toolchain } from "./toolchain.ts";
 
 /** Native code for CPUs through libLLVM. */
-export const llvm: Backend = { name: "llvm", caps, print, toolchain };
+export const llvmBackend: Backend = { name: "llvm", caps, print, toolchain };
