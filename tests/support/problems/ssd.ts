@@ -72,7 +72,7 @@ export const ssdCase: fc.Arbitrary<Case<SsdProblem>> = fc
             for (let n = 0; n < N; n++) {
               const i = ((b * H + h) * P + p) * N + n;
               S[i] = S[i]! * a + step * x.get(at) * B.get(g + n);
-              sum += S[i]! * C.get(g + n);
+              sum += S[i] * C.get(g + n);
             }
             ys[at] = 2 * sum;
           }
