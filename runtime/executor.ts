@@ -8,6 +8,18 @@ export type ProgramInfo = Pick<ProgramEntry, "name" | "symbols" | "inputs" | "ou
 
 export type Symbols = Readonly<Record<string, number>>;
 
+/** One kernel of a profiled run. */
+export interface StepTime {
+  /** Model path of the operation. */
+  readonly label: string;
+  /** Name of the kernel, which steps of one shape share. */
+  readonly kernel: string;
+  readonly milliseconds: number;
+  /** What the step reads and writes, and computes, at the symbols of the run. */
+  readonly bytes: number;
+  readonly flops: number;
+}
+
 /**
  * Something that holds a model's weights and states and runs its programs: an artifact on a device (steps.ts), or a graph in the interpreter.
  * Inputs and outputs belong to their names, not to a program: programs with an input of one name read the same memory. The arrays that `input` and
@@ -30,10 +42,12 @@ export interface Executor {
   fetch(name: string, count: number): void | Promise<void>;
   /** Runs a program once, with a value for each of its symbols. */
   run(program: string, symbols: Symbols): void | Promise<void>;
+  /** As `run`, each kernel timed by itself; undefined where nothing can be timed (the interpreter). */
+  readonly profile?: (program: string, symbols: Symbols) => Promise<readonly StepTime[]>;
   /** Copies elements of a state out, and in. */
   readState(name: string, first: number, target: HostArray): void | Promise<void>;
   writeState(name: string, first: number, source: HostArray): void | Promise<void>;
-  /** Sets every state to zero. */
-  clearStates(): void | Promise<void>;
+  /** Sets a state to zero. */
+  clearState(name: string): void | Promise<void>;
   close(): void;
 }

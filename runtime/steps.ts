@@ -1,0 +1,339 @@
+import type { DType, IntExpr, Manifest, ProgramEntry, TensorEntry, WeightEntry } from "../compiler/artifact.ts";
+import { elementBytes, evaluateIntExpr } from "../compiler/artifact.ts";
+import type { Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
+import { UserError } from "./errors.ts";
+import type { Executor, HostArray, StepTime, Symbols } from "./executor.ts";
+import { checkWeights, createStaging, loadWeight, sourceBytes } from "./weights.ts";
+import type { WeightSource } from "./weights.ts";
+
+/** What the compiler made of a model; runtime/node/artifact.ts reads it from a folder. */
+export interface LoadedArtifact {
+  readonly manifest: Manifest;
+  readonly kernels: Uint8Array;
+  readonly literals: Uint8Array;
+}
+
+export interface OpenArtifactOptions {
+  /** Weights that are on this device already; those that this artifact brings are added. Artifacts of one model so hold them once. */
+  readonly bank?: WeightBank;
+  /** Bytes of weights read so far, and in all. */
+  readonly onLoad?: (bytes: number, total: number) => void;
+}
+
+/** Packed weights on a device, by what they are. Frees nothing itself: they live as long as the device. */
+export type WeightBank = Map<string, DeviceBuffer>;
+
+/** Two entries with one key are the same bytes. */
+const bankKey = ({ dtype, parts, rows, cols, panel }: WeightEntry): string => JSON.stringify([dtype, parts, rows, cols, panel]);
+
+/**
+ * Puts an artifact on a device: memory for everything, weights packed as they stream from their checkpoint, and the steps of each program prepared once.
+ * Afterwards a run allocates nothing.
+ * @throws UserError when the checkpoint does not fit the artifact, before anything is allocated, or the device has too little memory.
+ */
+export async function openArtifact(
+  device: Device,
+  artifact: LoadedArtifact,
+  source: WeightSource,
+  { bank = new Map(), onLoad = () => undefined }: OpenArtifactOptions = {},
+): Promise<Executor> {
+  const { manifest } = artifact;
+  checkWeights(manifest, source);
+  const memory = new Memory(device);
+  const module = await device.load(artifact.kernels);
+  const lists: StepList[] = [];
+  const close = (): void => {
+    for (const list of lists) list.free();
+    memory.free();
+    module.free();
+  };
+  try {
+    const weights = await loadWeights(device, manifest.weights, source, bank, onLoad);
+    const literals = placeLiterals(memory, artifact);
+    const states = new Map(manifest.states.map((entry) => [entry.name, memory.take(entry.bytes, "state", `state ${entry.name}`)]));
+    const arena = memory.take(
+      Math.max(64, ...manifest.programs.map(({ arenaBytes }) => arenaBytes)),
+      "arena",
+      "the values between kernels",
+    );
+    const inputs = hostTensors(
+      memory,
+      manifest.programs.flatMap((program) => program.inputs),
+    );
+    const outputs = hostTensors(
+      memory,
+      manifest.programs.flatMap((program) => program.outputs),
+    );
+    const kernels = manifest.kernels.map(({ entry }) => module.kernel(entry));
+    const whole = (buffer: DeviceBuffer): Slice => ({ buffer, offset: 0 });
+    const slices: Slices = {
+      weight: (name) => whole(weights.get(name)!),
+      literal: (name) => literals.get(name)!,
+      state: (name) => whole(states.get(name)!),
+      input: (name) => whole(inputs.get(name)!.buffer),
+      output: (name) => whole(outputs.get(name)!.buffer),
+      arena: (offset) => ({ buffer: arena, offset }),
+    };
+    const programs = new Map(manifest.programs.map((program) => [program.name, new Program(device, program, manifest, kernels, slices)]));
+    for (const { list } of programs.values()) lists.push(list);
+    return executorOf(device, manifest, programs, { memory, inputs, outputs, states, close });
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/** Allocates, counts, and frees all at once. */
+class Memory {
+  allocations = 0;
+  private readonly device: Device;
+  private readonly buffers: DeviceBuffer[] = [];
+
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  take(bytes: number, use: Parameters<Device["alloc"]>[1], what: string): DeviceBuffer {
+    const buffer = allocate(this.device, bytes, use, what);
+    this.buffers.push(buffer);
+    this.allocations += 1;
+    return buffer;
+  }
+
+  free(): void {
+    for (const buffer of this.buffers) buffer.free();
+  }
+}
+
+function allocate(device: Device, bytes: number, use: Parameters<Device["alloc"]>[1], what: string): DeviceBuffer {
+  try {
+    return device.alloc(bytes, use);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new UserError(`${device.name}: not enough memory for ${what} (${bytes} bytes)`, {
+      cause,
+      hint: "a smaller --max-length or --batch, or another --dtype, needs less",
+    });
+  }
+}
+
+/** Loads what the bank does not have yet. */
+async function loadWeights(
+  device: Device,
+  entries: readonly WeightEntry[],
+  source: WeightSource,
+  bank: WeightBank,
+  onLoad: (bytes: number, total: number) => void,
+): Promise<ReadonlyMap<string, DeviceBuffer>> {
+  const missing = entries.filter((entry) => !bank.has(bankKey(entry)));
+  const total = sourceBytes(missing, source);
+  const staging = createStaging();
+  let done = 0;
+  let reported = 0;
+  for (const entry of missing) {
+    const buffer = allocate(device, entry.bytes, "weights", `weight ${entry.name}`);
+    try {
+      await loadWeight(entry, source, sinkOf(buffer), staging, (bytes) => (done += bytes));
+    } catch (error) {
+      buffer.free();
+      throw error;
+    }
+    bank.set(bankKey(entry), buffer);
+    // Loading keeps this thread busy; a pause now and then lets others have it.
+    if (done - reported > 1 << 26) {
+      reported = done;
+      onLoad(done, total);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+  }
+  if (missing.length > 0) onLoad(total, total);
+  return new Map(entries.map((entry) => [entry.name, bank.get(bankKey(entry))!]));
+}
+
+/** Memory that the host sees is filled in place; other memory from a block that is used again. */
+function sinkOf(buffer: DeviceBuffer): Parameters<typeof loadWeight>[2] {
+  const { host } = buffer;
+  if (host !== null) return { window: (offset, bytes) => host.subarray(offset, offset + bytes), commit: () => undefined };
+  let block = new Uint8Array(0);
+  let at = 0;
+  let length = 0;
+  return {
+    window: (offset, bytes) => {
+      if (block.length < bytes) block = new Uint8Array(bytes);
+      at = offset;
+      length = bytes;
+      return block.subarray(0, bytes);
+    },
+    commit: () => buffer.write(block.subarray(0, length), at),
+  };
+}
+
+const align = 64;
+
+/** All literals in one buffer, each on a cache line of its own. */
+function placeLiterals(memory: Memory, { manifest, literals }: LoadedArtifact): ReadonlyMap<string, Slice> {
+  const offsets: number[] = [];
+  let bytes = 0;
+  for (const entry of manifest.literals) {
+    offsets.push(bytes);
+    bytes += Math.ceil(entry.bytes / align) * align;
+  }
+  if (bytes === 0) return new Map();
+  const buffer = memory.take(bytes, "weights", "tables");
+  return new Map(
+    manifest.literals.map((entry, i) => {
+      buffer.write(literals.subarray(entry.offset, entry.offset + entry.bytes), offsets[i]);
+      return [entry.name, { buffer, offset: offsets[i]! }];
+    }),
+  );
+}
+
+interface HostTensor {
+  readonly buffer: DeviceBuffer;
+  /** The device's own memory where the host sees it, else a copy. */
+  readonly data: HostArray;
+  readonly bytes: Uint8Array;
+  readonly width: number;
+}
+
+/** One buffer a name, as large as the program that needs most of it asks for. */
+function hostTensors(memory: Memory, entries: readonly TensorEntry[]): ReadonlyMap<string, HostTensor> {
+  const largest = new Map<string, TensorEntry>();
+  for (const entry of entries) {
+    const known = largest.get(entry.name);
+    if (known !== undefined && known.dtype !== entry.dtype)
+      throw new UserError(`the artifact's programs disagree on ${entry.name}: ${known.dtype} and ${entry.dtype}`);
+    if (known === undefined || known.bytes < entry.bytes) largest.set(entry.name, entry);
+  }
+  return new Map(
+    [...largest].map(([name, { dtype, bytes }]) => {
+      const buffer = memory.take(bytes, "io", name);
+      const host = buffer.host ?? new Uint8Array(bytes);
+      const view = host.subarray(0, bytes);
+      return [name, { buffer, data: viewAs(dtype, view), bytes: view, width: elementBytes(dtype) }];
+    }),
+  );
+}
+
+function viewAs(dtype: DType, { buffer, byteOffset, length }: Uint8Array): HostArray {
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(buffer, byteOffset, length / 4);
+    case "i32":
+      return new Int32Array(buffer, byteOffset, length / 4);
+    case "f16":
+    case "bf16":
+      return new Uint16Array(buffer, byteOffset, length / 2);
+    case "bool":
+      return new Uint8Array(buffer, byteOffset, length);
+  }
+}
+
+interface Slices extends Readonly<Record<"weight" | "literal" | "state" | "input" | "output", (name: string) => Slice>> {
+  readonly arena: (offset: number) => Slice;
+}
+
+/** A program's prepared steps, and what of them changes from run to run. */
+class Program {
+  readonly list: StepList;
+  private readonly entry: ProgramEntry;
+  private readonly manifest: Manifest;
+  private readonly moving: readonly { readonly at: number; readonly size: IntExpr }[];
+
+  constructor(device: Device, entry: ProgramEntry, manifest: Manifest, kernels: readonly Kernel[], slices: Slices) {
+    this.entry = entry;
+    this.manifest = manifest;
+    this.list = device.prepare(
+      entry.steps.map((step) => {
+        const { symbols, sharedBytes } = manifest.kernels[step.kernel]!;
+        const args = step.args.map((arg) => (arg.kind === "arena" ? slices.arena(arg.offset) : slices[arg.kind](arg.name)));
+        return { kernel: kernels[step.kernel]!, args, symbols, sharedBytes };
+      }),
+      entry.symbols.map(({ name }) => name),
+    );
+    const sizes = entry.steps.flatMap((step, i) => step.grid.map((size, axis) => ({ at: 3 * i + axis, size })));
+    for (const { at, size } of sizes) if (typeof size === "number") this.list.grids[at] = size;
+    this.moving = sizes.filter(({ size }) => typeof size !== "number");
+  }
+
+  /** @throws Error for a symbol without a value in its range: kernels trust these numbers with addresses. */
+  set(symbols: Symbols): void {
+    const { list, entry, moving } = this;
+    for (let i = 0; i < entry.symbols.length; i += 1) {
+      const { name, min, max } = entry.symbols[i]!;
+      const value = symbols[name];
+      if (value === undefined || !(value >= min && value <= max))
+        throw new Error(`${entry.name}: ${name} is ${String(value)}, expected ${min} to ${max}`);
+      list.symbols[i] = value;
+    }
+    for (let i = 0; i < moving.length; i += 1) list.grids[moving[i]!.at] = evaluateIntExpr(moving[i]!.size, symbols);
+  }
+
+  timed(nanoseconds: Float64Array, symbols: Symbols): readonly StepTime[] {
+    return this.entry.steps.map((step, i) => ({
+      label: step.label,
+      kernel: this.manifest.kernels[step.kernel]!.entry,
+      milliseconds: nanoseconds[i]! / 1e6,
+      bytes: evaluateIntExpr(step.bytes, symbols),
+      flops: evaluateIntExpr(step.flops, symbols),
+    }));
+  }
+}
+
+interface Parts {
+  readonly memory: Memory;
+  readonly inputs: ReadonlyMap<string, HostTensor>;
+  readonly outputs: ReadonlyMap<string, HostTensor>;
+  readonly states: ReadonlyMap<string, DeviceBuffer>;
+  readonly close: () => void;
+}
+
+function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<string, Program>, parts: Parts): Executor {
+  const { memory, inputs, outputs, states, close } = parts;
+  const widths = new Map(manifest.states.map(({ name, dtype }) => [name, elementBytes(dtype)]));
+  const find = (name: string): Program => {
+    const program = programs.get(name);
+    if (program === undefined) throw new Error(`there is no program ${name}`);
+    return program;
+  };
+  const bytesOf = (data: HostArray): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return {
+    programs: manifest.programs,
+    states: manifest.states,
+    description: `${manifest.target.backend}/${manifest.target.caps}, ${device.workers} ${device.workers === 1 ? "thread" : "threads"}`,
+    get allocations() {
+      return memory.allocations;
+    },
+    input: (name) => inputs.get(name)?.data,
+    wrote: (name, first, count) => {
+      const tensor = inputs.get(name);
+      if (tensor === undefined || tensor.buffer.host !== null) return;
+      tensor.buffer.write(tensor.bytes.subarray(first * tensor.width, (first + count) * tensor.width), first * tensor.width);
+    },
+    output: (name) => outputs.get(name)?.data,
+    fetch: (name, count) => {
+      const tensor = outputs.get(name);
+      if (tensor === undefined || tensor.buffer.host !== null) return undefined;
+      return tensor.buffer.read(0, count * tensor.width).then((bytes) => tensor.bytes.set(bytes));
+    },
+    run: (name, symbols) => {
+      const program = find(name);
+      program.set(symbols);
+      // A token is over before another thread could be woken for it; a prompt takes so long that a server would stand still.
+      if (symbols["seq"] !== undefined && symbols["seq"] > 1) return program.list.runInBackground();
+      return program.list.run();
+    },
+    profile: async (name, symbols) => {
+      const program = find(name);
+      program.set(symbols);
+      return program.timed(await program.list.runTimed(), symbols);
+    },
+    readState: async (name, first, target) => {
+      const offset = first * widths.get(name)!;
+      bytesOf(target).set(await states.get(name)!.read(offset, target.byteLength));
+    },
+    writeState: (name, first, stored) => states.get(name)!.write(bytesOf(stored), first * widths.get(name)!),
+    clearState: (name) => states.get(name)!.clear(),
+    close,
+  };
+}

@@ -1,0 +1,211 @@
+import { describe, expect, test } from "vitest";
+import type { Manifest } from "../../../compiler/artifact.ts";
+import type { Device, DeviceBuffer, StepSpec } from "../../../runtime/driver.ts";
+import { UserError } from "../../../runtime/errors.ts";
+import { summarizeProfile } from "../../../runtime/profile.ts";
+import { openArtifact } from "../../../runtime/steps.ts";
+import type { WeightBank } from "../../../runtime/steps.ts";
+import type { WeightSource } from "../../../runtime/weights.ts";
+
+/** A device whose kernels are functions of this file; with `visible` false its memory is out of the host's sight, as a GPU's is. */
+function fakeDevice(visible: boolean, limit = Infinity) {
+  const log = { allocated: 0, freed: 0, runs: 0, background: 0 };
+  const memory = new WeakMap<DeviceBuffer, Uint8Array>();
+  const floats = ({ buffer, offset }: { buffer: DeviceBuffer; offset: number }): Float32Array =>
+    new Float32Array(memory.get(buffer)!.buffer, offset);
+  type Body = (args: StepSpec["args"], symbols: readonly number[], blocks: number) => void;
+  const kernels: Readonly<Record<string, Body>> = {
+    // tmp[i] = x[i] * weight[0], one block an element
+    scale: ([x, weight, tmp], _, blocks) => {
+      for (let i = 0; i < blocks; i += 1) floats(tmp!)[i] = floats(x!)[i]! * floats(weight!)[0]!;
+    },
+    // state += sum(tmp), y = state + table[past]
+    sum: ([tmp, table, state, y], [seq, past]) => {
+      for (let i = 0; i < seq!; i += 1) floats(state!)[0]! += floats(tmp!)[i]!;
+      floats(y!)[0] = floats(state!)[0]! + floats(table!)[past!]!;
+    },
+  };
+  const device: Device = {
+    name: "fake",
+    fingerprint: "fake",
+    workers: 1,
+    alloc: (bytes) => {
+      if (bytes > limit) throw new RangeError("no");
+      log.allocated += 1;
+      const data = new Uint8Array(bytes);
+      const buffer: DeviceBuffer = {
+        bytes,
+        host: visible ? data : null,
+        write: (from, offset = 0) => data.set(from, offset),
+        read: (offset = 0, count = bytes - offset) => Promise.resolve(data.slice(offset, offset + count)),
+        clear: (offset = 0, count = bytes - offset) => void data.fill(0, offset, offset + count),
+        free: () => (log.freed += 1),
+      };
+      memory.set(buffer, data);
+      return buffer;
+    },
+    copy: () => undefined,
+    load: () => Promise.resolve({ kernel: (entry) => ({ entry }), free: () => undefined }),
+    prepare: (steps, names) => {
+      const symbols = new Int32Array(names.length);
+      const grids = new Int32Array(3 * steps.length);
+      const run = (): void => {
+        log.runs += 1;
+        steps.forEach((step, i) =>
+          kernels[step.kernel.entry]!(
+            step.args,
+            step.symbols.map((name) => symbols[names.indexOf(name)]!),
+            grids[3 * i]! * grids[3 * i + 1]!,
+          ),
+        );
+      };
+      return {
+        symbols,
+        grids,
+        run: () => Promise.resolve(run()),
+        runInBackground: () => {
+          log.background += 1;
+          return Promise.resolve().then(run);
+        },
+        runTimed: () => Promise.resolve().then(() => (run(), Float64Array.from(steps, (_, i) => (i + 1) * 1e6))),
+        free: () => undefined,
+      };
+    },
+    close: () => Promise.resolve(),
+  };
+  return { device, log };
+}
+
+const manifest: Manifest = {
+  format: "culm-artifact",
+  version: 1,
+  compiler: "test",
+  name: "sums",
+  target: { backend: "fake", caps: "none", toolchain: "none" },
+  weights: [{ name: "w", dtype: "f32", parts: [{ tensor: "w", shape: [1] }], rows: 1, cols: 1, panel: 0, bytes: 4 }],
+  literals: [
+    { name: "unused", dtype: "f32", shape: [1], offset: 0, bytes: 4 },
+    { name: "table", dtype: "f32", shape: [4], offset: 4, bytes: 16 },
+  ],
+  states: [{ name: "total", dtype: "f32", shape: [1], bytes: 4 }],
+  programs: [
+    {
+      name: "prefill",
+      symbols: [
+        { name: "seq", min: 1, max: 6 },
+        { name: "past", min: 0, max: 3 },
+      ],
+      inputs: [{ name: "x", dtype: "f32", shape: ["seq"], bytes: 24 }],
+      outputs: [{ name: "y", dtype: "f32", shape: [1], bytes: 4 }],
+      arenaBytes: 128,
+      steps: [
+        {
+          kernel: 0,
+          grid: [["idiv", ["add", "seq", 1], 2], 2, 1],
+          args: [{ kind: "input", name: "x" }, { kind: "weight", name: "w" }, { kind: "arena", offset: 64 }], // prettier-ignore
+          label: "layers.7.scale",
+          bytes: ["mul", "seq", 4],
+          flops: "seq",
+        },
+        {
+          kernel: 1,
+          grid: [1, 1, 1],
+          args: [{ kind: "arena", offset: 64 }, { kind: "literal", name: "table" }, { kind: "state", name: "total" }, { kind: "output", name: "y" }], // prettier-ignore
+          label: "layers.8.scale",
+          bytes: 8,
+          flops: ["mul", 2, "seq"],
+        },
+      ],
+    },
+  ],
+  kernels: [
+    { entry: "scale", name: "scale", template: "rows", config: {}, symbols: [], threads: 1, sharedBytes: 0 },
+    { entry: "sum", name: "sum", template: "rows", config: {}, symbols: ["seq", "past"], threads: 1, sharedBytes: 0 },
+  ],
+  metadata: {},
+};
+const artifact = { manifest, kernels: new Uint8Array(0), literals: new Uint8Array(Float32Array.of(-1, 10, 20, 30, 40).buffer) };
+const source: WeightSource = {
+  path: "memory",
+  tensors: new Map([["w", { dtype: "F32", shape: [1], file: "memory" }]]),
+  readInto: (_, target) => target.set(new Uint8Array(Float32Array.of(0.5).buffer)),
+};
+
+describe.each([
+  ["that the host sees", true],
+  ["of its own", false],
+])("an artifact on a device with memory %s", (_, visible) => {
+  test("runs: inputs, weights, tables, states, symbols and grids arrive", async () => {
+    const { device, log } = fakeDevice(visible);
+    const executor = await openArtifact(device, artifact, source);
+    const call = async (values: readonly number[], past: number): Promise<number> => {
+      (executor.input("x") as Float32Array).set(values);
+      executor.wrote("x", 0, values.length);
+      await executor.run("prefill", { seq: values.length, past });
+      await executor.fetch("y", 1);
+      return executor.output("y")![0]!;
+    };
+    expect(await call([2, 4, 6], 1)).toBe(6 + 20);
+    expect(await call([8], 3)).toBe(10 + 40);
+    expect(log).toMatchObject({ runs: 2, background: 1 });
+
+    const held = new Float32Array(1);
+    await executor.readState("total", 0, held);
+    expect(held[0]).toBe(10);
+    await executor.writeState("total", 0, Float32Array.of(100));
+    expect(await call([2], 0)).toBe(101 + 10);
+    await executor.clearState("total");
+    expect(await call([2], 0)).toBe(1 + 10);
+
+    const before = [log.allocated, executor.allocations];
+    for (let i = 0; i < 10; i += 1) await call([1, 1], 2);
+    expect([log.allocated, executor.allocations]).toEqual(before);
+    executor.close();
+    expect(log.freed).toBe(log.allocated - 1); // the weight belongs to whoever holds the bank
+  });
+
+  test("a second artifact of the same weights loads none", async () => {
+    const { device } = fakeDevice(visible);
+    const bank: WeightBank = new Map();
+    const loads: number[] = [];
+    for (let i = 0; i < 2; i += 1) await openArtifact(device, artifact, source, { bank, onLoad: (bytes) => loads.push(bytes) });
+    expect(bank.size).toBe(1);
+    expect(loads).toEqual([4]);
+  });
+
+  test("a profile has a line a kernel and operation", async () => {
+    const executor = await openArtifact(fakeDevice(visible).device, artifact, source);
+    const times = await executor.profile!("prefill", { seq: 4, past: 0 });
+    expect(times).toEqual([
+      { label: "layers.7.scale", kernel: "scale", milliseconds: 1, bytes: 16, flops: 4 },
+      { label: "layers.8.scale", kernel: "sum", milliseconds: 2, bytes: 8, flops: 8 },
+    ]);
+    const [first, second] = summarizeProfile([times, times]);
+    expect(first).toMatchObject({ kernel: "sum", label: "layers.*.scale", launches: 1, milliseconds: 2 });
+    expect(first!.share + second!.share).toBeCloseTo(1);
+    expect(second!.gigabytesPerSecond).toBeCloseTo(16 / 1e6);
+  });
+});
+
+describe("refused", () => {
+  test("numbers outside their range, before a kernel sees them", async () => {
+    const executor = await openArtifact(fakeDevice(true).device, artifact, source);
+    for (const symbols of [{ seq: 7, past: 0 }, { seq: 1, past: -1 }, { seq: 1 }, { seq: NaN, past: 0 }])
+      expect(() => executor.run("prefill", symbols)).toThrow(/expected \d to \d/);
+    expect(() => executor.run("decode.1", { seq: 1, past: 0 })).toThrow("no program decode.1");
+  });
+
+  test("a checkpoint that does not fit, with nothing allocated", async () => {
+    const { device, log } = fakeDevice(true);
+    await expect(openArtifact(device, artifact, { ...source, tensors: new Map() })).rejects.toThrow("tensor w is missing");
+    expect(log.allocated).toBe(0);
+  });
+
+  test("too little memory, with what was allocated given back", async () => {
+    const { device, log } = fakeDevice(true, 100);
+    const opening = openArtifact(device, artifact, source);
+    await expect(opening).rejects.toThrow(UserError);
+    await expect(opening).rejects.toThrow(/not enough memory for the values between kernels \(128 bytes\)|not enough memory for tables/);
+    expect(log.freed).toBe(log.allocated - 1);
+  });
+});
