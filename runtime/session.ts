@@ -135,6 +135,7 @@ class ModelSession implements Session {
       if (values !== undefined && values.length !== ids.length)
         throw new UserError(`the ${what} has ${values.length} elements, the ids have ${ids.length}`);
     }
+    this.checkPositions(rows, length, mask, positions);
     await this.alone(async () => {
       this.rows = rows;
       for (let first = 0; first < length; first += this.chunk) {
@@ -154,6 +155,7 @@ class ModelSession implements Session {
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
     this.checkCall(rows, 1);
     this.checkIds(ids);
+    this.checkPositions(rows, 1, undefined, undefined);
     if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
     this.busy = true;
     try {
@@ -175,8 +177,7 @@ class ModelSession implements Session {
 
   async reset(): Promise<void> {
     await this.alone(async () => {
-      this.forget();
-      await this.executor.clearStates();
+      await this.forget();
     });
   }
 
@@ -210,8 +211,7 @@ class ModelSession implements Session {
         );
     }
     await this.alone(async () => {
-      this.forget();
-      await this.executor.clearStates();
+      await this.forget();
       for (const entry of this.executor.states) {
         const { blocks, length, stride } = this.used(entry, rows, past);
         const { data } = states.get(entry.name)!;
@@ -229,10 +229,14 @@ class ModelSession implements Session {
     });
   }
 
-  private forget(): void {
+  private async forget(): Promise<void> {
+    const used = this.rows > 0;
     this.rows = 0;
     this.past = 0;
     this.positions.fill(0);
+    if (!used) return;
+    // Of a state that runs over positions nothing beyond `past` is ever read. Clearing it would touch memory that may never be needed.
+    for (const { name } of this.executor.states) if (this.positionAxes[name] === undefined) await this.executor.clearState(name);
   }
 
   /** One call at a time: the states are one thing, and a second caller would read them half written. */
@@ -272,6 +276,27 @@ class ModelSession implements Session {
     }
   }
 
+  /** Positions given before may have run ahead of the caches, so those that follow are looked at too. */
+  private checkPositions(
+    rows: number,
+    length: number,
+    mask: ArrayLike<number> | undefined,
+    positions: ArrayLike<number> | undefined,
+  ): void {
+    for (let row = 0; row < rows; row += 1) {
+      let next = this.rows === 0 ? 0 : this.positions[row]!;
+      for (let i = 0; i < length; i += 1) {
+        const at = row * length + i;
+        const position = positions?.[at] ?? next;
+        if (!Number.isInteger(position) || position < 0 || position >= this.capacity)
+          throw new UserError(`position ${position} is outside the compiled model's 0 to ${this.capacity - 1}`, {
+            hint: "compile it for more: --max-length on the command line, maxLength in fromPretrained",
+          });
+        if (mask?.[at] !== 0) next = position + 1;
+      }
+    }
+  }
+
   /** Writes the inputs of one call: tokens `first` to `first + count - 1` of rows of `length`. */
   private fill(
     first: number,
@@ -289,10 +314,6 @@ class ModelSession implements Session {
         const keep = mask === undefined || mask[from] !== 0;
         let position = positions?.[from];
         if (position === undefined) position = keep ? this.positions[row]! : 0;
-        else if (!Number.isInteger(position) || position < 0 || position >= capacity)
-          throw new UserError(`position ${position} is outside the compiled model's 0 to ${capacity - 1}`, {
-            hint: "compile it for more: --max-length on the command line, maxLength in fromPretrained",
-          });
         if (keep) this.positions[row] = position + 1;
         if (this.ids !== undefined) this.ids[to] = ids[from]!;
         if (this.positionIds !== undefined) this.positionIds[to] = position;

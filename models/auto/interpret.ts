@@ -71,9 +71,7 @@ export async function createInterpreter(programs: readonly NamedGraph[], source:
       const dtype = dtypes.get(name)!;
       for (let i = 0; i < stored.length; i += 1) data[first + i] = read(stored, dtype, i);
     },
-    clearStates: () => {
-      for (const data of states.values()) data.fill(0);
-    },
+    clearState: (name) => void states.get(name)!.fill(0),
     close: () => undefined,
   };
 }

@@ -1,0 +1,177 @@
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { openCausalLM } from "../../../models/auto/index.ts";
+import { isUserError } from "../../../runtime/errors.ts";
+import { openCheckpoint } from "../../../runtime/node/checkpoint.ts";
+import { decodeFloats, decodeIntegers } from "../../../runtime/numeric.ts";
+import type { Session } from "../../../runtime/session.ts";
+import { goldenFolder } from "../../support/model-folder.ts";
+
+/** The session is the same whatever runs the programs, so the interpreter will do here; tests/model holds the compiled ones to the same. */
+const load = { backend: "interpret", maxLength: 48, batch: 2 } as const;
+const golden = openCheckpoint(join(goldenFolder("base"), "golden.safetensors"));
+const integers = (name: string): Int32Array => decodeIntegers("I64", golden.read(name), { min: -1000, max: 1000 }, name);
+const ids = integers("padded.input_ids");
+const mask = integers("padded.attention_mask");
+const length = 37;
+
+const models = await Promise.all([
+  openCausalLM(goldenFolder("base"), load),
+  openCausalLM(goldenFolder("base"), { ...load, prefillChunk: 5 }),
+  openCausalLM(goldenFolder("all-mamba"), { ...load, prefillChunk: 5 }),
+]);
+afterAll(() => Promise.all(models.map((model) => model.close())));
+const [whole, chunked, mamba] = (await Promise.all(models.map((model) => model.session()))) as [Session, Session, Session];
+
+const distance = (a: Float32Array, b: Float32Array): number => a.reduce((most, x, i) => Math.max(most, Math.abs(x - b[i]!)), 0);
+const logitsOf = async (session: Session): Promise<Float32Array[]> => {
+  const rows: Float32Array[] = [];
+  for (let row = 0; row < session.rows; row += 1) rows.push((await session.logits(row)).slice());
+  return rows;
+};
+
+async function refusal(body: () => Promise<unknown>): Promise<string> {
+  try {
+    await body();
+  } catch (error) {
+    expect(isUserError(error)).toBe(true);
+    const hint = isUserError(error) ? (error.hint ?? "") : "";
+    return `${(error as Error).message} ${hint}`;
+  }
+  throw new Error("was not refused");
+}
+
+describe("prefill", () => {
+  test("a padded batch in one call gives Transformers' last logits", async () => {
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    expect(whole.past).toBe(length);
+    const expected = decodeFloats("F32", golden.read("padded.logits"));
+    for (const [row, logits] of (await logitsOf(whole)).entries()) {
+      const at = (row * length + length - 1) * whole.vocabSize;
+      expect(distance(logits, expected.subarray(at, at + whole.vocabSize))).toBeLessThan(1e-4);
+    }
+  });
+
+  test("in chunks is the same as in one call, also when a chunk is all padding", async () => {
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    await chunked.reset();
+    await chunked.prefill(ids, { rows: 2, mask });
+    const [a, b] = [await logitsOf(whole), await logitsOf(chunked)];
+    for (const row of [0, 1]) expect(distance(a[row]!, b[row]!)).toBeLessThan(1e-5);
+    expect([...chunked.next.slice(0, 2)]).toEqual([...whole.next.slice(0, 2)]);
+  });
+
+  test("continues from what the states hold, and one token at a time is the same again", async () => {
+    const row = ids.subarray(length, 2 * length);
+    await whole.reset();
+    await whole.prefill(row);
+    const expected = (await whole.logits(0)).slice();
+    await chunked.reset();
+    await chunked.prefill(row.subarray(0, 20));
+    await chunked.prefill(row.subarray(20, 33));
+    for (let i = 33; i < length; i += 1) await chunked.decode(row.subarray(i, i + 1));
+    expect(distance(await chunked.logits(0), expected)).toBeLessThan(1e-5);
+  });
+
+  test("positions that are given count, and the next ones follow them", async () => {
+    const row = ids.subarray(length, length + 8);
+    await whole.reset();
+    await whole.prefill(row, { positions: [3, 4, 5, 6, 7, 8, 9, 10] });
+    const shifted = (await whole.logits(0)).slice();
+    await whole.reset();
+    await whole.prefill(row);
+    // the rotation is relative
+    expect(distance(shifted, await whole.logits(0))).toBeLessThan(1e-5);
+    await whole.reset();
+    await whole.prefill(row, { positions: [0, 2, 4, 6, 8, 10, 12, 14] });
+    expect(distance(shifted, await whole.logits(0))).toBeGreaterThan(1e-4);
+  });
+});
+
+describe("a snapshot", () => {
+  for (const [name, session] of [
+    ["with attention", chunked],
+    ["of states only", mamba],
+  ] as const) {
+    test(`${name}: what follows it is the same each time`, async () => {
+      await session.reset();
+      await session.prefill(ids, { rows: 2, mask });
+      const at = await session.snapshot();
+      const follow = async (): Promise<number[]> => {
+        const out: number[] = [];
+        for (let i = 0; i < 4; i += 1) {
+          out.push(...session.next.slice(0, 2));
+          await session.decode(session.next.slice(0, 2));
+        }
+        return out;
+      };
+      const first = await follow();
+      const logits = await logitsOf(session);
+      await session.prefill(Int32Array.of(9, 9, 9, 9, 9, 9), { rows: 2 });
+      await session.restore(at);
+      expect([session.past, session.rows]).toEqual([length, 2]);
+      await session.decode(Int32Array.from(first.slice(0, 2)));
+      await session.restore(at);
+      // `next` is not part of it: it belongs to the call that made it
+      for (let i = 0; i < 4; i += 1) await session.decode(Int32Array.from(first.slice(2 * i, 2 * i + 2)));
+      const again = await logitsOf(session);
+      for (const row of [0, 1]) expect(distance(again[row]!, logits[row]!)).toBe(0);
+    });
+  }
+
+  test("has the used part of each state, and none of the rest", async () => {
+    await chunked.reset();
+    await chunked.prefill(ids.subarray(0, 7));
+    const { states, past, rows } = await chunked.snapshot();
+    expect([past, rows]).toEqual([7, 1]);
+    expect(states.get("layers.2.keys")?.shape).toEqual([1, 2, 7, 16]);
+    expect(states.get("layers.0.ssm")?.shape).toEqual([1, 8, 16, 16]);
+    for (const { shape, data } of states.values()) expect(data).toHaveLength(shape.reduce((n, d) => n * d, 1));
+  });
+
+  test("of another model, or too large, is refused", async () => {
+    await mamba.reset();
+    await mamba.prefill(ids.subarray(0, 7));
+    const other = await mamba.snapshot();
+    expect(await refusal(() => whole.restore(other))).toContain("snapshot is of another model: state layers.2.");
+    expect(await refusal(() => whole.restore({ ...other, past: 49 }))).toContain("49 positions, the session has room for 2 and 48");
+  });
+});
+
+describe("what does not fit is refused, and leaves the session as it was", () => {
+  const cases: readonly (readonly [what: string, call: (session: Session) => Promise<void>, message: RegExp])[] = [
+    ["too long", (s) => s.prefill(new Int32Array(49)), /the prompt has 49 tokens, .* at most 48 positions .*--max-length/],
+    ["too long together", (s) => s.prefill(new Int32Array(42)), /7 tokens and 42 more are 49/],
+    ["too many rows", (s) => s.prefill(new Int32Array(6), { rows: 3 }), /3 prompts at once, .* at most 2 .*--batch/],
+    ["rows of different length", (s) => s.prefill(new Int32Array(5), { rows: 2 }), /whole number of tokens/],
+    ["no token", (s) => s.prefill(new Int32Array(0)), /at least one/],
+    ["an id above the vocabulary", (s) => s.prefill(Int32Array.of(1, 256)), /token id 256 \(number 1\) is outside the vocabulary of 256/],
+    ["a negative id", (s) => s.decode(Int32Array.of(-1)), /token id -1/],
+    ["a mask of another length", (s) => s.prefill(Int32Array.of(1, 2), { mask: [1] }), /the mask has 1 elements, the ids have 2/],
+    ["a position outside", (s) => s.prefill(Int32Array.of(1, 2), { positions: [47, 48] }), /position 48 is outside/],
+    ["another batch", (s) => s.prefill(Int32Array.of(1, 2), { rows: 2 }), /the session has 1 rows, got 2/],
+    ["a decode of two", (s) => s.decode(Int32Array.of(1, 2)), /the session has 1 rows, got 2 tokens/],
+  ];
+  test.each(cases)("%s", async (what, call, message) => {
+    await whole.reset();
+    if (what !== "too long" && what !== "too many rows") await whole.prefill(ids.subarray(length, length + 7));
+    const { past, rows } = whole;
+    expect(await refusal(() => call(whole))).toMatch(message);
+    expect([whole.past, whole.rows]).toEqual([past, rows]);
+    if (past === 0) return;
+    await whole.prefill(ids.subarray(length + 7, length + 12));
+    await chunked.reset();
+    await chunked.prefill(ids.subarray(length, length + 12));
+    expect(distance(await whole.logits(0), await chunked.logits(0))).toBeLessThan(1e-5);
+  });
+
+  test("decode before prefill, and two calls at once", async () => {
+    await whole.reset();
+    expect(await refusal(() => whole.decode(Int32Array.of(1)))).toContain("starts with a prefill");
+    const first = whole.prefill(Int32Array.of(1, 2, 3));
+    expect(await refusal(() => whole.decode(Int32Array.of(1)))).toMatch(/still at work|starts with a prefill/);
+    await first;
+  });
+});
