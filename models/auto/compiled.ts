@@ -1,0 +1,105 @@
+import { createHash } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Backend, Caps } from "../../compiler/backend.ts";
+import { UserError } from "../../runtime/errors.ts";
+import type { Artifact } from "../../runtime/node/artifact.ts";
+import { readArtifact, writeArtifact } from "../../runtime/node/artifact.ts";
+import { cacheFolder, codeFingerprint, touch, trimCache } from "../../runtime/node/cache.ts";
+import type { BambaConfig } from "../bamba/config.ts";
+import type { ModelPlan } from "./plan.ts";
+import { positionAxes, traceModel } from "./plan.ts";
+
+/** A backend whose artifacts run on this machine. */
+export type CompiledBackend = "llvm";
+
+export interface CompileProgress {
+  readonly done: number;
+  readonly total: number;
+  readonly what: string;
+}
+
+export interface CompileOptions {
+  /** Folder of compiled models; null compiles anew and keeps nothing. The user's cache folder unless given. */
+  readonly cache?: string | null;
+  readonly onProgress?: (progress: CompileProgress) => void;
+}
+
+export interface CompiledModel {
+  readonly artifact: Artifact;
+  readonly cached: boolean;
+  /** Milliseconds that it took to get, from the cache or the compiler. */
+  readonly time: number;
+  readonly caps: Caps;
+}
+
+/** A model of this size has an artifact of a few megabytes; more than this many are not in use. */
+const keptArtifacts = 32;
+
+/** Sources whose change may change what comes out of the compiler. */
+const compilerFolders = ["../../compiler", "../../backends", "../../dsl", "../bamba"].map((folder) =>
+  fileURLToPath(new URL(folder, import.meta.url)),
+);
+let fingerprint: string | undefined;
+
+export async function loadBackend(name: CompiledBackend): Promise<Backend> {
+  switch (name) {
+    case "llvm":
+      return (await import("../../backends/llvm/index.ts")).llvmBackend;
+  }
+}
+
+/**
+ * Compiles a model, or takes what an earlier start has compiled: the key is a hash of everything that goes in, so the cache is never out of date.
+ * @param device "host", or a device of the backend by name
+ */
+export async function compileBamba(
+  config: BambaConfig,
+  plan: ModelPlan,
+  target: { readonly backend: CompiledBackend; readonly device?: string; readonly workers?: number; readonly parameters: number },
+  { cache = cacheFolder(), onProgress }: CompileOptions = {},
+): Promise<CompiledModel> {
+  const started = performance.now();
+  const backend = await loadBackend(target.backend);
+  const host = backend.caps(target.device ?? "host");
+  const caps: Caps = target.workers === undefined ? host : { ...host, workers: target.workers };
+  fingerprint ??= codeFingerprint(compilerFolders);
+  const key = createHash("sha256")
+    .update(JSON.stringify([fingerprint, backend.name, caps.name, caps.workers, plan, config], keepInfinity))
+    .digest("hex")
+    .slice(0, 32);
+  const entry = cache === null ? undefined : join(cache, "models", `bamba-${key}`);
+  if (entry !== undefined) {
+    const artifact = await readArtifact(entry).catch(() => undefined);
+    if (artifact !== undefined) {
+      touch(entry);
+      return { artifact, cached: true, time: performance.now() - started, caps };
+    }
+  }
+  const { compileModel } = await import("../../compiler/compile.ts");
+  const artifact = await compileModel({
+    name: "bamba",
+    programs: await traceModel(config, plan),
+    backend,
+    caps,
+    metadata: { model: "bamba", parameters: target.parameters, plan, positionAxes: positionAxes(config), vocabSize: config.vocabSize },
+    ...(onProgress === undefined ? {} : { onProgress: (done: number, total: number, what: string) => onProgress({ done, total, what }) }),
+  });
+  if (entry !== undefined) await keep(entry, artifact);
+  return { artifact, cached: false, time: performance.now() - started, caps };
+}
+
+/** A cache that cannot be written costs time at the next start and nothing else. */
+async function keep(entry: string, artifact: Artifact): Promise<void> {
+  try {
+    mkdirSync(dirname(entry), { recursive: true });
+    await writeArtifact(entry, artifact);
+    trimCache(dirname(entry), keptArtifacts);
+  } catch (error) {
+    if (!(error instanceof UserError) && !(error instanceof Error && "code" in error)) throw error;
+  }
+}
+
+/** JSON has no infinity: two configurations that differ in one must not share a key. */
+const keepInfinity = (_: string, value: unknown): unknown => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value);

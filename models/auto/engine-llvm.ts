@@ -1,0 +1,26 @@
+import { openArtifact } from "../../runtime/steps.ts";
+import type { WeightBank } from "../../runtime/steps.ts";
+import { compileBamba } from "./compiled.ts";
+import type { Engine, EngineOptions } from "./engine.ts";
+import type { ModelSource } from "./source.ts";
+
+/** The compiler and the CPU driver. */
+export async function openLlvmEngine(source: ModelSource, options: EngineOptions): Promise<Engine> {
+  const { cpu } = await import("../../runtime/drivers/cpu/device.ts");
+  const { threads, cache, onCompile, onLoad } = options;
+  const device = await cpu.open(threads === undefined ? {} : { threads });
+  const bank: WeightBank = new Map();
+  return {
+    async open(plan) {
+      const compiled = await compileBamba(
+        source.config,
+        plan,
+        { backend: "llvm", workers: device.workers, parameters: source.parameters },
+        { ...(cache === undefined ? {} : { cache }), ...(onCompile === undefined ? {} : { onProgress: onCompile }) },
+      );
+      const executor = await openArtifact(device, compiled.artifact, source.weights, { bank, ...(onLoad === undefined ? {} : { onLoad }) });
+      return { executor, compiled };
+    },
+    close: () => device.close(),
+  };
+}

@@ -1,0 +1,34 @@
+import { basename, resolve } from "node:path";
+import { compileBamba } from "./compiled.ts";
+import type { CompiledModel } from "./compiled.ts";
+import type { LoadOptions } from "./model.ts";
+import { planModel } from "./plan.ts";
+import { openModelSource } from "./source.ts";
+
+/** Compiles the model in a folder for generation and loads nothing. */
+export async function compileFolder(folder: string, options: LoadOptions & { readonly device?: string } = {}): Promise<CompiledModel> {
+  const source = openModelSource(folder);
+  try {
+    return await compileBamba(
+      source.config,
+      planModel(source.config, source.dtype, options),
+      {
+        backend: "llvm",
+        parameters: source.parameters,
+        ...(options.device === undefined ? {} : { device: options.device }),
+        ...(options.threads === undefined ? {} : { workers: options.threads }),
+      },
+      {
+        ...(options.cache === undefined ? {} : { cache: options.cache }),
+        ...(options.onCompile === undefined ? {} : { onProgress: options.onCompile }),
+      },
+    );
+  } finally {
+    source.checkpoint.close();
+  }
+}
+
+/** What a model's folder is called. */
+export function modelName(folder: string): string {
+  return basename(resolve(folder));
+}

@@ -1,0 +1,85 @@
+import { UserError } from "../../runtime/errors.ts";
+import type { BambaConfig } from "../bamba/config.ts";
+import type { NamedGraph } from "./interpret.ts";
+import type { WeightDType } from "./source.ts";
+
+/** What a model is compiled for. Everything that the graphs depend on beside the configuration. */
+export interface ModelPlan {
+  readonly dtype: WeightDType;
+  /** Positions that the caches have room for. */
+  readonly capacity: number;
+  /** Most tokens of one prefill call. */
+  readonly chunk: number;
+  /** Most rows. */
+  readonly batch: number;
+  /** `generate`: prefill and decode, logits of the last position. `forward`: one program that gives those of every position. */
+  readonly use: "generate" | "forward";
+  readonly hiddenStates: boolean;
+  readonly embeds: boolean;
+  readonly loss: boolean;
+}
+
+export interface PlanOptions {
+  readonly dtype?: WeightDType | "auto";
+  /** Positions that the caches have room for, prompt and answer; the smaller of 4096 and what the model was made for unless given. */
+  readonly maxLength?: number;
+  /** Most tokens of a prompt that are worked on at once; 512 unless given. */
+  readonly prefillChunk?: number;
+  /** Most prompts at once; 1 unless given. */
+  readonly batch?: number;
+}
+
+const defaultLength = 4096;
+const defaultChunk = 512;
+
+/** Fills in what is not given. @throws UserError when a number is out of its range. */
+export function planModel(config: BambaConfig, stored: WeightDType, options: PlanOptions): ModelPlan {
+  const count = (name: string, flag: string, value: number | undefined, fallback: number): number => {
+    if (value === undefined) return fallback;
+    if (!Number.isInteger(value) || value < 1 || value >= 2 ** 31)
+      throw new UserError(`${name} (${flag}): expected a whole number from 1, got ${value}`);
+    return value;
+  };
+  const capacity = count("maxLength", "--max-length", options.maxLength, Math.min(config.maxPositionEmbeddings, defaultLength));
+  return {
+    dtype: options.dtype === undefined || options.dtype === "auto" ? stored : options.dtype,
+    capacity,
+    chunk: Math.min(capacity, count("prefillChunk", "--prefill-chunk", options.prefillChunk, defaultChunk)),
+    batch: count("batch", "--batch", options.batch, 1),
+    use: "generate",
+    hiddenStates: false,
+    embeds: false,
+    loss: false,
+  };
+}
+
+/** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
+export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
+  const { bambaGraph } = await import("../bamba/model.ts");
+  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss } = plan;
+  const common = { capacity, weights: dtype };
+  const rows = batch === 1 ? 1 : ([1, batch] as const);
+  if (plan.use === "forward") {
+    const graph = bambaGraph(config, {
+      ...common,
+      phase: "prefill",
+      batch: rows,
+      maxSeq: chunk,
+      logits: "all",
+      hiddenStates,
+      embeds,
+      loss,
+    });
+    return [{ name: "prefill", graph }];
+  }
+  const decodes = batch === 1 ? [1] : [1, batch];
+  return [
+    { name: "prefill", graph: bambaGraph(config, { ...common, phase: "prefill", batch: rows, maxSeq: chunk }) },
+    ...decodes.map((n) => ({ name: `decode.${n}`, graph: bambaGraph(config, { ...common, phase: "decode", batch: n }) })),
+  ];
+}
+
+/** Facts that the session needs and the graphs do not say: which axis of a state runs over positions. */
+export function positionAxes(config: BambaConfig): Readonly<Record<string, number>> {
+  return Object.fromEntries(config.attentionLayers.flatMap((layer) => ["keys", "values"].map((kind) => [`layers.${layer}.${kind}`, 2])));
+}
