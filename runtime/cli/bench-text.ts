@@ -1,0 +1,83 @@
+import type { BenchReport } from "../../models/auto/bench.ts";
+import { heading, table } from "./table.ts";
+import { formatBytes, formatCount, formatTime, significant } from "./terminal.ts";
+
+const percent = (share: number): string => `${(share * 100).toFixed(0)} %`;
+
+/** `culm bench` for people. */
+export function printBench(report: BenchReport): string {
+  const { parameters, dtype, target, checkpointBytes, compile, launches, runs } = report;
+  const lines = [
+    heading(`${formatCount(parameters)} parameters in ${dtype}, on ${target.backend} ${target.caps}`),
+    `  compiled ${compile.cached ? "earlier, read" : ""} in ${formatTime(compile.milliseconds)}; launches a token ${launches.decode}, a prompt ${launches.prefill}\n\n`,
+    table(
+      [
+        "threads",
+        "decode tokens/s",
+        "GB/s",
+        "of read",
+        "prefill tokens/s",
+        "GFLOP/s",
+        "of FMA",
+        "machine GB/s",
+        "GFLOP/s ",
+        "peak memory",
+        "of checkpoint",
+        "load",
+      ],
+      runs.map(({ threads, decode, prefill, ceiling, peakBytes, loadMilliseconds }) => [
+        threads,
+        significant(decode.tokensPerSecond),
+        significant(decode.bytesPerSecond / 1e9),
+        percent(decode.share),
+        significant(prefill.tokensPerSecond),
+        significant(prefill.flopsPerSecond / 1e9),
+        percent(prefill.share),
+        significant(ceiling.read / 1e9),
+        significant(ceiling.flops / 1e9),
+        formatBytes(peakBytes),
+        `x ${(peakBytes / checkpointBytes).toFixed(2)}`,
+        formatTime(loadMilliseconds),
+      ]),
+      [
+        "threads",
+        "decode tokens/s",
+        "GB/s",
+        "of read",
+        "prefill tokens/s",
+        "GFLOP/s",
+        "of FMA",
+        "machine GB/s",
+        "GFLOP/s ",
+        "peak memory",
+        "of checkpoint",
+        "load",
+      ],
+    ),
+    `  decode: ${formatBytes(runs[0]?.decode.bytesPerToken ?? 0)} of weights a token; prefill: ${runs[0]?.prefill.tokens ?? 0} tokens, ${significant((runs[0]?.prefill.flopsPerToken ?? 0) / 1e9)} GFLOP a token\n`,
+  ];
+  for (const { threads, profile } of runs) {
+    if (profile === null) continue;
+    for (const [program, kernels] of Object.entries(profile)) {
+      const total = kernels.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+      lines.push(
+        "\n",
+        heading(`${program}, ${threads} ${threads === 1 ? "thread" : "threads"}: ${formatTime(total)}, each kernel timed by itself`),
+        table(
+          ["operation", "kernel", "launches", "time", "share", "GB/s", "GFLOP/s"],
+          kernels.map(({ label, kernel, launches: count, milliseconds, share, gigabytesPerSecond, gigaflopsPerSecond }) => [
+            label,
+            kernel,
+            count,
+            formatTime(milliseconds),
+            percent(share),
+            significant(gigabytesPerSecond),
+            significant(gigaflopsPerSecond),
+          ]),
+          ["launches", "time", "share", "GB/s", "GFLOP/s"],
+        ),
+      );
+    }
+  }
+  return lines.join("");
+}

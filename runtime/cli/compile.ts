@@ -1,0 +1,59 @@
+import type { Command } from "commander";
+import { UserError } from "../errors.ts";
+import type { Run } from "./generate.ts";
+import { addModelFlags, loadOptions, wholeNumber } from "./options.ts";
+import type { ModelFlags } from "./options.ts";
+import { formatBytes, formatTime } from "./terminal.ts";
+import type { Terminal } from "./terminal.ts";
+
+interface Flags extends ModelFlags {
+  readonly model: string;
+  readonly out: string;
+  readonly batch?: number;
+  readonly device: string;
+  readonly json?: boolean;
+}
+
+const examples = `
+Examples:
+  $ culm compile --model DIR --out model.culm
+  $ culm compile --model DIR --out model.culm --batch 4 --max-length 8192
+  $ culm compile --model DIR --out model.culm --device x86-64-avx2        for another machine than this one
+
+The artifact is a folder: manifest.json (programs, kernels, memory), kernels.bin and literals.bin. The weights stay in
+their checkpoint and are packed when they are loaded. \`culm inspect --artifact model.culm\` shows what is in it.`;
+
+export function defineCompile(program: Command, terminal: Terminal, run: Run): Command {
+  const command = program
+    .command("compile")
+    .description("compile a model to a folder of kernels")
+    .requiredOption("--model <dir>", "folder of the model")
+    .requiredOption("--out <dir>", "folder to write, by custom called something.culm")
+    .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber)
+    .option("--device <name>", "what to compile for", "host");
+  addModelFlags(command);
+  return command
+    .option("--json", "print one JSON object about the result")
+    .addHelpText("after", examples)
+    .action((flags: Flags) => run(() => compile(flags, terminal)));
+}
+
+async function compile(flags: Flags, terminal: Terminal): Promise<undefined> {
+  if (flags.backend === "interpret")
+    throw new UserError("the interpreter compiles nothing", { hint: "leave out --backend, or give --backend llvm" });
+  const [{ compileFolder, modelName }, { writeArtifact }] = await Promise.all([
+    import("../../models/auto/inspect.ts"),
+    import("../node/artifact.ts"),
+  ]);
+  const { options, stop } = loadOptions(flags, terminal, flags.batch);
+  const { artifact, cached, time } = await compileFolder(flags.model, { ...options, device: flags.device }).finally(stop);
+  await writeArtifact(flags.out, { ...artifact, manifest: { ...artifact.manifest, name: modelName(flags.model) } });
+  const { manifest, kernels, literals } = artifact;
+  const bytes = kernels.length + literals.length;
+  const facts = { out: flags.out, kernels: manifest.kernels.length, programs: manifest.programs.map(({ name }) => name), bytes, cached };
+  if (flags.json === true) terminal.out(`${JSON.stringify({ ...facts, milliseconds: Math.round(time) }, null, 2)}\n`);
+  else
+    terminal.err(
+      `${flags.out}: ${facts.kernels} kernels for ${manifest.target.caps}, programs ${facts.programs.join(", ")}, ${formatBytes(bytes)}, ${cached ? "from the cache" : "compiled"} in ${formatTime(time)}\n`,
+    );
+}

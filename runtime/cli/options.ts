@@ -1,0 +1,139 @@
+import type { Command } from "commander";
+import { InvalidArgumentError } from "commander";
+import type { LoadOptions } from "../../models/auto/model.ts";
+import type { GenerationOptions } from "../text/generation-config.ts";
+import { formatBytes, Progress } from "./terminal.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** Readers of option values: commander says which option was wrong and gives what these throw as the reason. */
+export function wholeNumber(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError("Expected a whole number.");
+  return value;
+}
+
+export function anyNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("Expected a number.");
+  return value;
+}
+
+/** "1,2" */
+export function numberList(text: string): readonly number[] {
+  return text.split(",").map(wholeNumber);
+}
+
+export function oneOf<T extends string>(...choices: readonly T[]): (text: string) => T {
+  return (text) => {
+    const found = choices.find((choice) => choice === text);
+    if (found === undefined) throw new InvalidArgumentError(`There are: ${choices.join(", ")}.`);
+    return found;
+  };
+}
+
+/** What every command that opens a model takes. */
+export interface ModelFlags {
+  readonly backend?: string;
+  readonly dtype?: NonNullable<LoadOptions["dtype"]>;
+  readonly threads?: number;
+  readonly maxLength?: number;
+  readonly prefillChunk?: number;
+  readonly cache: boolean;
+}
+
+const oneThreadCount = {
+  threads: wholeNumber as (text: string) => unknown,
+  description: "threads of the CPU backend (default: all processors)",
+};
+
+export function addModelFlags(command: Command, { threads, description }: typeof oneThreadCount = oneThreadCount): Command {
+  return command
+    .option(
+      "--backend <name>",
+      "what runs the model: llvm (compiled) or interpret (slow, the reference)",
+      oneOf("llvm", "interpret"),
+      "llvm",
+    )
+    .option(
+      "--dtype <type>",
+      "how weights are held: auto (as the checkpoint says), f32, bf16 or f16",
+      oneOf("auto", "f32", "bf16", "f16"),
+      "auto",
+    )
+    .option("--threads <n>", description, threads)
+    .option(
+      "--max-length <n>",
+      "positions that the model is compiled for: prompt and answer together (default: 4096, or the model's own limit)",
+      wholeNumber,
+    )
+    .option("--prefill-chunk <n>", "most tokens of a prompt worked on at once (default: 512)", wholeNumber)
+    .option("--no-cache", "compile anew, and keep nothing for the next start");
+}
+
+/** How a model is loaded, and what is shown while that lasts. Call `stop` when it is done. */
+export function loadOptions(
+  flags: ModelFlags,
+  terminal: Terminal,
+  batch?: number,
+): { readonly options: LoadOptions; readonly stop: () => void } {
+  const compiling = new Progress(terminal, "compiling");
+  const loading = new Progress(terminal, "loading weights", formatBytes);
+  const options: LoadOptions = {
+    ...(flags.backend === undefined ? {} : { backend: flags.backend }),
+    ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),
+    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
+    ...(flags.prefillChunk === undefined ? {} : { prefillChunk: flags.prefillChunk }),
+    ...(flags.cache ? {} : { cache: null }),
+    ...(batch === undefined ? {} : { batch }),
+    onCompile: ({ done, total }) => {
+      terminal.signal.throwIfAborted();
+      compiling.update(done, total);
+    },
+    onLoad: (bytes, total) => {
+      terminal.signal.throwIfAborted();
+      loading.update(bytes, total);
+    },
+  };
+  return {
+    options,
+    stop: () => {
+      compiling.stop();
+      loading.stop();
+    },
+  };
+}
+
+/** What the commands that generate take beside the prompt. */
+export interface GenerationFlags {
+  readonly maxNewTokens?: number;
+  readonly sample?: boolean;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly seed?: number;
+}
+
+export function addGenerationFlags(command: Command): Command {
+  return command
+    .option("--max-new-tokens <n>", "tokens to generate at most", wholeNumber)
+    .option("--sample", "draw tokens instead of taking the likeliest one each time")
+    .option("--temperature <t>", "with --sample: above 1 is more varied, below 1 less", anyNumber)
+    .option("--top-k <k>", "with --sample: draw from the k likeliest (0: from all)", wholeNumber)
+    .option("--top-p <p>", "with --sample: draw from the likeliest whose probabilities reach p together", anyNumber)
+    .option("--min-p <p>", "with --sample: leave out what is less than p times as likely as the likeliest", anyNumber)
+    .option("--seed <n>", "with --sample: the same seed draws the same tokens again", wholeNumber);
+}
+
+export function generationOptions(flags: GenerationFlags): GenerationOptions & { readonly seed?: number } {
+  return {
+    maxNewTokens: flags.maxNewTokens,
+    doSample: flags.sample ?? false,
+    temperature: flags.temperature,
+    topK: flags.topK,
+    topP: flags.topP,
+    minP: flags.minP,
+    ...(flags.seed === undefined ? {} : { seed: flags.seed }),
+  };
+}

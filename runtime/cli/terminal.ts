@@ -1,0 +1,105 @@
+import type { SingleBar } from "cli-progress";
+import { isUserError } from "../errors.ts";
+
+/** Where a command speaks. Standard output has what was asked for and nothing else; everything beside it goes to standard error. */
+export interface Terminal {
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+  /** Whether a person watches standard error. */
+  readonly interactive: boolean;
+  /** Aborted by Ctrl-C: what runs ends at the next token, and what is done so far is shown. */
+  readonly signal: AbortSignal;
+}
+
+/** The mistake of the caller that only the machine's set-up can mend: 2, as `npm start` gives it. Everything else is 1. */
+const setupMissing = "LlvmMissing";
+
+/** Says what went wrong and gives the exit code. A mistake that a person can mend has a message; one of ours has its stack. */
+export function reportError(error: unknown, terminal: Pick<Terminal, "err">): number {
+  if (isUserError(error)) {
+    const hint = error.hint === undefined || error.message.includes(error.hint) ? "" : `\nhint: ${error.hint}`;
+    terminal.err(`error: ${error.message}${hint}\n`);
+    return error.constructor.name === setupMissing ? 2 : 1;
+  }
+  terminal.err(
+    `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n\nThis is a bug in culm. Please report it with the lines above.\n`,
+  );
+  return 1;
+}
+
+/** How long something may take before it is worth a bar. */
+const patience = 1000;
+
+/** A progress bar that appears when the work turns out to take more than a second, and only where a person watches. */
+export class Progress {
+  private readonly terminal: Terminal;
+  private readonly what: string;
+  private readonly unit: (value: number) => string;
+  private readonly started = performance.now();
+  private bar: SingleBar | undefined;
+  private making = false;
+  private done = false;
+
+  constructor(terminal: Terminal, what: string, unit: (value: number) => string = String) {
+    this.terminal = terminal;
+    this.what = what;
+    this.unit = unit;
+  }
+
+  update(value: number, total: number): void {
+    if (this.bar !== undefined) {
+      this.bar.setTotal(total);
+      this.bar.update(value, { shown: this.unit(value), all: this.unit(total) });
+    } else if (this.terminal.interactive && !this.making && !this.done && performance.now() - this.started > patience) {
+      this.making = true;
+      void this.show(value, total);
+    }
+  }
+
+  private async show(value: number, total: number): Promise<void> {
+    const { default: progress } = await import("cli-progress");
+    if (this.done) return;
+    const format = `${this.what} [{bar}] {shown} of {all}`;
+    this.bar = new progress.SingleBar({ format, stream: process.stderr, clearOnComplete: true, hideCursor: true, noTTYOutput: false });
+    this.bar.start(total, value, { shown: this.unit(value), all: this.unit(total) });
+  }
+
+  stop(): void {
+    this.done = true;
+    this.bar?.stop();
+  }
+}
+
+const units = ["B", "kB", "MB", "GB", "TB"];
+
+/** 14_100_000 as "14.1 MB". */
+export function formatBytes(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : significant(value)} ${units[unit]!}`;
+}
+
+/** Three digits. */
+export function significant(value: number): string {
+  if (!Number.isFinite(value)) return "-";
+  return value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
+
+/** 6_800_000 as "6.8 M". */
+export function formatCount(count: number): string {
+  if (count >= 1e9) return `${(count / 1e9).toFixed(2)} B`;
+  if (count >= 1e6) return `${(count / 1e6).toFixed(1)} M`;
+  return count >= 1e3 ? `${(count / 1e3).toFixed(1)} k` : String(count);
+}
+
+export function formatTime(milliseconds: number): string {
+  return milliseconds >= 1000
+    ? `${significant(milliseconds / 1000)} s`
+    : milliseconds >= 10
+      ? `${milliseconds.toFixed(0)} ms`
+      : `${significant(milliseconds)} ms`;
+}
