@@ -20,13 +20,18 @@ export interface Target {
   readonly run: RunProgram;
   /** Share of the usual number of random cases: an emulated GPU is slow. */
   readonly share: number;
+  /** Least tolerance, of values of order 1: a matrix unit that takes 16-bit operands rounds every operand to 8 bits. */
+  readonly coarse: number;
 }
 
 const emulated: RunProgram = (program, caps, buffers, symbols) => {
   const found = emulateThread(program, caps, buffers, symbols);
   if (found.length > 0) throw new Error(`${program.name}:\n${found.slice(0, 5).map(printFinding).join("\n")}`);
 };
-const on = (backend: Backend, device: string, run: RunProgram, share: number): Target => ({ caps: backend.caps(device), run, share });
+const on = (backend: Backend, device: string, run: RunProgram, share: number): Target => {
+  const caps = backend.caps(device);
+  return { caps, run, share, coarse: caps.units[0]!.inputs.includes("f32") ? 0 : 0.1 };
+};
 
 /** One line a backend. */
 export const targets: readonly Target[] = [
