@@ -24,8 +24,8 @@ export interface Session {
   readonly next: Int32Array;
   /** Feeds `rows` rows of tokens of one length, [rows, length] row-major. States continue from what they are. */
   prefill(ids: Int32Array, options?: PrefillOptions): Promise<void>;
-  /** Feeds one token a row. */
-  decode(ids: Int32Array): Promise<void>;
+  /** Feeds one token a row. @param positions of these tokens for the rotary embedding; they count on unless given */
+  decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void>;
   /** Logits of the last position of a row: valid until the next call. Only the rows asked for are brought to the host. */
   logits(row: number): Promise<Float32Array>;
   /** Forgets everything. */
@@ -91,7 +91,8 @@ class ModelSession implements Session {
   private readonly positions: Int32Array;
   /** The mask of every row so far, which also a program without attention needs for a snapshot. */
   private readonly kept: Float32Array;
-  private readonly decodes = new Map<number, string>();
+  /** Decode programs by their number of rows, ascending. */
+  private readonly decodes: readonly (readonly [rows: number, name: string])[];
   private readonly positionAxes: Readonly<Record<string, number>>;
   private readonly symbols = { batch: 1, seq: 1, past: 0 };
   private busy = false;
@@ -107,10 +108,12 @@ class ModelSession implements Session {
     this.capacity = largest("past") + 1;
     this.maxRows = largest("batch");
     this.chunk = largest("seq");
-    for (const { name } of executor.programs) {
-      const rows = /^decode\.(\d+)$/.exec(name)?.[1];
-      if (rows !== undefined) this.decodes.set(Number(rows), name);
-    }
+    this.decodes = executor.programs
+      .flatMap(({ name }): [number, string][] => {
+        const rows = /^decode\.(\d+)$/.exec(name)?.[1];
+        return rows === undefined ? [] : [[Number(rows), name]];
+      })
+      .sort(([a], [b]) => a - b);
     this.ids = executor.input("input_ids");
     this.positionIds = executor.input("position_ids");
     this.mask = executor.input("key_mask");
@@ -149,19 +152,18 @@ class ModelSession implements Session {
     });
   }
 
-  async decode(ids: Int32Array): Promise<void> {
+  async decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void> {
     const { rows } = this;
     if (rows === 0) throw new UserError("a session starts with a prefill; there is no prompt yet");
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
     this.checkCall(rows, 1);
     this.checkIds(ids);
-    this.checkPositions(rows, 1, undefined, undefined);
+    this.checkPositions(rows, 1, undefined, positions);
     if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
     this.busy = true;
     try {
-      this.fill(0, 1, 1, ids, undefined, undefined);
-      // A batch without a program of its own goes through prefill, one token long.
-      await this.run(this.decodes.get(rows) ?? this.main, 1);
+      this.fill(0, 1, 1, ids, undefined, positions);
+      await this.run(this.decodeProgram(rows), 1);
       await this.executor.fetch("argmax", rows);
     } finally {
       this.busy = false;
@@ -295,6 +297,15 @@ class ModelSession implements Session {
         if (mask?.[at] !== 0) next = position + 1;
       }
     }
+  }
+
+  /**
+   * The program for the least number of rows that is enough. Rows beyond ours repeat what their inputs held last, on states of their own that nobody
+   * reads. A larger batch than any program's goes through prefill, one token long.
+   */
+  private decodeProgram(rows: number): string {
+    for (const [most, name] of this.decodes) if (most >= rows) return name;
+    return this.main;
   }
 
   /** Writes the inputs of one call: tokens `first` to `first + count - 1` of rows of `length`. */

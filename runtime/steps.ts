@@ -3,7 +3,7 @@ import { elementBytes, evaluateIntExpr } from "../compiler/artifact.ts";
 import type { Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, StepTime, Symbols } from "./executor.ts";
-import { checkWeights, createStaging, loadWeight, sourceBytes } from "./weights.ts";
+import { checkWeights, createStaging, isIgnoredTensor, loadWeight, sourceBytes } from "./weights.ts";
 import type { WeightSource } from "./weights.ts";
 
 /** What the compiler made of a model; runtime/node/artifact.ts reads it from a folder. */
@@ -16,6 +16,8 @@ export interface LoadedArtifact {
 export interface OpenArtifactOptions {
   /** Weights that are on this device already; those that this artifact brings are added. Artifacts of one model so hold them once. */
   readonly bank?: WeightBank;
+  /** Tensors that may be in the checkpoint although this artifact does not read them; those that no model reads unless given. */
+  readonly spare?: (name: string) => boolean;
   /** Bytes of weights read so far, and in all. */
   readonly onLoad?: (bytes: number, total: number) => void;
 }
@@ -35,10 +37,10 @@ export async function openArtifact(
   device: Device,
   artifact: LoadedArtifact,
   source: WeightSource,
-  { bank = new Map(), onLoad = () => undefined }: OpenArtifactOptions = {},
+  { bank = new Map(), spare = isIgnoredTensor, onLoad = () => undefined }: OpenArtifactOptions = {},
 ): Promise<Executor> {
   const { manifest } = artifact;
-  checkWeights(manifest, source);
+  checkWeights(manifest, source, spare);
   const memory = new Memory(device);
   const module = await device.load(artifact.kernels);
   const lists: StepList[] = [];

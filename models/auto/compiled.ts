@@ -11,9 +11,6 @@ import type { BambaConfig } from "../bamba/config.ts";
 import type { ModelPlan } from "./plan.ts";
 import { positionAxes, traceModel } from "./plan.ts";
 
-/** A backend whose artifacts run on this machine. */
-export type CompiledBackend = "llvm";
-
 export interface CompileProgress {
   readonly done: number;
   readonly total: number;
@@ -38,17 +35,10 @@ export interface CompiledModel {
 const keptArtifacts = 32;
 
 /** Sources whose change may change what comes out of the compiler. */
-const compilerFolders = ["../../compiler", "../../backends", "../../dsl", "../bamba"].map((folder) =>
+const compilerFolders = ["../../compiler", "../../backends", "../../dsl", "../bamba", "."].map((folder) =>
   fileURLToPath(new URL(folder, import.meta.url)),
 );
 let fingerprint: string | undefined;
-
-export async function loadBackend(name: CompiledBackend): Promise<Backend> {
-  switch (name) {
-    case "llvm":
-      return (await import("../../backends/llvm/index.ts")).llvmBackend;
-  }
-}
 
 /**
  * Compiles a model, or takes what an earlier start has compiled: the key is a hash of everything that goes in, so the cache is never out of date.
@@ -57,11 +47,11 @@ export async function loadBackend(name: CompiledBackend): Promise<Backend> {
 export async function compileBamba(
   config: BambaConfig,
   plan: ModelPlan,
-  target: { readonly backend: CompiledBackend; readonly device?: string; readonly workers?: number; readonly parameters: number },
+  target: { readonly backend: Backend; readonly device?: string; readonly workers?: number; readonly parameters: number },
   { cache = cacheFolder(), onProgress }: CompileOptions = {},
 ): Promise<CompiledModel> {
   const started = performance.now();
-  const backend = await loadBackend(target.backend);
+  const { backend } = target;
   const host = backend.caps(target.device ?? "host");
   const caps: Caps = target.workers === undefined ? host : { ...host, workers: target.workers };
   fingerprint ??= codeFingerprint(compilerFolders);
@@ -78,16 +68,32 @@ export async function compileBamba(
     }
   }
   const { compileModel } = await import("../../compiler/compile.ts");
-  const artifact = await compileModel({
-    name: "bamba",
-    programs: await traceModel(config, plan),
-    backend,
-    caps,
-    metadata: { model: "bamba", parameters: target.parameters, plan, positionAxes: positionAxes(config), vocabSize: config.vocabSize },
-    ...(onProgress === undefined ? {} : { onProgress: (done: number, total: number, what: string) => onProgress({ done, total, what }) }),
-  });
+  const programs = await traceModel(config, plan);
+  const compile = cache === null ? withoutCache : (body: () => Promise<Artifact>) => body();
+  const artifact = await compile(() =>
+    compileModel({
+      name: "bamba",
+      programs,
+      backend,
+      caps,
+      metadata: { model: "bamba", parameters: target.parameters, plan, positionAxes: positionAxes(config), vocabSize: config.vocabSize },
+      ...(onProgress === undefined ? {} : { onProgress: (done: number, total: number, what: string) => onProgress({ done, total, what }) }),
+    }),
+  );
   if (entry !== undefined) await keep(entry, artifact);
   return { artifact, cached: false, time: performance.now() - started, caps };
+}
+
+/** The toolchain keeps objects of its own, which would make "compile anew" a half-truth. */
+async function withoutCache<T>(body: () => Promise<T>): Promise<T> {
+  const before = process.env["CULM_CACHE"];
+  process.env["CULM_CACHE"] = "off";
+  try {
+    return await body();
+  } finally {
+    if (before === undefined) delete process.env["CULM_CACHE"];
+    else process.env["CULM_CACHE"] = before;
+  }
 }
 
 /** A cache that cannot be written costs time at the next start and nothing else. */

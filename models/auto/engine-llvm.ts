@@ -6,7 +6,10 @@ import type { ModelSource } from "./source.ts";
 
 /** The compiler and the CPU driver. */
 export async function openLlvmEngine(source: ModelSource, options: EngineOptions): Promise<Engine> {
-  const { cpu } = await import("../../runtime/drivers/cpu/device.ts");
+  const [{ cpu }, { llvmBackend: backend }] = await Promise.all([
+    import("../../runtime/drivers/cpu/device.ts"),
+    import("../../backends/llvm/index.ts"),
+  ]);
   const { threads, cache, onCompile, onLoad } = options;
   const device = await cpu.open(threads === undefined ? {} : { threads });
   const bank: WeightBank = new Map();
@@ -15,10 +18,15 @@ export async function openLlvmEngine(source: ModelSource, options: EngineOptions
       const compiled = await compileBamba(
         source.config,
         plan,
-        { backend: "llvm", workers: device.workers, parameters: source.parameters },
+        { backend, workers: device.workers, parameters: source.parameters },
         { ...(cache === undefined ? {} : { cache }), ...(onCompile === undefined ? {} : { onProgress: onCompile }) },
       );
-      const executor = await openArtifact(device, compiled.artifact, source.weights, { bank, ...(onLoad === undefined ? {} : { onLoad }) });
+      const executor = await openArtifact(device, compiled.artifact, source.weights, {
+        bank,
+        // The source has the tensors of the whole model and nothing else; one that takes embeddings does not read the table of them.
+        spare: () => true,
+        ...(onLoad === undefined ? {} : { onLoad }),
+      });
       return { executor, compiled };
     },
     close: () => device.close(),

@@ -35,7 +35,8 @@ export interface ForwardSession {
 
 export function createForwardSession(executor: Executor, config: BambaConfig): ForwardSession {
   const session = createSession(executor, { positionAxes: positionAxes(config) });
-  const [{ outputs, inputs }] = executor.programs as [(typeof executor.programs)[number]];
+  const { outputs, inputs } = executor.programs.find(({ name }) => name === "prefill")!;
+  const steps = executor.programs.some(({ name }) => name.startsWith("decode."));
   const hiddenCount = outputs.filter(({ name }) => name.startsWith("hidden.")).length;
   const takes = (name: string): boolean => inputs.some((input) => input.name === name);
   const has = (name: string): boolean => outputs.some((output) => output.name === name);
@@ -62,15 +63,15 @@ export function createForwardSession(executor: Executor, config: BambaConfig): F
     const extra: Record<string, Float32Array | Int32Array> = {};
     if (embeds !== undefined) extra["inputs_embeds"] = embeds;
     if (takes("labels")) extra["labels"] = shifted(labels ?? [], rows, length);
-    await session.prefill(ids, {
-      rows,
-      extra,
-      positions: input.positions ?? Int32Array.from(ids, (_, i) => session.past + (i % length)),
-      ...(mask === undefined ? {} : { mask }),
-      onChunk: async (first, count) => {
-        for (const part of [logits, ...hidden]) await part.take(first, count);
-      },
-    });
+    const positions = input.positions ?? Int32Array.from(ids, (_, i) => session.past + (i % length));
+    const onChunk = async (first: number, count: number): Promise<void> => {
+      for (const part of [logits, ...hidden]) await part.take(first, count);
+    };
+    // One token on top of a text is a step, as in Transformers, where a step and a prefill differ in a detail (the limit of the time steps).
+    if (length === 1 && session.past > 0 && steps && mask === undefined) {
+      await session.decode(ids, positions);
+      await onChunk(0, 1);
+    } else await session.prefill(ids, { rows, extra, positions, onChunk, ...(mask === undefined ? {} : { mask }) });
     let loss: number | null = null;
     if (has("loss")) {
       await executor.fetch("loss", 1);

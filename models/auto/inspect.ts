@@ -1,4 +1,5 @@
 import { basename, resolve } from "node:path";
+import { llvmBackend } from "../../backends/llvm/index.ts";
 import { compileBamba } from "./compiled.ts";
 import type { CompiledModel } from "./compiled.ts";
 import type { LoadOptions } from "./model.ts";
@@ -13,7 +14,7 @@ export async function compileFolder(folder: string, options: LoadOptions & { rea
       source.config,
       planModel(source.config, source.dtype, options),
       {
-        backend: "llvm",
+        backend: llvmBackend,
         parameters: source.parameters,
         ...(options.device === undefined ? {} : { device: options.device }),
         ...(options.threads === undefined ? {} : { workers: options.threads }),

@@ -12,11 +12,13 @@ export interface ModelPlan {
   readonly chunk: number;
   /** Most rows. */
   readonly batch: number;
-  /** `generate`: prefill and decode, logits of the last position. `forward`: one program that gives those of every position. */
+  /** `generate`: prefill and decode, logits of the last position. `forward`: those of every position. */
   readonly use: "generate" | "forward";
   readonly hiddenStates: boolean;
   readonly embeds: boolean;
   readonly loss: boolean;
+  /** Rounding of the rotary frequencies. */
+  readonly rotary: "f32" | "bf16";
 }
 
 export interface PlanOptions {
@@ -27,6 +29,8 @@ export interface PlanOptions {
   readonly prefillChunk?: number;
   /** Most prompts at once; 1 unless given. */
   readonly batch?: number;
+  /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
+  readonly rotary?: "f32" | "bf16";
 }
 
 const defaultLength = 4096;
@@ -50,14 +54,15 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     hiddenStates: false,
     embeds: false,
     loss: false,
+    rotary: options.rotary ?? "f32",
   };
 }
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const { bambaGraph } = await import("../bamba/model.ts");
-  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss } = plan;
-  const common = { capacity, weights: dtype };
+  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss, rotary } = plan;
+  const common = { capacity, weights: dtype, rotary };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
     const graph = bambaGraph(config, {
@@ -70,12 +75,16 @@ export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<
       embeds,
       loss,
     });
-    return [{ name: "prefill", graph }];
+    if (embeds || loss) return [{ name: "prefill", graph }];
+    const step = bambaGraph(config, { ...common, phase: "decode", batch, logits: "all", hiddenStates });
+    return [
+      { name: "prefill", graph },
+      { name: `decode.${batch}`, graph: step },
+    ];
   }
-  const decodes = batch === 1 ? [1] : [1, batch];
   return [
     { name: "prefill", graph: bambaGraph(config, { ...common, phase: "prefill", batch: rows, maxSeq: chunk }) },
-    ...decodes.map((n) => ({ name: `decode.${n}`, graph: bambaGraph(config, { ...common, phase: "decode", batch: n }) })),
+    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch }) },
   ];
 }
 

@@ -1,4 +1,6 @@
-import { availableParallelism } from "node:os";
+import { mkdtempSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Command } from "commander";
 import type { BenchReport } from "../../models/auto/bench.ts";
 import { UserError } from "../errors.ts";
@@ -78,12 +80,7 @@ async function bench(flags: Flags, terminal: Terminal): Promise<undefined> {
 
 /** A model of random weights in a temporary folder. */
 async function randomModel(flags: Flags, terminal: Terminal): Promise<{ folder: string; remove: () => void }> {
-  const [{ writeRandomModel }, { mkdtempSync, rmSync }, { tmpdir }, { join }] = await Promise.all([
-    import("../../models/auto/random.ts"),
-    import("node:fs"),
-    import("node:os"),
-    import("node:path"),
-  ]);
+  const { writeRandomModel } = await import("../../models/auto/random.ts");
   const folder = mkdtempSync(join(tmpdir(), "culm-bench-"));
   const remove = (): void => rmSync(folder, { recursive: true, force: true });
   try {

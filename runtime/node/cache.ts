@@ -3,9 +3,10 @@ import { readdirSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs
 import { homedir } from "node:os";
 import { join } from "node:path";
 
-/** Where compiled models are kept: CULM_CACHE, or the user's cache folder. */
-export function cacheFolder(): string {
+/** Where compiled models are kept: CULM_CACHE, or the user's cache folder. Null when CULM_CACHE is "off". */
+export function cacheFolder(): string | null {
   const { CULM_CACHE: own, XDG_CACHE_HOME: shared } = process.env;
+  if (own === "off") return null;
   if (own !== undefined && own !== "") return own;
   return join(shared !== undefined && shared !== "" ? shared : join(homedir(), ".cache"), "culm");
 }
