@@ -42,7 +42,9 @@ function moduleText(program: ThreadProgram, level: Level, lanes: Lanes, frame: F
   const f = new FunctionText(module);
   const zeros = `getelementptr inbounds ([64 x i8], [64 x i8]* @zeros, i64 0, i64 0)`;
 
-  const places = new Map<string, Place>(program.params.map(({ name, dtype }) => [name, { pointer: `%p_${name}`, dtype }]));
+  const places = new Map<string, Place>(
+    program.params.map(({ name, dtype, access }) => [name, { pointer: `%p_${name}`, dtype, constant: access === "read" }]),
+  );
   placeArrays(frame, f, places);
   const values = new Values(f, new Arith(f, program.threads, level), new Arith(f, 0, level), lanes, frame, places, zeros);
   values.setTid(intVar("tid", 0, program.threads - 1));
@@ -73,7 +75,7 @@ function placeArrays(frame: Frame, f: FunctionText, places: Map<string, Place>):
       offset < 0
         ? f.ins(`bitcast [${elements} x ${type}]* ${f.ins(`alloca [${elements} x ${type}], align 64`)} to ${type}*`)
         : f.ins(`bitcast i8* ${f.ins(`getelementptr inbounds i8, i8* %scratch, i64 ${offset}`)} to ${type}*`);
-    places.set(name, { pointer, dtype });
+    places.set(name, { pointer, dtype, constant: false });
   }
 }
 

@@ -1,5 +1,6 @@
 import type { Expr } from "../../compiler/ir/expr.ts";
 import { add, and, children, i32, intVar, isConst, load, mul, rangeOf, reg, some, substitute, walk } from "../../compiler/ir/expr.ts";
+import { eachStmt, expressionsOf, substituteStmts } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt, ThreadProgram } from "../../compiler/ir/thread.ts";
 import type { Arith } from "./arith.ts";
 import type { Level } from "./caps.ts";
@@ -7,7 +8,6 @@ import type { Frame } from "./frame.ts";
 import { isTid } from "./linear.ts";
 import { memoryType } from "./micro-kernel.ts";
 import type { FunctionText, ModuleText } from "./module-text.ts";
-import { expressionsOf, substituteStmt } from "./rewrite.ts";
 import { printUnit } from "./unit.ts";
 import type { Values } from "./values.ts";
 import { conjuncts } from "./values.ts";
@@ -95,7 +95,7 @@ function split(s: Stmt, p: Printer, print: () => void): void {
   f.when(
     all,
     () => values.assuming(new Set(guards), print),
-    () => values.statement(print),
+    () => values.conditional(() => values.statement(print)),
   );
 }
 
@@ -155,8 +155,7 @@ function store(s: Store, p: Printer): void {
   if (p.values.mask === null && s.guard) {
     const lane = onlyLane(s.guard, p);
     if (lane !== null) {
-      const one = substituteStmt(s, new Map([[tidOf(p), i32(lane)]])) as Store;
-      return void store(one, p);
+      return void printBody(substituteStmts([s], new Map([[tidOf(p), i32(lane)]])), p);
     }
   }
   const { uniform } = values.splitGuard(s.guard);
@@ -166,7 +165,7 @@ function store(s: Store, p: Printer): void {
   values.statement(() => {
     condition = values.scalar(uniform);
   });
-  f.when(condition, body);
+  f.when(condition, () => values.conditional(body));
 }
 
 /** The store itself, where the uniform part of its guard holds. Only lanes that store may read what the value is made of. */
@@ -226,18 +225,40 @@ const UNROLL = 24;
 function loop(s: Extract<Stmt, { op: "for" }>, p: Printer): void {
   const { values, f } = p;
   if (isConst(s.count) && (s.unroll ? s.count.value * weight(s.body) <= 8 * UNROLL : s.count.value * weight(s.body) <= UNROLL)) {
-    for (let i = 0; i < s.count.value; i++)
-      printBody(
-        s.body.map((x) => substituteStmt(x, new Map([[s.var, i32(i)]]))),
-        p,
-      );
+    for (let i = 0; i < s.count.value; i++) printBody(substituteStmts(s.body, new Map([[s.var, i32(i)]])), p);
     return;
   }
+  const split = splitLoop(s);
+  if (split) return void loop(split, p);
   let count = "";
   values.statement(() => {
     count = values.scalar(s.count);
   });
-  f.loop(count, 1, rangeOf(s.count).min > 0, (counter) => values.inLoop(s.var, counter, () => printBody(s.body, p)));
+  const sure = rangeOf(s.count).min > 0;
+  f.loop(count, 1, sure, (counter) => values.inLoop(s.var, counter, sure, () => printBody(s.body, p)));
+}
+
+/**
+ * A loop whose counter is only divided (rows of several heads: r // 64 and r % 64) becomes two, so that the quotient is a counter of its own and what
+ * depends on it alone moves out of the inner loop. Null where there is nothing to gain.
+ */
+function splitLoop(s: Extract<Stmt, { op: "for" }>): Extract<Stmt, { op: "for" }> | null {
+  if (!isConst(s.count)) return null;
+  const rounds = s.count.value;
+  let inner = 1;
+  const look = (e: Expr): void => {
+    if (e.op !== "binary" || (e.fn !== "idiv" && e.fn !== "mod") || e.a !== s.var || !isConst(e.b)) return;
+    if (e.b.value < rounds && rounds % e.b.value === 0) inner = Math.max(inner, e.b.value);
+  };
+  const seen = new Set<Expr>();
+  eachStmt(s.body, (x) => {
+    for (const e of expressionsOf(x)) walk(e, look, seen);
+  });
+  if (inner === 1) return null;
+  const [high, low] = [intVar(`${s.var.name}h`, 0, rounds / inner - 1), intVar(`${s.var.name}l`, 0, inner - 1)];
+  const body = substituteStmts(s.body, new Map([[s.var, add(mul(high, inner), low)]]));
+  const lower: Stmt = { op: "for", var: low, count: i32(inner), unroll: false, body };
+  return { op: "for", var: high, count: i32(rounds / inner), unroll: false, body: [lower] };
 }
 
 function weight(body: readonly Stmt[]): number {
@@ -257,13 +278,13 @@ function condition(s: Extract<Stmt, { op: "if" }>, p: Printer): void {
     values.statement(() => {
       c = values.scalar(s.cond);
     });
-    const otherwise = s.otherwise.length === 0 ? null : (): void => printBody(s.otherwise, p);
-    return void f.when(c, () => printBody(s.body, p), otherwise);
+    const branch = (body: readonly Stmt[]) => (): void => values.conditional(() => printBody(body, p));
+    return void f.when(c, branch(s.body), s.otherwise.length === 0 ? null : branch(s.otherwise));
   }
   const lane = values.mask === null && s.otherwise.length === 0 && onlyMemory(s.body) ? onlyLane(s.cond, p) : null;
   if (lane !== null) {
     const env = new Map([[tidOf(p), i32(lane)]]);
-    const body = s.body.map((x) => substituteStmt(x, env));
+    const body = substituteStmts(s.body, env);
     const rest = substitute(s.cond, env);
     return isConst(rest, 1) ? void printBody(body, p) : void printStmt({ op: "if", cond: rest, body, otherwise: [] }, p);
   }

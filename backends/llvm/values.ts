@@ -24,6 +24,8 @@ export interface Place {
   /** Pointer to its first element, of the memory type of `dtype`. */
   readonly pointer: string;
   readonly dtype: DType;
+  /** Nothing of the program writes it. */
+  readonly constant: boolean;
 }
 
 /** One loop around the present point (or the function itself), and what has been computed at its start for everything inside. */
@@ -36,8 +38,8 @@ interface Scope {
 const NONE: ReadonlySet<Expr> = new Set();
 
 /**
- * Prints expressions. An expression that reads no memory is computed once, at the start of the outermost loop that binds all its variables;
- * one that reads memory is computed once a statement.
+ * Prints expressions. One that depends only on variables and on parameters that nobody writes is computed once, at the start of the outermost loop that
+ * binds its variables; any other is computed once a statement.
  */
 export class Values {
   readonly f: FunctionText;
@@ -55,6 +57,8 @@ export class Values {
   private splats = new Map<Expr, string>();
   /** Which lanes run the present statement; null = all. */
   mask: string | null = null;
+  /** From the start of this scope to here nothing is conditional, so that a load may move there. */
+  private certain = 0;
   /** Conditions known to hold in every lane here. */
   private assumed: ReadonlySet<Expr> = NONE;
 
@@ -75,18 +79,31 @@ export class Values {
     this.bindings.set(name, { text, depth: 0 });
   }
 
-  /** Prints a loop's body: its counter is bound, and what depends on nothing deeper is computed at its start. */
-  inLoop(counter: Var, text: string, body: () => void): void {
+  /** Prints a loop's body: its counter is bound, and what depends on nothing deeper is computed at its start. `sure`: the body runs at least once. */
+  inLoop(counter: Var, text: string, sure: boolean, body: () => void): void {
+    const depth = this.scopes.length;
     this.scopes.push({ open: this.f.openPlace(), values: new Map(), splats: new Map() });
     const shadowed = this.bindings.get(counter.name);
-    this.bindings.set(counter.name, { text, depth: this.scopes.length - 1 });
-    this.depths = new Map();
-    this.statement(body);
+    this.bindings.set(counter.name, { text, depth });
+    this.certainly(sure && this.certain < depth ? this.certain : depth, () => this.statement(body));
     this.scopes.pop();
     if (shadowed) this.bindings.set(counter.name, shadowed);
     else this.bindings.delete(counter.name);
-    this.depths = new Map();
     this.forget();
+  }
+
+  /** Prints what runs only under a condition. */
+  conditional(body: () => void): void {
+    this.certainly(Infinity, body);
+  }
+
+  private certainly(depth: number, body: () => void): void {
+    const outer = this.certain;
+    this.certain = depth;
+    this.depths = new Map();
+    body();
+    this.certain = outer;
+    this.depths = new Map();
   }
 
   /** Runs `print` with nothing remembered of what memory held, and forgets it again. */
@@ -104,36 +121,45 @@ export class Values {
   /** Prints with some conditions taken as true in every lane. */
   assuming(conditions: ReadonlySet<Expr>, print: () => void): void {
     this.assumed = conditions;
-    this.statement(print);
+    this.conditional(() => this.statement(print));
     this.assumed = NONE;
   }
 
   masked(mask: string, print: () => void): void {
     const outer = this.mask;
     this.mask = mask;
-    print();
+    this.conditional(print);
     this.mask = outer;
   }
 
   // ---- where an expression is computed -------------------------------------------------------------------------------------------------------------
-  /** Index of the scope whose start can compute the expression; -1 = it reads memory. */
+  /** Index of the scope whose start can compute the expression; -1 = it depends on memory that may change, or may not be touched there. */
   private depthOf(e: Expr): number {
     const hit = this.depths.get(e);
     if (hit !== undefined) return hit;
-    let depth = 0;
-    if (e.op === "load" || e.op === "reg" || e.op === "elem" || e.op === "shuffle") depth = -1;
-    else if (e.op === "var") depth = isTid(e) ? 0 : this.binding(e).depth;
-    else
-      for (const c of children(e)) {
-        const d = this.depthOf(c);
-        if (d < 0) {
-          depth = -1;
-          break;
-        }
-        depth = Math.max(depth, d);
-      }
+    const depth = this.findDepth(e);
     this.depths.set(e, depth);
     return depth;
+  }
+
+  private findDepth(e: Expr): number {
+    if (e.op === "var") return isTid(e) ? 0 : this.binding(e).depth;
+    if (e.op === "reg" || e.op === "elem" || e.op === "shuffle") return -1;
+    let depth = e.op === "load" ? this.loadDepth(e) : 0;
+    if (depth < 0) return -1;
+    for (const c of children(e)) {
+      const d = this.depthOf(c);
+      if (d < 0) return -1;
+      depth = Math.max(depth, d);
+    }
+    return depth;
+  }
+
+  /** How far out a load may move: nobody writes a parameter that is only read, but an address must not be touched where the program would not do so. */
+  private loadDepth(e: Load): number {
+    if (!this.place(e.buffer).constant || this.mask !== null) return -1;
+    if (e.guard && this.lanes.varying(e.guard) && !this.v.level.masks) return -1; // slow, and usually assumed away
+    return this.certain < this.scopes.length ? this.certain : -1;
   }
 
   private binding(e: Var): { readonly text: string; readonly depth: number } {
@@ -145,13 +171,24 @@ export class Values {
   /** The value in its natural form: a scalar where all lanes agree. */
   value(e: Expr): Value {
     if (e.op === "const") return { text: this.constant(e.dtype, e.value, false), vector: false };
+    const known = this.values.get(e) ?? this.inScopes((scope) => scope.values.get(e));
+    if (known) return known;
     const depth = this.depthOf(e);
-    const memo = depth < 0 ? this.values : this.scopes[depth]!.values;
-    const hit = memo.get(e);
-    if (hit) return hit;
-    const value = depth < 0 ? this.compute(e) : this.f.into(this.scopes[depth]!.open, () => this.compute(e));
-    memo.set(e, value);
+    const value = this.computeAt(depth, () => this.compute(e));
+    (depth < 0 ? this.values : this.scopes[depth]!.values).set(e, value);
     return value;
+  }
+
+  private computeAt<T>(depth: number, f: () => T): T {
+    return depth < 0 ? f() : this.f.into(this.scopes[depth]!.open, f);
+  }
+
+  private inScopes<T>(get: (scope: Scope) => T | undefined): T | undefined {
+    for (let i = this.scopes.length - 1; i >= 0; i--) {
+      const hit = get(this.scopes[i]!);
+      if (hit !== undefined) return hit;
+    }
+    return undefined;
   }
 
   scalar(e: Expr): string {
@@ -164,12 +201,11 @@ export class Values {
     if (e.op === "const") return this.constant(e.dtype, e.value, true);
     const { text, vector } = this.value(e);
     if (vector) return text;
+    const known = this.splats.get(e) ?? this.inScopes((scope) => scope.splats.get(e));
+    if (known !== undefined) return known;
     const depth = this.depthOf(e);
-    const memo = depth < 0 ? this.splats : this.scopes[depth]!.splats;
-    const hit = memo.get(e);
-    if (hit !== undefined) return hit;
-    const splat = depth < 0 ? this.splat(e.dtype, text) : this.f.into(this.scopes[depth]!.open, () => this.splat(e.dtype, text));
-    memo.set(e, splat);
+    const splat = this.computeAt(depth, () => this.splat(e.dtype, text));
+    (depth < 0 ? this.splats : this.scopes[depth]!.splats).set(e, splat);
     return splat;
   }
 
