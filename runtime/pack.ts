@@ -17,7 +17,7 @@ export function packPanels<A extends Uint16Array | Uint32Array>(source: A, targe
     const count = Math.min(panel, rows - first);
     const from = first * cols;
     if (count < panel) target.fill(0, from, from + panel * cols);
-    if (wide && count % 2 === 0) packPairs(words(source), words(target), from / 2, count, cols, panel);
+    if (wide && count % 4 === 0) packQuads(words(source), words(target), from / 2, count, cols, panel);
     else packOne(source, target, from, count, cols, panel);
   }
 }
@@ -47,21 +47,26 @@ function packOne(
   }
 }
 
-/** 16-bit elements two by two: a 2 x 2 block of rows and columns is two words read and two written. Offsets and sizes in words. */
-function packPairs(source: Uint32Array, target: Uint32Array, from: number, count: number, cols: number, panel: number): void {
+/** 16-bit elements by twos: a block of 4 rows and 2 columns is four words read and four written. Offsets and sizes in words. */
+function packQuads(source: Uint32Array, target: Uint32Array, from: number, count: number, cols: number, panel: number): void {
   const rowWords = cols >> 1;
   const panelWords = panel >> 1;
   const blockWords = blockColumns >> 1;
   for (let w0 = 0; w0 < rowWords; w0 += blockWords) {
     const w1 = Math.min(rowWords, w0 + blockWords);
-    for (let r = 0; r < count; r += 2) {
+    for (let r = 0; r < count; r += 4) {
       let s = from + r * rowWords + w0;
       let t = from + w0 * panel + (r >> 1);
       for (let w = w0; w < w1; w += 1) {
         const a = source[s]!;
         const b = source[s + rowWords]!;
+        const c = source[s + 2 * rowWords]!;
+        const d = source[s + 3 * rowWords]!;
+        const u = t + panelWords;
         target[t] = (a & 0xffff) | (b << 16);
-        target[t + panelWords] = (a >>> 16) | (b & 0xffff0000);
+        target[t + 1] = (c & 0xffff) | (d << 16);
+        target[u] = (a >>> 16) | (b & 0xffff0000);
+        target[u + 1] = (c >>> 16) | (d & 0xffff0000);
         s += 1;
         t += panel;
       }

@@ -75,7 +75,9 @@ export async function benchModel(folder: string, options: BenchOptions): Promise
       const { manifest } = compiled.artifact;
       caps = compiled.caps;
       facts ??= factsOf(model, manifest);
-      costs = costsOf(manifest, options.prefill);
+      // Of an embedding that is not the head too, a token reads a row.
+      const lookup = model.config.tieWordEmbeddings ? [] : ["model.embed_tokens.weight"];
+      costs = costsOf(manifest, options.prefill, lookup);
       rates.push(await measure(session, options));
       const peakBytes = process.resourceUsage().maxRSS * 1024;
       const profile = options.profile ? await profileOf(session, options) : null;
@@ -155,18 +157,17 @@ async function measure(session: Session, { prefill, decode, repeat }: BenchOptio
 const promptOf = (session: Session, length: number): Int32Array =>
   Int32Array.from({ length }, (_, i) => (i * 7919 + 13) % session.vocabSize);
 
-/** What a token costs, from the plan: weights read in decoding, and arithmetic in prefill. */
-export function costsOf(manifest: Manifest, tokens: number): { readonly bytesPerToken: number; readonly flopsPerToken: number } {
+/** What a token costs, from the plan: the weights that decoding reads, but for tables in which it looks up a row, and arithmetic in prefill. */
+function costsOf(
+  manifest: Manifest,
+  tokens: number,
+  lookup: readonly string[],
+): { readonly bytesPerToken: number; readonly flopsPerToken: number } {
   const decode = manifest.programs.find(({ name }) => name === "decode.1");
   const prefill = manifest.programs.find(({ name }) => name === "prefill");
-  const weights = new Map(manifest.weights.map((weight) => [weight.name, weight.bytes]));
-  const bytes = new Map<string, number>();
-  for (const step of decode?.steps ?? []) {
-    // A step reads a whole weight, or what it says when that is less: the row of the embedding that it looks up.
-    const most = evaluateIntExpr(step.bytes, symbolsOf(decode!, { past: 0 }));
-    for (const arg of step.args)
-      if (arg.kind === "weight") bytes.set(arg.name, Math.max(bytes.get(arg.name) ?? 0, Math.min(weights.get(arg.name)!, most)));
-  }
+  const read = new Set(decode?.steps.flatMap(({ args }) => args.flatMap((arg) => (arg.kind === "weight" ? [arg.name] : []))));
+  for (const name of lookup) read.delete(name);
+  const bytes = manifest.weights.reduce((sum, weight) => sum + (read.has(weight.name) ? weight.bytes : 0), 0);
   let flops = 0;
   for (let past = 0; past < tokens && prefill !== undefined;) {
     const seq = Math.min(tokens - past, prefill.symbols.find(({ name }) => name === "seq")?.max ?? 1);
@@ -174,7 +175,7 @@ export function costsOf(manifest: Manifest, tokens: number): { readonly bytesPer
     for (const step of prefill.steps) flops += evaluateIntExpr(step.flops, symbols);
     past += seq;
   }
-  return { bytesPerToken: [...bytes.values()].reduce((a, b) => a + b, 0), flopsPerToken: flops / tokens };
+  return { bytesPerToken: bytes, flopsPerToken: flops / tokens };
 }
 
 const symbolsOf = (program: ProgramEntry, values: Readonly<Record<string, number>>): Record<string, number> =>
