@@ -18,4 +18,4 @@ export interface Decisions {
 
 /** A GEMM with a checkpoint weight as its right operand: the only matmul a template is for. */
 export const isLinear = (n: Node): n is Extract<Node, { op: "matmul" }> =>
-  n.op === "matmul" && n.attrs.transB && n.inputs[1]!.op === "param" && typeOf(n.inputs[1]!).shape.length === 2;
+  n.op === "matmul" && n.attrs.transB && n.inputs[1]!.op === "param" && typeOf(n.inputs[1]).shape.length === 2;

@@ -132,7 +132,7 @@ export class Arith {
     const safe = this.select(small, this.F, a, this.f(0));
     const whole = this.ins(`sitofp ${this.I} ${this.ins(`fptosi ${this.F} ${safe} to ${this.I}`)} to ${this.F}`);
     const down = this.exact("fsub", whole, this.select(this.fcmp("ogt", whole, safe), this.F, this.f(1), this.f(0)));
-    return this.select(small, this.F, down, a);
+    return this.select(small, this.F, this.copysign(down, a), a); // -0 stays -0
   }
 
   bits(a: string): string {

@@ -35,9 +35,6 @@ export function microKernel(module: ModuleText, m: MicroKernel): string {
   return module.helper(name, () => text(module, m, name));
 }
 
-export const microKernelType = (m: MicroKernel, lanes: number): string =>
-  `void (<${lanes} x float>*, ${memoryType(m.a)}*, ${memoryType(m.b)}*, i64, i64, i64, i64)`;
-
 function text(module: ModuleText, m: MicroKernel, name: string): string {
   const f = new FunctionText(module);
   const lanes = module.level.lanes;

@@ -625,7 +625,7 @@ export class Values {
 
   storePrefix(d: DType, pointer: string, value: string, count: number): void {
     const [type, wide] = [memoryType(d), this.v.of(memoryType(d))];
-    if (count === this.width) return this.storeVector(d, pointer, value, null);
+    if (count === this.width) return void this.storeVector(d, pointer, value, null);
     const narrow = `<${count} x ${type}>`;
     const lanes = Array.from({ length: count }, (_, i) => `i32 ${i}`).join(", ");
     const part = this.f.ins(`shufflevector ${wide} ${value}, ${wide} poison, <${count} x i32> <${lanes}>`);

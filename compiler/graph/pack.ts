@@ -18,7 +18,7 @@ export function packWeights(graph: Graph, panel: number): Graph {
   const layout: Layout = panel > 0 ? { kind: "panels", width: panel } : { kind: "rows" };
   const linears = order.filter(
     (n): n is NodeOf<"matmul"> =>
-      n.op === "matmul" && n.attrs.transB && n.inputs[1]!.op === "param" && typeOf(n.inputs[1]!).shape.length === 2,
+      n.op === "matmul" && n.attrs.transB && n.inputs[1]!.op === "param" && typeOf(n.inputs[1]).shape.length === 2,
   );
   const packed = new Set<Node>(linears.map((n) => n.inputs[1]!));
 

@@ -32,7 +32,6 @@ export type BinaryFn = (typeof BINARY)[number];
 
 export type Load = Extract<Expr, { op: "load" }>;
 export type Var = Extract<Expr, { op: "var" }>;
-export type Elem = Extract<Expr, { op: "elem" }>;
 
 // ---- interning ------------------------------------------------------------------------------------------------------
 const table = new Map<string, Expr>();
@@ -75,11 +74,6 @@ function intern(e: Expr): Expr {
   return e;
 }
 
-/** Forgets all interned expressions that nothing refers to any more. Call between compilations; expressions made before must not be mixed with later ones. */
-export function clearExpressions(): void {
-  table.clear();
-}
-
 // ---- constructors ---------------------------------------------------------------------------------------------------
 /** A number where an expression is expected stands for a constant of the other operand's dtype. */
 export type Operand = Expr | number;
@@ -109,7 +103,9 @@ export const variable = (name: string, dtype: DType): Var => intern({ op: "var",
 export const lift = (x: Operand, dtype: DType): Expr => (typeof x === "number" ? constant(x, dtype) : x);
 
 export const load = (buffer: string, dtype: DType, index: Operand, guard: Expr | null = null): Expr =>
-  guard && isConst(guard, 0) ? constant(0, dtype) : intern({ op: "load", dtype, buffer, index: lift(index, "i32"), guard: guard && isConst(guard) ? null : guard });
+  guard && isConst(guard, 0)
+    ? constant(0, dtype)
+    : intern({ op: "load", dtype, buffer, index: lift(index, "i32"), guard: guard && isConst(guard) ? null : guard });
 export const elem = (tile: string, dtype: DType, row: Operand, col: Operand): Expr =>
   intern({ op: "elem", dtype, tile, row: lift(row, "i32"), col: lift(col, "i32") });
 export const reg = (name: string, dtype: DType, index: Operand): Expr => intern({ op: "reg", dtype, name, index: lift(index, "i32") });
@@ -227,7 +223,15 @@ export function binary(fn: BinaryFn, x: Operand, y: Operand): Expr {
   let a = typeof x === "number" ? lift(x, typeof y === "number" ? "i32" : y.dtype) : x;
   let b = lift(y, a.dtype);
   if (a.dtype !== b.dtype) fail(`${fn} of ${a.dtype} and ${b.dtype}; cast first`);
-  if (LOGIC.has(fn) ? a.dtype !== "bool" : INTEGER.has(fn) ? a.dtype !== "i32" : FLOAT.has(fn) ? a.dtype !== "f32" : a.dtype !== "f32" && a.dtype !== "i32" && !(COMPARE.has(fn) && a.dtype === "bool"))
+  if (
+    LOGIC.has(fn)
+      ? a.dtype !== "bool"
+      : INTEGER.has(fn)
+        ? a.dtype !== "i32"
+        : FLOAT.has(fn)
+          ? a.dtype !== "f32"
+          : a.dtype !== "f32" && a.dtype !== "i32" && !(COMPARE.has(fn) && a.dtype === "bool")
+  )
     fail(`${fn} does not take ${a.dtype}; cast first`);
   const dtype: DType = COMPARE.has(fn) || LOGIC.has(fn) ? "bool" : a.dtype;
   if (isConst(a) && isConst(b)) {
@@ -265,18 +269,21 @@ function simplify(fn: BinaryFn, a: Expr, b: Expr, dtype: DType): Expr | undefine
       return divide(fn, a, b);
     case "lt": {
       if (!int) return undefined;
-      const ra = rangeOf(a), rb = rangeOf(b);
+      const ra = rangeOf(a),
+        rb = rangeOf(b);
       return ra.max < rb.min ? TRUE : ra.min >= rb.max ? FALSE : undefined;
     }
     case "le": {
       if (!int) return undefined;
-      const ra = rangeOf(a), rb = rangeOf(b);
+      const ra = rangeOf(a),
+        rb = rangeOf(b);
       return ra.max <= rb.min ? TRUE : ra.min > rb.max ? FALSE : undefined;
     }
     case "eq":
     case "ne": {
       if (!int) return undefined;
-      const ra = rangeOf(a), rb = rangeOf(b);
+      const ra = rangeOf(a),
+        rb = rangeOf(b);
       if (a === b) return bool(fn === "eq");
       return ra.max < rb.min || rb.max < ra.min ? bool(fn === "ne") : undefined;
     }
@@ -288,7 +295,8 @@ function simplify(fn: BinaryFn, a: Expr, b: Expr, dtype: DType): Expr | undefine
     case "max": {
       if (a === b) return a;
       if (!int) return undefined;
-      const ra = rangeOf(a), rb = rangeOf(b);
+      const ra = rangeOf(a),
+        rb = rangeOf(b);
       if (ra.max <= rb.min) return fn === "min" ? a : b;
       if (rb.max <= ra.min) return fn === "min" ? b : a;
       return undefined;
@@ -308,7 +316,8 @@ function recombine(a: Expr, b: Expr): Expr | undefined {
 /** idiv and mod by a positive constant: split `a` into a multiple of the divisor and a rest whose range is known. */
 function divide(fn: "idiv" | "mod", a: Expr, b: Expr): Expr | undefined {
   if (!isConst(b)) {
-    const ra = rangeOf(a), rb = rangeOf(b);
+    const ra = rangeOf(a),
+      rb = rangeOf(b);
     if (ra.min >= 0 && ra.max < rb.min) return fn === "idiv" ? i32(0) : a;
     return undefined;
   }
@@ -348,10 +357,8 @@ export const idiv = (a: Operand, b: Operand): Expr => binary("idiv", a, b);
 export const mod = (a: Operand, b: Operand): Expr => binary("mod", a, b);
 export const min = (a: Operand, b: Operand): Expr => binary("min", a, b);
 export const max = (a: Operand, b: Operand): Expr => binary("max", a, b);
-export const pow = (a: Operand, b: Operand): Expr => binary("pow", a, b);
 export const lt = (a: Operand, b: Operand): Expr => binary("lt", a, b);
 export const le = (a: Operand, b: Operand): Expr => binary("le", a, b);
-export const gt = (a: Operand, b: Operand): Expr => binary("lt", b, a);
 export const ge = (a: Operand, b: Operand): Expr => binary("le", b, a);
 export const eq = (a: Operand, b: Operand): Expr => binary("eq", a, b);
 export const ne = (a: Operand, b: Operand): Expr => binary("ne", a, b);
@@ -404,7 +411,8 @@ function computeRange(e: Expr): Range {
     case "var":
       return { min: e.min, max: e.max };
     case "select": {
-      const a = rangeOf(e.a), b = rangeOf(e.b);
+      const a = rangeOf(e.a),
+        b = rangeOf(e.b);
       return { min: Math.min(a.min, b.min), max: Math.max(a.max, b.max) };
     }
     case "cast":
@@ -415,7 +423,8 @@ function computeRange(e: Expr): Range {
       return { min: -a.max, max: -a.min };
     }
     case "binary": {
-      const a = rangeOf(e.a), b = rangeOf(e.b);
+      const a = rangeOf(e.a),
+        b = rangeOf(e.b);
       switch (e.fn) {
         case "add":
           return { min: a.min + b.min, max: a.max + b.max };
@@ -426,7 +435,9 @@ function computeRange(e: Expr): Range {
           return { min: Math.min(...p), max: Math.max(...p) };
         }
         case "idiv":
-          return b.min > 0 ? { min: Math.floor(Math.min(a.min / b.min, a.min / b.max)), max: Math.floor(Math.max(a.max / b.min, a.max / b.max)) } : EVERYTHING;
+          return b.min > 0
+            ? { min: Math.floor(Math.min(a.min / b.min, a.min / b.max)), max: Math.floor(Math.max(a.max / b.min, a.max / b.max)) }
+            : EVERYTHING;
         case "mod":
           return b.min > 0 ? { min: 0, max: a.min >= 0 ? Math.min(a.max, b.max - 1) : b.max - 1 } : EVERYTHING;
         case "min":
@@ -527,13 +538,32 @@ export function some(e: Expr, f: (e: Expr) => boolean): boolean {
 }
 
 // ---- text -----------------------------------------------------------------------------------------------------------
-const INFIX: Partial<Record<BinaryFn, string>> = { add: "+", sub: "-", mul: "*", div: "/", idiv: "//", mod: "%", lt: "<", le: "<=", eq: "==", ne: "!=", and: "&&", or: "||" };
+const INFIX: Partial<Record<BinaryFn, string>> = {
+  add: "+",
+  sub: "-",
+  mul: "*",
+  div: "/",
+  idiv: "//",
+  mod: "%",
+  lt: "<",
+  le: "<=",
+  eq: "==",
+  ne: "!=",
+  and: "&&",
+  or: "||",
+};
 
 /** Stable text: the same expression always prints the same. */
 export function print(e: Expr): string {
   switch (e.op) {
     case "const":
-      return e.dtype === "f32" && Number.isInteger(e.value) ? `${e.value}.0` : e.dtype === "bool" ? (e.value ? "true" : "false") : `${e.value}`;
+      return e.dtype === "f32" && Number.isInteger(e.value)
+        ? `${e.value}.0`
+        : e.dtype === "bool"
+          ? e.value
+            ? "true"
+            : "false"
+          : `${e.value}`;
     case "var":
       return e.name;
     case "load":
@@ -590,7 +620,8 @@ export function evaluate(e: Expr, env: Env): number {
     case "binary":
       return applyBinary(e.fn, evaluate(e.a, env), evaluate(e.b, env));
     case "select": {
-      const a = evaluate(e.a, env), b = evaluate(e.b, env);
+      const a = evaluate(e.a, env),
+        b = evaluate(e.b, env);
       return evaluate(e.c, env) ? a : b;
     }
     case "cast": {

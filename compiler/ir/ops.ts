@@ -86,8 +86,6 @@ export const OPS = {
 type OfKind<Kind> = { [K in Op]: (typeof OPS)[K]["kind"] extends Kind ? K : never }[Op];
 /** Sources whose type is stated by whoever makes them. */
 export type Declared = OfKind<"declared">;
-/** Operations with a meaning of their own. */
-export type Primitive = OfKind<"declared" | "primitive">;
 /** Operations whose meaning is their decomposition. */
 export type Composite = OfKind<"composite">;
 
