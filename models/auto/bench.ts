@@ -5,7 +5,6 @@ import type { KernelTime } from "../../runtime/profile.ts";
 import type { Session } from "../../runtime/session.ts";
 import { openCausalLM } from "./model.ts";
 import type { CausalLM, LoadOptions } from "./model.ts";
-import type { Ceiling } from "./probe.ts";
 
 export interface BenchOptions {
   readonly load: LoadOptions;
@@ -20,8 +19,6 @@ export interface BenchOptions {
 
 export interface BenchRun {
   readonly threads: number;
-  /** Bytes of resident memory at the most, before anything but the model was in memory. */
-  readonly peakBytes: number;
   readonly loadMilliseconds: number;
   readonly decode: {
     readonly tokensPerSecond: number;
@@ -38,7 +35,8 @@ export interface BenchRun {
     /** Of the multiply-add rate of as many threads. */
     readonly share: number;
   };
-  readonly ceiling: Ceiling;
+  /** What the machine can do, measured in turn with the model: bytes read a second, and floating-point operations in f32. */
+  readonly ceiling: { readonly read: number; readonly flops: number };
   readonly profile: { readonly decode: readonly KernelTime[]; readonly prefill: readonly KernelTime[] } | null;
 }
 
@@ -48,72 +46,85 @@ export interface BenchReport {
   readonly target: Manifest["target"];
   readonly checkpointBytes: number;
   readonly weightBytes: number;
+  /** Resident memory of the process at the most, with the model open and run, and nothing else in memory yet. */
+  readonly peakBytes: number;
   readonly compile: { readonly milliseconds: number; readonly cached: boolean };
   readonly launches: { readonly decode: number; readonly prefill: number };
   readonly runs: readonly BenchRun[];
 }
 
 /**
- * Measures a model, and what the machine can do, in one run: figures of two runs on a machine that others use too would say nothing. The best of several
- * repetitions counts on both sides.
+ * Measures a model and, in turn with it, what the machine can do: on a machine that others use too, figures of two different minutes cannot be compared.
+ * The best of several repetitions counts on both sides.
  */
 export async function benchModel(folder: string, options: BenchOptions): Promise<BenchReport> {
-  const { threads, onRun } = options;
-  const measured: Omit<BenchRun, "ceiling" | "prefill" | "decode">[] = [];
-  const rates: { prefill: number; decode: number }[] = [];
-  let facts: Pick<BenchReport, "parameters" | "dtype" | "target" | "checkpointBytes" | "weightBytes" | "compile" | "launches"> | undefined;
-  let costs = { bytesPerToken: 0, flopsPerToken: 0 };
-  let caps: Parameters<(typeof import("./probe.ts"))["measureCeilings"]>[0] | undefined;
-  for (const count of threads) {
-    onRun?.(`${count} ${count === 1 ? "thread" : "threads"}`);
-    const model = await openCausalLM(folder, { ...options.load, threads: count });
+  const runs: BenchRun[] = [];
+  let facts: Omit<BenchReport, "runs" | "peakBytes"> | undefined;
+  let peakBytes = 0;
+  for (const threads of options.threads) {
+    options.onRun?.(`${threads} ${threads === 1 ? "thread" : "threads"}`);
+    const model = await openCausalLM(folder, { ...options.load, threads });
     try {
       const started = performance.now();
       const session = await model.session();
       const loadMilliseconds = performance.now() - started;
-      const compiled = model.compiled!;
-      const { manifest } = compiled.artifact;
-      caps = compiled.caps;
+      const { manifest } = model.compiled!.artifact;
       facts ??= factsOf(model, manifest);
+      const warm = await measure(session, options);
+      if (peakBytes === 0) peakBytes = process.resourceUsage().maxRSS * 1024;
+      const best = await measureInTurn(session, threads, warm, options);
+      const profile = options.profile ? await profileOf(session, options) : null;
       // Of an embedding that is not the head too, a token reads a row.
       const lookup = model.config.tieWordEmbeddings ? [] : ["model.embed_tokens.weight"];
-      costs = costsOf(manifest, options.prefill, lookup);
-      rates.push(await measure(session, options));
-      const peakBytes = process.resourceUsage().maxRSS * 1024;
-      const profile = options.profile ? await profileOf(session, options) : null;
-      measured.push({ threads: count, peakBytes, loadMilliseconds, profile });
+      runs.push({ threads, loadMilliseconds, profile, ...ratesOf(best, costsOf(manifest, options.prefill, lookup), options.prefill) });
     } finally {
       await model.close();
     }
   }
-  onRun?.("what the machine can do");
-  // Last: the memory that this reads through would count as the model's.
-  const { measureCeilings } = await import("./probe.ts");
-  const ceilings = await measureCeilings(caps!, threads);
+  return { ...facts!, peakBytes, runs };
+}
+
+/** Tokens a second, and what the machine did meanwhile. */
+interface Rates {
+  readonly prefill: number;
+  readonly decode: number;
+}
+
+async function measureInTurn(session: Session, threads: number, warm: Rates, options: BenchOptions): Promise<Rates & BenchRun["ceiling"]> {
+  const [{ cpu }, { openCeilings }] = await Promise.all([
+    import("../../runtime/drivers/cpu/device.ts"),
+    import("../../runtime/drivers/cpu/ceilings.ts"),
+  ]);
+  const device = await cpu.open({ threads });
+  const ceilings = await openCeilings(device);
+  try {
+    let [{ prefill, decode }, read, flops] = [warm, 0, 0];
+    for (let pass = 0; pass < options.repeat; pass += 1) {
+      for (let i = 0; i < 3; i += 1) {
+        read = Math.max(read, await ceilings.readBandwidth());
+        flops = Math.max(flops, await ceilings.fmaRate());
+      }
+      const rates = await measure(session, options);
+      prefill = Math.max(prefill, rates.prefill);
+      decode = Math.max(decode, rates.decode);
+    }
+    return { prefill, decode, read: read * 1e9, flops: flops * 1e9 };
+  } finally {
+    ceilings.free();
+    await device.close();
+  }
+}
+
+function ratesOf(
+  { prefill, decode, read, flops }: Rates & BenchRun["ceiling"],
+  { bytesPerToken, flopsPerToken }: ReturnType<typeof costsOf>,
+  tokens: number,
+): Pick<BenchRun, "decode" | "prefill" | "ceiling"> {
+  const [bytesPerSecond, flopsPerSecond] = [bytesPerToken * decode, flopsPerToken * prefill];
   return {
-    ...facts!,
-    runs: measured.map((run, i) => {
-      const ceiling = ceilings[i]!;
-      const { bytesPerToken, flopsPerToken } = costs;
-      const rate = rates[i]!;
-      return {
-        ...run,
-        ceiling,
-        decode: {
-          tokensPerSecond: rate.decode,
-          bytesPerToken,
-          bytesPerSecond: bytesPerToken * rate.decode,
-          share: (bytesPerToken * rate.decode) / ceiling.read,
-        },
-        prefill: {
-          tokens: options.prefill,
-          tokensPerSecond: rate.prefill,
-          flopsPerToken,
-          flopsPerSecond: flopsPerToken * rate.prefill,
-          share: (flopsPerToken * rate.prefill) / ceiling.flops,
-        },
-      };
-    }),
+    decode: { tokensPerSecond: decode, bytesPerToken, bytesPerSecond, share: bytesPerSecond / read },
+    prefill: { tokens, tokensPerSecond: prefill, flopsPerToken, flopsPerSecond, share: flopsPerSecond / flops },
+    ceiling: { read, flops },
   };
 }
 
@@ -132,25 +143,19 @@ function factsOf(model: CausalLM, manifest: Manifest) {
   };
 }
 
-/** Tokens a second: the prompt, and one token after the other, each the best of several repetitions. */
-async function measure(session: Session, { prefill, decode, repeat }: BenchOptions): Promise<{ prefill: number; decode: number }> {
+/** One prompt, and then one token after the other. */
+async function measure(session: Session, { prefill, decode }: BenchOptions): Promise<Rates> {
   const prompt = promptOf(session, prefill);
   const next = new Int32Array(1);
-  let prefillTime = Infinity;
-  let decodeTime = Infinity;
-  for (let pass = 0; pass < repeat; pass += 1) {
-    await session.reset();
-    let started = performance.now();
-    await session.prefill(prompt);
-    prefillTime = Math.min(prefillTime, performance.now() - started);
-    started = performance.now();
-    for (let i = 0; i < decode; i += 1) {
-      next[0] = session.next[0]!;
-      await session.decode(next);
-    }
-    decodeTime = Math.min(decodeTime, performance.now() - started);
+  await session.reset();
+  const started = performance.now();
+  await session.prefill(prompt);
+  const prompted = performance.now();
+  for (let i = 0; i < decode; i += 1) {
+    next[0] = session.next[0]!;
+    await session.decode(next);
   }
-  return { prefill: (prefill / prefillTime) * 1000, decode: (decode / decodeTime) * 1000 };
+  return { prefill: (prefill / (prompted - started)) * 1000, decode: (decode / (performance.now() - prompted)) * 1000 };
 }
 
 /** Ids spread over the vocabulary. */

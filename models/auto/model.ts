@@ -9,8 +9,8 @@ import { parseGenerationConfig, randomSeed, resolveGeneration } from "../../runt
 import type { GenerationFile, GenerationOptions } from "../../runtime/text/generation-config.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import type { CompiledModel } from "./compiled.ts";
-import { openEngine } from "./engine.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
+import { openEngine } from "./engines.ts";
 import { createForwardSession } from "./forward.ts";
 import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
 import { planModel, positionAxes } from "./plan.ts";

@@ -11,7 +11,6 @@ import { matchBambaTensors, parameterCount } from "../bamba/weights.ts";
 
 /** How weights are held in memory. */
 export type WeightDType = "f32" | "bf16" | "f16";
-export const weightDTypes: readonly WeightDType[] = ["f32", "bf16", "f16"];
 
 /** A model as it lies on disk, checked: every tensor that the configuration asks for is there, in its shape, and nothing else. */
 export interface ModelSource {

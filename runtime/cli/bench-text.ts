@@ -4,57 +4,43 @@ import { formatBytes, formatCount, formatTime, significant } from "./terminal.ts
 
 const percent = (share: number): string => `${(share * 100).toFixed(0)} %`;
 
+const columns = [
+  "threads",
+  "decode tokens/s",
+  "GB/s",
+  "machine reads",
+  "share",
+  "prefill tokens/s",
+  "GFLOP/s",
+  "machine's FMA",
+  "share ",
+  "load",
+];
+
 /** `culm bench` for people. */
 export function printBench(report: BenchReport): string {
-  const { parameters, dtype, target, checkpointBytes, compile, launches, runs } = report;
+  const { parameters, dtype, target, checkpointBytes, peakBytes, compile, launches, runs } = report;
   const lines = [
     heading(`${formatCount(parameters)} parameters in ${dtype}, on ${target.backend} ${target.caps}`),
-    `  compiled ${compile.cached ? "earlier, read" : ""} in ${formatTime(compile.milliseconds)}; launches a token ${launches.decode}, a prompt ${launches.prefill}\n\n`,
+    `  ${compile.cached ? "compiled earlier, read" : "compiled"} in ${formatTime(compile.milliseconds)}; launches a token ${launches.decode}, a prompt ${launches.prefill}\n\n`,
     table(
-      [
-        "threads",
-        "decode tokens/s",
-        "GB/s",
-        "of read",
-        "prefill tokens/s",
-        "GFLOP/s",
-        "of FMA",
-        "machine GB/s",
-        "GFLOP/s ",
-        "peak memory",
-        "of checkpoint",
-        "load",
-      ],
-      runs.map(({ threads, decode, prefill, ceiling, peakBytes, loadMilliseconds }) => [
+      columns,
+      runs.map(({ threads, decode, prefill, ceiling, loadMilliseconds }) => [
         threads,
         significant(decode.tokensPerSecond),
         significant(decode.bytesPerSecond / 1e9),
+        significant(ceiling.read / 1e9),
         percent(decode.share),
         significant(prefill.tokensPerSecond),
         significant(prefill.flopsPerSecond / 1e9),
-        percent(prefill.share),
-        significant(ceiling.read / 1e9),
         significant(ceiling.flops / 1e9),
-        formatBytes(peakBytes),
-        `x ${(peakBytes / checkpointBytes).toFixed(2)}`,
+        percent(prefill.share),
         formatTime(loadMilliseconds),
       ]),
-      [
-        "threads",
-        "decode tokens/s",
-        "GB/s",
-        "of read",
-        "prefill tokens/s",
-        "GFLOP/s",
-        "of FMA",
-        "machine GB/s",
-        "GFLOP/s ",
-        "peak memory",
-        "of checkpoint",
-        "load",
-      ],
+      columns,
     ),
     `  decode: ${formatBytes(runs[0]?.decode.bytesPerToken ?? 0)} of weights a token; prefill: ${runs[0]?.prefill.tokens ?? 0} tokens, ${significant((runs[0]?.prefill.flopsPerToken ?? 0) / 1e9)} GFLOP a token\n`,
+    `  peak memory ${formatBytes(peakBytes)}, ${(peakBytes / checkpointBytes).toFixed(2)} times the checkpoint's ${formatBytes(checkpointBytes)}\n`,
   ];
   for (const { threads, profile } of runs) {
     if (profile === null) continue;

@@ -1,4 +1,4 @@
-import type { Report } from "./inspect.ts";
+import type { Report } from "./inspect-report.ts";
 import { heading, table } from "./table.ts";
 import { formatBytes } from "./terminal.ts";
 

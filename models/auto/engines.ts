@@ -1,0 +1,28 @@
+import { UserError } from "../../runtime/errors.ts";
+import type { Engine, EngineOptions } from "./engine.ts";
+import type { ModelSource } from "./source.ts";
+
+/** What runs a model: the compiler and the CPU driver, or the interpreter. */
+const backendNames = ["llvm", "interpret"];
+
+/** @throws UserError for a backend that there is not. */
+export async function openEngine(backend: string, source: ModelSource, options: EngineOptions): Promise<Engine> {
+  switch (backend) {
+    case "llvm":
+      return (await import("./engine-llvm.ts")).openLlvmEngine(source, options);
+    case "interpret":
+      return interpretEngine(source);
+    default:
+      throw new UserError(`unknown backend "${backend}"`, { hint: `there are: ${backendNames.join(", ")}` });
+  }
+}
+
+function interpretEngine(source: ModelSource): Engine {
+  return {
+    async open(plan) {
+      const [{ createInterpreter }, { traceModel }] = await Promise.all([import("./interpret.ts"), import("./plan.ts")]);
+      return { executor: await createInterpreter(await traceModel(source.config, plan), source.weights), compiled: null };
+    },
+    close: () => Promise.resolve(),
+  };
+}
