@@ -1,26 +1,13 @@
 import type { Expr } from "../../compiler/ir/expr.ts";
 import { add, and, children, i32, intVar, isConst, load, mul, rangeOf, reg, some, substitute, walk } from "../../compiler/ir/expr.ts";
 import { eachStmt, expressionsOf, substituteStmts } from "../../compiler/ir/thread-walk.ts";
-import type { Stmt, ThreadProgram } from "../../compiler/ir/thread.ts";
+import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { Arith } from "./arith.ts";
-import type { Level } from "./caps.ts";
-import type { Frame } from "./frame.ts";
 import { isTid } from "./linear.ts";
 import { memoryType } from "./micro-kernel.ts";
-import type { FunctionText, ModuleText } from "./module-text.ts";
+import type { Printer } from "./printer.ts";
 import { printUnit } from "./unit.ts";
-import type { Values } from "./values.ts";
 import { conjuncts } from "./values.ts";
-
-/** What printing statements needs. */
-export interface Printer {
-  readonly program: ThreadProgram;
-  readonly level: Level;
-  readonly module: ModuleText;
-  readonly f: FunctionText;
-  readonly values: Values;
-  readonly frame: Frame;
-}
 
 export function printBody(body: readonly Stmt[], p: Printer): void {
   for (const s of body) printStmt(s, p);

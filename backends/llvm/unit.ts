@@ -5,7 +5,7 @@ import { mustPack } from "./frame.ts";
 import type { MicroKernel } from "./micro-kernel.ts";
 import { memoryType, microKernel, remainderRows, rowSteps } from "./micro-kernel.ts";
 import { packer } from "./pack.ts";
-import type { Printer } from "./statements.ts";
+import type { Printer } from "./printer.ts";
 
 type Unit = Extract<Stmt, { op: "unit" }>;
 
