@@ -50,13 +50,14 @@ export function allocate(bytes: number): Block {
   return block(address, bytes, address, size);
 }
 
-/** Memory whose end is the end of what may be touched: reading or writing one byte beyond it faults. For tests. */
+/** Memory whose end is the end of what may be touched: reading or writing one byte beyond it faults, and so does all of it once it is freed. For tests. */
 export function allocateGuarded(bytes: number, align = 4): Block {
   const size = roundUp(Math.max(bytes, 1), PAGE);
   const base = map(size + PAGE);
   theLibc().mprotect((base + BigInt(size)) as typeof base, PAGE, PROT_NONE);
   const start = (base + BigInt(size - roundUp(Math.max(bytes, 1), align))) as typeof base;
-  return block(start, bytes, base, size + PAGE);
+  const view = viewAt(start, Math.max(bytes, 1));
+  return { address: start, bytes, view, free: () => void theLibc().munmap(base, size + PAGE) };
 }
 
 function map(size: number): Pointer<"memory"> {
