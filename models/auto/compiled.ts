@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Backend, Caps } from "../../compiler/backend.ts";
-import { UserError } from "../../runtime/errors.ts";
+import { isUserError, UserError } from "../../runtime/errors.ts";
 import type { Artifact } from "../../runtime/node/artifact.ts";
 import { readArtifact, writeArtifact } from "../../runtime/node/artifact.ts";
 import { cacheFolder, codeFingerprint, touch, trimCache } from "../../runtime/node/cache.ts";
@@ -52,7 +52,7 @@ export async function compileBamba(
 ): Promise<CompiledModel> {
   const started = performance.now();
   const { backend } = target;
-  const host = backend.caps(target.device ?? "host");
+  const host = capsOf(backend, target.device ?? "host");
   const caps: Caps = target.workers === undefined ? host : { ...host, workers: target.workers };
   fingerprint ??= codeFingerprint(compilerFolders);
   const key = createHash("sha256")
@@ -82,6 +82,16 @@ export async function compileBamba(
   );
   if (entry !== undefined) await keep(entry, artifact);
   return { artifact, cached: false, time: performance.now() - started, caps };
+}
+
+/** A backend knows its devices by name and says which there are; that the name came from a user is known here. */
+function capsOf(backend: Backend, device: string): Caps {
+  try {
+    return backend.caps(device);
+  } catch (cause) {
+    if (device === "host" || isUserError(cause)) throw cause;
+    throw new UserError(`device ${device}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
 }
 
 /** The toolchain keeps objects of its own, which would make "compile anew" a half-truth. */

@@ -1,3 +1,4 @@
+import { UserError } from "../../runtime/errors.ts";
 import { openArtifact } from "../../runtime/steps.ts";
 import type { WeightBank } from "../../runtime/steps.ts";
 import { compileBamba } from "./compiled.ts";
@@ -11,6 +12,8 @@ export async function openLlvmEngine(source: ModelSource, options: EngineOptions
     import("../../backends/llvm/index.ts"),
   ]);
   const { threads, cache, onCompile, onLoad } = options;
+  if (threads !== undefined && (!Number.isInteger(threads) || threads < 1 || threads > 1024))
+    throw new UserError(`threads (--threads): expected a whole number from 1 to 1024, got ${threads}`);
   const device = await cpu.open(threads === undefined ? {} : { threads });
   const bank: WeightBank = new Map();
   return {

@@ -112,6 +112,33 @@ describe("compile and inspect", () => {
       expect(out).toContain(part);
   });
 
+  test("for another level of instructions, or for one that there is not", async () => {
+    const other = join(scratch, "other.culm");
+    const { code, out } = await culm(
+      "compile",
+      "--model",
+      tinyFolder,
+      "--out",
+      other,
+      "--device",
+      "x86-64",
+      "--max-length",
+      "64",
+      "--json",
+    );
+    if (process.arch === "x64") {
+      expect(code).toBe(0);
+      expect(JSON.parse(out)).toMatchObject({ out: other, programs: ["prefill", "decode.1"] });
+      expect(JSON.parse(readFileSync(join(other, "manifest.json"), "utf8"))).toMatchObject({ target: { caps: "x86-64" } });
+    }
+    const none = await culm("compile", "--model", tinyFolder, "--out", other, "--device", "z80");
+    expect(none.code).toBe(1);
+    expect(none.err).toMatch(/^error: device z80: .*x86-64-avx2/);
+    const threads = await culm("demo", "--threads", "0");
+    expect(threads.code).toBe(1);
+    expect(threads.err).toContain("--threads");
+  });
+
   test("a damaged artifact is refused by file and field", async () => {
     rmSync(join(folder, "kernels.bin"));
     const { code, err } = await culm("inspect", "--artifact", folder);

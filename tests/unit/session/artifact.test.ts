@@ -1,6 +1,7 @@
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Manifest } from "../../../compiler/artifact.ts";
 import { isUserError } from "../../../runtime/errors.ts";
@@ -124,6 +125,51 @@ describe("a manifest", () => {
   test.each(cases)("%s = %j is refused", (path, value, message) => expect(refusal(changed(path, value))).toContain(message));
 
   test.each([[null], [[]], ["text"], [7], [{}]])("%j is refused", (json) => expect(refusal(json)).not.toBe(""));
+});
+
+test("whatever is changed in a manifest, it is taken or refused, and what is taken keeps its promises", () => {
+  const paths: string[] = [];
+  const walk = (value: unknown, path: string): void => {
+    if (path !== "") paths.push(path);
+    if (typeof value === "object" && value !== null)
+      for (const [key, inner] of Object.entries(value)) walk(inner, path === "" ? key : `${path}.${key}`);
+  };
+  walk(good, "");
+  const strange = fc.oneof(
+    fc.jsonValue(),
+    fc.integer(),
+    fc.maxSafeInteger(),
+    fc.double(),
+    fc.constantFrom("batch", "seq", "w", "__proto__", "constructor", ["mul", 2 ** 30, ["mul", 2 ** 30, "seq"]], undefined),
+  );
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.constantFrom(...paths), strange), { minLength: 1, maxLength: 3 }), (changes) => {
+      const copy = structuredClone(good) as unknown as Json;
+      for (const [path, value] of changes) {
+        const keys = path.split(".");
+        const last = keys.pop()!;
+        const at = keys.reduce<unknown>(
+          (inner, key) => (typeof inner === "object" && inner !== null ? (inner as Json)[key] : undefined),
+          copy,
+        );
+        if (typeof at === "object" && at !== null) (at as Json)[last] = value;
+      }
+      let taken: Manifest;
+      try {
+        taken = parseManifest(copy, 20, "x");
+      } catch (error) {
+        expect(isUserError(error)).toBe(true);
+        return;
+      }
+      for (const { offset, bytes } of taken.literals) expect(offset + bytes).toBeLessThanOrEqual(20);
+      for (const { steps, arenaBytes } of taken.programs)
+        for (const { kernel, args } of steps) {
+          expect(taken.kernels[kernel]).toBeDefined();
+          for (const arg of args) if (arg.kind === "arena") expect(arg.offset).toBeLessThan(arenaBytes);
+        }
+    }),
+    { numRuns: 5000 },
+  );
 });
 
 describe("a folder", () => {
