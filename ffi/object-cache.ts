@@ -52,13 +52,20 @@ function readObject(file: string): Uint8Array | null {
 function writeObject(directory: string, file: string, object: Uint8Array): void {
   // Under another name first: a reader sees a whole file or none, also when two processes write the same one.
   const temporary = `${file}.${process.pid}.tmp`;
-  try {
+  const tryTo = (f: () => void): boolean => {
+    try {
+      f();
+      return true;
+    } catch {
+      return false; // a full or read-only disk must not keep a model from running
+    }
+  };
+  const written = tryTo(() => {
     mkdirSync(directory, { recursive: true });
     writeFileSync(temporary, Buffer.concat([sha256(object), object]));
     renameSync(temporary, file);
-  } catch {
-    rmSync(temporary, { force: true }); // a full or read-only disk must not keep a model from running
-  }
+  });
+  if (!written) tryTo(() => rmSync(temporary, { force: true }));
 }
 
 /** How many modules are compiled side by side; libuv, through which koffi calls in the background, runs four calls at a time. */
