@@ -17,7 +17,6 @@ interface Flags extends Omit<ModelFlags, "threads"> {
   readonly decode: number;
   readonly repeat: number;
   readonly profile?: boolean;
-  readonly json?: boolean;
 }
 
 const examples = `

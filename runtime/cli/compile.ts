@@ -11,7 +11,6 @@ interface Flags extends ModelFlags {
   readonly out: string;
   readonly batch?: number;
   readonly device: string;
-  readonly json?: boolean;
 }
 
 const examples = `

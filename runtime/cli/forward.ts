@@ -9,7 +9,6 @@ interface Flags extends ModelFlags {
   readonly inputs: string;
   readonly output: string;
   readonly hiddenStates?: boolean;
-  readonly json?: boolean;
 }
 
 const examples = `

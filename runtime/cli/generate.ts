@@ -7,7 +7,6 @@ import type { Terminal } from "./terminal.ts";
 interface Flags extends ModelFlags, GenerationFlags {
   readonly model: string;
   readonly prompt: string;
-  readonly json?: boolean;
 }
 
 const examples = `

@@ -11,7 +11,6 @@ interface Flags extends ModelFlags {
   readonly model?: string;
   readonly artifact?: string;
   readonly batch?: number;
-  readonly json?: boolean;
 }
 
 const examples = `

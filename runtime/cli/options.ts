@@ -39,6 +39,8 @@ export interface ModelFlags {
   readonly maxLength?: number;
   readonly prefillChunk?: number;
   readonly cache: boolean;
+  /** Whoever reads JSON wants nothing else on the way. */
+  readonly json?: boolean;
 }
 
 const oneThreadCount = {
@@ -76,8 +78,9 @@ export function loadOptions(
   terminal: Terminal,
   batch?: number,
 ): { readonly options: LoadOptions; readonly stop: () => void } {
-  const compiling = new Progress(terminal, "compiling");
-  const loading = new Progress(terminal, "loading weights", formatBytes);
+  const interactive = terminal.interactive && flags.json !== true;
+  const compiling = new Progress(interactive, "compiling");
+  const loading = new Progress(interactive, "loading weights", formatBytes);
   const options: LoadOptions = {
     ...(flags.backend === undefined ? {} : { backend: flags.backend }),
     ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),

@@ -32,7 +32,7 @@ const patience = 1000;
 
 /** A progress bar that appears when the work turns out to take more than a second, and only where a person watches. */
 export class Progress {
-  private readonly terminal: Terminal;
+  private readonly interactive: boolean;
   private readonly what: string;
   private readonly unit: (value: number) => string;
   private readonly started = performance.now();
@@ -40,8 +40,8 @@ export class Progress {
   private making = false;
   private done = false;
 
-  constructor(terminal: Terminal, what: string, unit: (value: number) => string = String) {
-    this.terminal = terminal;
+  constructor(interactive: boolean, what: string, unit: (value: number) => string = String) {
+    this.interactive = interactive;
     this.what = what;
     this.unit = unit;
   }
@@ -50,7 +50,7 @@ export class Progress {
     if (this.bar !== undefined) {
       this.bar.setTotal(total);
       this.bar.update(value, { shown: this.unit(value), all: this.unit(total) });
-    } else if (this.terminal.interactive && !this.making && !this.done && performance.now() - this.started > patience) {
+    } else if (this.interactive && !this.making && !this.done && performance.now() - this.started > patience) {
       this.making = true;
       void this.show(value, total);
     }

@@ -197,6 +197,31 @@ test("bench measures the model and the machine in one run", async () => {
   expect(runs[0]!.profile.decode.reduce((sum, { launches }) => sum + launches, 0)).toBe(38);
 });
 
+test("bench makes a model of random weights from a configuration, and leaves nothing behind", async () => {
+  const temporary = (): string[] => readdirSync(tmpdir()).filter((name) => name.startsWith("culm-bench-"));
+  const before = temporary();
+  const config = join(goldenFolder("base"), "config.json");
+  const { code, out } = await culm(
+    "bench",
+    "--config",
+    config,
+    "--dtype",
+    "bf16",
+    "--prefill",
+    "8",
+    "--decode",
+    "2",
+    "--repeat",
+    "1",
+    "--threads",
+    "1",
+  );
+  expect(code).toBe(0);
+  expect(out).toContain("parameters in bf16, on llvm");
+  expect(out).toMatch(/peak memory .* times the checkpoint's/);
+  expect(temporary()).toEqual(before);
+});
+
 describe("the launcher", () => {
   test("a start from the cache: the same text as in this process, exit code 0", async () => {
     const { code, out, err } = await launch(["generate", "--model", tinyFolder, "--prompt", "Alice was", "--max-new-tokens", "8"]);
