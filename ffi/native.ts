@@ -9,6 +9,11 @@ declare const brand: unique symbol;
 /** An address in this process, of the named kind of thing. */
 export type Pointer<Name extends string = string> = bigint & { readonly [brand]: Name };
 
+// Native code runs on stacks that koffi provides. LLVM's recursion over large functions needs more than the 128 KiB that calls in the background get,
+// and so do kernels, whose small arrays live there.
+const STACK = 8 * 1024 * 1024;
+if (koffi.config().async_stack_size !== STACK) koffi.config({ sync_stack_size: STACK, async_stack_size: STACK });
+
 export type CType = "void" | "void *" | "str" | "int" | "uint32_t" | "size_t" | "uint64_t" | "int64_t";
 /** Return type, symbol, parameter types. */
 export type Signature = readonly [CType, string, readonly CType[]];

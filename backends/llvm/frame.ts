@@ -27,8 +27,9 @@ export interface Slot {
 }
 
 const ALIGN = 64;
-/** A register array up to this size goes on the stack. */
+/** A register array up to this size goes on the stack, and so many bytes of them together: threads of other systems' making have small stacks. */
 const STACK_BYTES = 4096;
+const STACK_TOTAL = 96 * 1024;
 
 export const memoryBytes = (d: DType): number => (d === "f32" || d === "i32" ? 4 : d === "bool" ? 1 : 2);
 
@@ -39,6 +40,7 @@ export function layOut(program: ThreadProgram, lanes: Lanes, level: Level): Fram
     scratchBytes += Math.ceil(bytes / ALIGN) * ALIGN;
     return at;
   };
+  let stackBytes = 0;
   const arrays = new Map<string, Slot>();
   for (const { name, dtype, count } of program.shared)
     arrays.set(name, { dtype, elements: count, perLane: false, offset: reserve(count * memoryBytes(dtype)) });
@@ -46,7 +48,9 @@ export function layOut(program: ThreadProgram, lanes: Lanes, level: Level): Fram
     const perLane = !lanes.uniformRegs.has(name);
     const elements = count * (perLane ? program.threads : 1);
     const bytes = elements * memoryBytes(dtype);
-    arrays.set(name, { dtype, elements, perLane, offset: bytes > STACK_BYTES ? reserve(bytes) : -1 });
+    const onStack = bytes <= STACK_BYTES && stackBytes + bytes <= STACK_TOTAL;
+    if (onStack) stackBytes += bytes;
+    arrays.set(name, { dtype, elements, perLane, offset: onStack ? -1 : reserve(bytes) });
   }
   const packed = packBytes(program.body, level);
   return { arrays, packAt: packed > 0 ? reserve(packed) : -1, scratchBytes };
