@@ -57,7 +57,7 @@ async function generate(flags: Flags, terminal: Terminal): Promise<undefined> {
         prompt: flags.prompt,
         continuation,
         promptIds,
-        outputIds: [...result.sequences],
+        outputIds: [...result.sequences[0]!],
         newIds,
         finishReason: result.finish[0],
         seed: settings.doSample === true ? result.seed : null,

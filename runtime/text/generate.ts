@@ -35,8 +35,8 @@ export interface Generated {
   readonly rows: number;
   /** New tokens of each row, padding included. */
   readonly length: number;
-  /** [rows, prompt length + length]: the prompts as they were given, then the new tokens. */
-  readonly sequences: Int32Array;
+  /** Of each row the prompt as it was given, padding included, then the new tokens, all of one length. */
+  readonly sequences: readonly Int32Array[];
   /** The new tokens of each row, its end token included, without padding. */
   readonly newTokens: readonly Int32Array[];
   readonly finish: readonly FinishReason[];
@@ -145,13 +145,13 @@ export async function generateTokens(
   const made = columns.length;
   if (made < settings.maxNewTokens && options.signal?.aborted === true)
     finish.forEach((reason, row) => (finish[row] = reason === "eos" ? "eos" : "aborted"));
-  const sequences = new Int32Array(rows * (length + made));
-  for (let row = 0; row < rows; row += 1) {
-    const at = row * (length + made);
-    sequences.set(ids.subarray(row * length, (row + 1) * length), at);
-    columns.forEach((column, i) => (sequences[at + length + i] = column[row]!));
-  }
-  const newTokens = finish.map((_, row) => sequences.slice(row * (length + made) + length, row * (length + made) + length + counts[row]!));
+  const sequences = finish.map((_, row) => {
+    const sequence = new Int32Array(length + made);
+    sequence.set(ids.subarray(row * length, (row + 1) * length));
+    for (let i = 0; i < made; i += 1) sequence[length + i] = columns[i]![row]!;
+    return sequence;
+  });
+  const newTokens = sequences.map((sequence, row) => sequence.slice(length, length + counts[row]!));
   const tokensPerSecond = made > 1 ? ((made - 1) / (total - first)) * 1000 : 0;
   return { rows, length: made, sequences, newTokens, finish, timing: { first, total, tokensPerSecond } };
 }

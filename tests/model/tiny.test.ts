@@ -62,7 +62,7 @@ describe.each([
     const ids = tokenizer.encode(single.prompt);
     expect(ids).toEqual(single.prompt_ids);
     const { sequences, newTokens } = await model.generate(ids, { maxNewTokens: made });
-    expect([...sequences]).toEqual(single.output_ids);
+    expect(sequences.map((row) => [...row])).toEqual([single.output_ids]);
     expect(single.prompt + tokenizer.decode(newTokens[0]!, { skipSpecialTokens: true })).toBe(single.text);
   });
 
@@ -72,7 +72,7 @@ describe.each([
     expect([...encoded.attentionMask]).toEqual(batch.attention_mask.flat());
     for (const input of [{ inputIds: batch.input_ids, attentionMask: batch.attention_mask }, batch.input_ids]) {
       const { sequences } = await model.generate(input, { maxNewTokens: batch.output_ids[0]!.length - batch.input_ids[0]!.length });
-      expect([...sequences]).toEqual(batch.output_ids.flat());
+      expect(sequences.map((row) => [...row])).toEqual(batch.output_ids);
     }
   });
 });

@@ -62,7 +62,10 @@ function fakeDevice(visible: boolean, limit = Infinity) {
       return {
         symbols,
         grids,
-        run: () => Promise.resolve(run()),
+        run: () => {
+          run();
+          return Promise.resolve();
+        },
         runInBackground: () => {
           log.background += 1;
           return Promise.resolve().then(run);
