@@ -5,7 +5,8 @@ import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { elementCount, maxOf } from "./plan.ts";
 import { isLinear } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
-import { copyKernel, kernelOf } from "./lowering.ts";
+import { kernelOf } from "./lowering.ts";
+import { copyKernel } from "./lowering/pointwise.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
 /**

@@ -1,0 +1,113 @@
+import { BYTES } from "../ir/dtype.ts";
+import type { Expr } from "../ir/expr.ts";
+import { add, cast, f32, i32, intVar, isConst, mul, substitute, variable } from "../ir/expr.ts";
+import type { Dim, Node } from "../ir/graph.ts";
+import { typeOf } from "../ir/graph.ts";
+import type { Decisions } from "../decisions.ts";
+import type { BufferInfo, KernelPlan, Problem } from "../plan.ts";
+import { bufferIndex, dimMax, elementCount } from "../plan.ts";
+import type { Frame, Get, Out, RowProblem } from "../template.ts";
+import type { At, Held, Scope } from "../values.ts";
+import { FusionMismatch, newScope, reshapeCoords, valueAt } from "../values.ts";
+
+export interface Kernel {
+  readonly scope: Scope;
+  readonly frame: Frame;
+  /** Value of a node inside this kernel, outside any epilogue. */
+  readonly at: At;
+  /** Value of the sink where the kernel holds `anchors` at the given coordinates. */
+  readonly finish: (held: ReadonlyMap<Node, Held>, coords: readonly Expr[]) => Expr;
+}
+
+export function begin(d: Decisions, sink: Node, name: string): Kernel {
+  const scope = newScope();
+  const none: ReadonlyMap<Node, Held> = new Map();
+  // inside its own kernel the sink is an expression, even though it is stored for everybody else
+  const stored = (n: Node): BufferInfo | undefined => (n === sink ? undefined : d.buffers.get(n));
+  const at: At = (n, coords) => valueAt({ scope, stored: (m) => d.buffers.get(m), held: none }, n, coords);
+  return {
+    scope,
+    frame: { name, params: scope.params, symbols: d.graph.symbols },
+    at,
+    finish: (held, coords) => valueAt({ scope, stored, held }, sink, coords),
+  };
+}
+
+export function plan(k: Kernel, labelled: Node, problem: Problem, flops: Expr): KernelPlan {
+  const bytes = k.scope.args.reduce<Expr>(
+    (sum, a) => add(sum, mul(elementCount(a.buffer.shape), BYTES[a.buffer.dtype] * (a.access === "readwrite" ? 2 : 1))),
+    i32(0),
+  );
+  return { label: labelled.name || labelled.op, problem, args: k.scope.args, flops, bytes, pointwise: null };
+}
+export const f32Of = (e: Expr): Expr => cast(e, "f32");
+
+/** Coordinates of `sink` that hold the same element as `coords` of `anchor`, following the epilogue's reshapes. */
+function forward(anchor: Node, sink: Node, coords: readonly Expr[]): readonly Expr[] {
+  const path: Node[] = [];
+  const find = (n: Node): boolean => {
+    if (n === anchor) return true;
+    if (n.op !== "reshape" && !n.inputs.some((i) => sameShape(typeOf(i).shape, typeOf(n).shape))) return false;
+    for (const i of n.inputs)
+      if (find(i)) {
+        path.push(n);
+        return true;
+      }
+    return false;
+  };
+  if (!find(sink)) throw new FusionMismatch(anchor, "the epilogue does not lead back to its anchor");
+  let at = coords;
+  let shape = typeOf(anchor).shape;
+  for (const n of path) {
+    if (n.op === "reshape") at = reshapeCoords(shape, typeOf(n).shape, at);
+    shape = typeOf(n).shape;
+  }
+  return at;
+}
+const sameShape = (a: readonly Dim[], b: readonly Dim[]): boolean => a.length === b.length && a.every((x, i) => x === b[i]);
+
+/**
+ * The result of an anchor kernel: the sink's buffer, its index and its value, as functions of the anchor's coordinates. The epilogue is worked out
+ * once over variables, so that whether it fuses does not depend on what coordinates a template will ask for.
+ */
+export function outOf<C extends readonly Expr[]>(
+  d: Decisions,
+  k: Kernel,
+  sink: Node,
+  anchors: readonly Node[],
+  coordsOf: (...c: C) => readonly Expr[],
+): Out<C> {
+  const buffer = d.buffers.get(sink)!;
+  const name = k.scope.use(buffer, "write");
+  const axes = typeOf(anchors[0]!).shape.map((size, i) => (size === 1 ? i32(0) : intVar(`%${i}`, 0, dimMax(size) - 1)));
+  const results = anchors.map((a, i) => variable(`%acc${i}`, typeOf(a).dtype === "i32" ? "i32" : "f32"));
+  const held = new Map(anchors.map((a, i) => [a, { coords: axes, value: cast(results[i]!, typeOf(a).dtype) }]));
+  const sinkCoords = forward(anchors[0]!, sink, axes);
+  const index = bufferIndex(buffer, sinkCoords);
+  const value = cast(k.finish(held, sinkCoords), buffer.dtype);
+  const bind = (coords: readonly Expr[]): Map<Expr, Expr> =>
+    new Map(axes.map((v, i) => [v, coords[i]!] as const).filter(([v]) => v.op === "var"));
+  return {
+    buffer: name,
+    dtype: buffer.dtype,
+    index: (...c) => substitute(index, bind(coordsOf(...c))),
+    value: (acc, ...c) => substitute(value, new Map([...bind(coordsOf(...c)), ...results.map((r, i) => [r, acc[i]!] as const)])),
+  };
+}
+
+export const maxRows = (m: Expr): number => (isConst(m) ? m.value : 2 ** 31 - 1);
+
+export function warmRows(p: RowProblem): void {
+  const row = intVar("row", 0, Math.max(0, maxRows(p.rows) - 1));
+  const col = intVar("col", 0, p.cols - 1);
+  const get: Get = (name) => {
+    if (!p.steps.some((s) => s.name === name)) throw new Error(`row kernel ${p.frame.name} has no step ${name}`);
+    return f32(1);
+  };
+  for (const s of p.steps) s.value(row, col, get);
+  for (const s of p.stores) {
+    s.index(row, col);
+    s.value(row, col, get);
+    s.guard?.(row, col);
+  }
+}

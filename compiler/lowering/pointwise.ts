@@ -1,0 +1,95 @@
+import type { Expr } from "../ir/expr.ts";
+import { add, cast, mul } from "../ir/expr.ts";
+import type { Dim, Node, NodeOf } from "../ir/graph.ts";
+import { typeOf } from "../ir/graph.ts";
+import type { Decisions } from "../decisions.ts";
+import type { BufferInfo, KernelPlan, Pointwise } from "../plan.ts";
+import { bufferIndex, delinearize, elementCount } from "../plan.ts";
+import type { RowProblem } from "../template.ts";
+import type { At } from "../values.ts";
+import { valueAt } from "../values.ts";
+import { begin, plan, warmRows } from "./kernel.ts";
+
+interface PointwiseDomain {
+  readonly rows: Expr;
+  readonly cols: number;
+  readonly coords: (row: Expr, col: Expr) => Expr[];
+  readonly guard: ((row: Expr, col: Expr) => Expr) | null;
+}
+
+/** Rows x columns over a whole tensor: the last numeric axis is the columns; a symbolic last axis makes rows of one column. */
+function domainOf(shape: readonly Dim[]): PointwiseDomain {
+  const last = shape.at(-1);
+  if (typeof last !== "number") return { rows: elementCount(shape), cols: 1, coords: (row) => delinearize(shape, row), guard: null };
+  const lead = shape.slice(0, -1);
+  return { rows: elementCount(lead), cols: last, coords: (row, col) => [...delinearize(lead, row), col], guard: null };
+}
+
+interface Write {
+  readonly sink: Node;
+  readonly target: BufferInfo;
+  readonly domain: readonly Dim[];
+  readonly index: (coords: readonly Expr[]) => Expr;
+  readonly value: (at: At, self: At, coords: readonly Expr[]) => Expr;
+}
+
+function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): KernelPlan {
+  const first = writes[0]!;
+  const dom = domainOf(first.domain);
+  const k = begin(d, first.sink, name);
+  const stores = writes.map((w) => {
+    // each write sees its own node as an expression, and all share one argument list
+    const at: At = (n, coords) => valueAt({ scope: k.scope, stored: (m) => d.buffers.get(m), held: new Map() }, n, coords);
+    const own: At = (n, coords) =>
+      valueAt({ scope: k.scope, stored: (m) => (m === w.sink ? undefined : d.buffers.get(m)), held: new Map() }, n, coords);
+    return {
+      buffer: k.scope.use(w.target, "write"),
+      dtype: w.target.dtype,
+      per: "element" as const,
+      index: (row: Expr, col: Expr) => w.index(domainOf(w.domain).coords(row, col)),
+      value: (row: Expr, col: Expr) => cast(w.value(at, own, domainOf(w.domain).coords(row, col)), w.target.dtype),
+      guard: null,
+    };
+  });
+  const problem: RowProblem = { frame: k.frame, rows: dom.rows, cols: dom.cols, steps: [], stores };
+  warmRows(problem);
+  const base = plan(k, first.sink, { kind: "rows", ...problem }, mul(dom.rows, dom.cols));
+  const pointwise: Pointwise = {
+    rows: dom.rows,
+    cols: dom.cols,
+    writes,
+    join: (other) => pointwiseKernel(d, name, [...writes, ...(other.writes as readonly Write[])]),
+  };
+  return { ...base, pointwise };
+}
+
+export const pointwise = (d: Decisions, sink: Node, target: BufferInfo): KernelPlan =>
+  pointwiseKernel(d, "pointwise", [
+    { sink, target, domain: typeOf(sink).shape, index: (c) => bufferIndex(target, c), value: (_at, self, c) => self(sink, c) },
+  ]);
+
+/** Copies a node's stored value into another buffer. */
+export const copyKernel = (d: Decisions, from: Node, to: BufferInfo): KernelPlan =>
+  pointwiseKernel(d, "copy", [
+    { sink: from, target: to, domain: typeOf(from).shape, index: (c) => bufferIndex(to, c), value: (at, _self, c) => at(from, c) },
+  ]);
+
+/** Writes a slice of a state in place. */
+export function cacheWrite(d: Decisions, n: NodeOf<"update">): KernelPlan {
+  const target = d.buffers.get(n)!;
+  const value = n.inputs[1]!;
+  const { axis, start } = n.attrs;
+  return pointwiseKernel(d, "cache_write", [
+    {
+      sink: n,
+      target,
+      domain: typeOf(value).shape,
+      index: (c) =>
+        bufferIndex(
+          target,
+          c.map((e, i) => (i === axis ? add(e, start) : e)),
+        ),
+      value: (at, _self, c) => at(value, c),
+    },
+  ]);
+}
