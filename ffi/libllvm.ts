@@ -198,13 +198,16 @@ export function loadLlvm(wanted: string | undefined = process.env["CULM_LLVM"]):
   throw new LlvmMissing(names);
 }
 
-const ARCHITECTURES: Readonly<Record<string, string>> = { x64: "X86", arm64: "AArch64" };
+/** Targets that code can be made for, as LLVM names them, where the library has them. Code of the other architecture can be looked at and stored. */
+const TARGETS = ["X86", "AArch64"];
 
 function wrap(library: Library): Llvm {
   const api = bind<Api>(library, API);
-  const component = ARCHITECTURES[process.arch];
-  for (const part of ["TargetInfo", "Target", "TargetMC", "AsmPrinter"])
-    if (component) bind<{ call: () => void }>(library, { call: ["void", `LLVMInitialize${component}${part}`, []] }).call();
+  for (const target of TARGETS)
+    for (const part of ["TargetInfo", "Target", "TargetMC", "AsmPrinter"]) {
+      const name = `LLVMInitialize${target}${part}`;
+      if (hasSymbol(library, name)) bind<{ call: () => void }>(library, { call: ["void", name, []] }).call();
+    }
 
   const generate = (job: Job, kind: number): Uint8Array => {
     try {

@@ -7,6 +7,12 @@ import { caps, hostWorkers, levelOf } from "../../../backends/llvm/caps.ts";
 import { toolchain } from "../../../backends/llvm/toolchain.ts";
 import { llvmBindings, verifySources } from "../../../backends/llvm/verify.ts";
 import type { Source } from "../../../compiler/backend.ts";
+import { add, cast, i32, load, mul, unary } from "../../../compiler/ir/expr.ts";
+import type { Expr } from "../../../compiler/ir/expr.ts";
+import type { GemmProblem } from "../../../compiler/template.ts";
+import { gemm } from "../../../compiler/templates/gemm.ts";
+import { print } from "../../../backends/llvm/print.ts";
+import { placed } from "../../support/placed.ts";
 import { readArchive, writeArchive } from "../../../ffi/archive.ts";
 import { loadLlvm } from "../../../ffi/libllvm.ts";
 import { cacheDirectory, compileAll } from "../../../ffi/object-cache.ts";
@@ -123,6 +129,36 @@ const source = (entry: string, body = "  ret void"): Source => ({
   sharedBytes: 0,
 });
 
+/** A whole kernel as the compiler makes them: a product with a norm before it and bf16 on both sides. */
+function product(level: string): Source {
+  const target = caps(level);
+  const [m, n, k] = [20, 40, 30];
+  const a = (row: Expr, at: Expr): Expr => cast(load("p0", "bf16", add(mul(row, k), at)), "f32");
+  const p: GemmProblem = {
+    frame: {
+      name: "product",
+      params: [
+        { name: "p0", dtype: "bf16", access: "read" },
+        { name: "p1", dtype: "bf16", access: "read" },
+        { name: "p2", dtype: "bf16", access: "write" },
+      ],
+      symbols: [],
+    },
+    m: i32(m),
+    n,
+    k,
+    a: {
+      stat: { fn: "sum", value: (row, at) => mul(a(row, at), a(row, at)) },
+      value: (row, at, stat) => mul(a(row, at), unary("rsqrt", add(stat!, 1))),
+    },
+    weights: [{ buffer: "p1", dtype: "bf16", panel: target.panel }],
+    outs: [{ buffer: "p2", dtype: "bf16", index: (row, col) => add(mul(row, n), col), value: ([acc]) => unary("tanh", acc!) }],
+  };
+  const configs = gemm.configs(p, target);
+  if ("reject" in configs) throw new Error(configs.reject);
+  return print(placed(gemm.build(p, configs[0]!, target), target), target);
+}
+
 describe("the toolchain", () => {
   const target = caps("host");
 
@@ -136,6 +172,19 @@ describe("the toolchain", () => {
       /bad: IR does not parse: bad:2:/,
     );
     await expect(toolchain.compile([{ ...source("shader"), language: "wgsl" }], target)).rejects.toThrow(/shader is wgsl source/);
+  });
+
+  test("makes objects for another architecture than its own", async () => {
+    for (const [level, machine] of [
+      ["aarch64", 183],
+      ["x86-64-avx2", 62],
+    ] as const) {
+      const other = caps(level);
+      const binary = await toolchain.compile([product(level)], other);
+      const elf = readArchive(binary)[0]!.data;
+      expect(new TextDecoder().decode(elf.subarray(1, 4))).toBe("ELF");
+      expect(elf[18]! | (elf[19]! << 8)).toBe(machine);
+    }
   });
 
   test("says in its version what a binary depends on", () => {
@@ -188,7 +237,7 @@ describe("llvm-bindings", () => {
       );
       context.skip("llvm-bindings is not installed");
     }
-    verifySources([source("one"), source("two")]);
+    verifySources([source("one"), ...["x86-64-avx512", "x86-64-avx2", "x86-64", "aarch64"].map(product)]);
     expect(() => verifySources([source("fine"), source("broken", "  ret i32 %x")])).toThrow(/llvm-bindings refuses broken/);
   });
 });
