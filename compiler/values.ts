@@ -27,7 +27,7 @@ import type { Activation, Dim, Node } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { Access, Param } from "./ir/tile.ts";
 import type { BufferInfo } from "./plan.ts";
-import { bufferIndex, dimExpr, dimMax, linearize, delinearize } from "./plan.ts";
+import { bufferIndex, delinearize, dimExpr, dimMax, elementCount, linearize } from "./plan.ts";
 
 /**
  * The value of a graph node as a function of its coordinates. Nodes that are stored are loads; everything else is arithmetic around its inputs'
@@ -38,6 +38,8 @@ import { bufferIndex, dimExpr, dimMax, linearize, delinearize } from "./plan.ts"
 export interface Scope {
   readonly params: Param[];
   readonly args: { buffer: BufferInfo; access: Access }[];
+  /** Tables of which the kernel reads only the rows that indices name, and how many elements that is. */
+  readonly gathered: Map<BufferInfo, Expr>;
   use(buffer: BufferInfo, access: Access): string;
 }
 
@@ -47,6 +49,7 @@ export function newScope(): Scope {
   return {
     params,
     args,
+    gathered: new Map(),
     use(buffer, access) {
       let i = args.findIndex((a) => a.buffer === buffer);
       if (i < 0) {
@@ -94,6 +97,8 @@ export function valueAt(ctx: ValueContext, n: Node, coords: readonly Expr[]): Ex
   }
   const buffer = ctx.stored(n);
   if (buffer) return load(ctx.scope.use(buffer, "read"), buffer.dtype, bufferIndex(buffer, coords));
+  const table = n.op === "gather" ? ctx.stored(n.inputs[0]!) : undefined;
+  if (table) ctx.scope.gathered.set(table, elementCount(typeOf(n).shape));
   const at: At = (m, c) => valueAt(ctx, m, c);
   return expressionAt(n, coords, at);
 }

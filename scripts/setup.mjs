@@ -107,7 +107,7 @@ export function libraryVersion(file) {
 
 /** Every libLLVM on this machine that we can use, the newest first. @returns {{ version: number, path: string }[]} */
 export function findLibLLVM() {
-  const named = process.env["CULM_LIBLLVM"];
+  const named = process.env["CULM_LLVM"];
   if (named !== undefined && named !== "") return [{ version: 0, path: named }];
   /** @type {Map<string, { version: number, path: string }>} */
   const found = new Map();

@@ -35,7 +35,11 @@ export function begin(d: Decisions, sink: Node, name: string): Kernel {
 
 export function plan(k: Kernel, labelled: Node, problem: Problem, flops: Expr): KernelPlan {
   const bytes = k.scope.args.reduce<Expr>(
-    (sum, a) => add(sum, mul(elementCount(a.buffer.shape), BYTES[a.buffer.dtype] * (a.access === "readwrite" ? 2 : 1))),
+    (sum, a) =>
+      add(
+        sum,
+        mul(k.scope.gathered.get(a.buffer) ?? elementCount(a.buffer.shape), BYTES[a.buffer.dtype] * (a.access === "readwrite" ? 2 : 1)),
+      ),
     i32(0),
   );
   return { label: labelled.name || labelled.op, problem, args: k.scope.args, flops, bytes, pointwise: null };

@@ -22,10 +22,7 @@ DIR is a folder with config.json and safetensors weights, as models come from th
 /** As a shell counts a process that SIGINT ended. */
 const interrupted = 130;
 
-/**
- * The command line. Resolves to the exit code: 0 when it did what was asked, 1 for a mistake of the caller's (or a bug), 2 when something has to be
- * installed first.
- */
+/** The command line. Resolves to the exit code: 0 when it did what was asked, 1 for a mistake of the caller's (or a bug), 130 after Ctrl-C. */
 export async function main(argv: readonly string[]): Promise<number> {
   const abort = new AbortController();
   const terminal: Terminal = {

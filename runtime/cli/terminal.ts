@@ -11,15 +11,12 @@ export interface Terminal {
   readonly signal: AbortSignal;
 }
 
-/** The mistake of the caller that only the machine's set-up can mend: 2, as `npm start` gives it. Everything else is 1. */
-const setupMissing = "LlvmMissing";
-
-/** Says what went wrong and gives the exit code. A mistake that a person can mend has a message; one of ours has its stack. */
+/** Says what went wrong and gives the exit code, which is 1. A mistake that a person can mend has a message; one of ours has its stack. */
 export function reportError(error: unknown, terminal: Pick<Terminal, "err">): number {
   if (isUserError(error)) {
     const hint = error.hint === undefined || error.message.includes(error.hint) ? "" : `\nhint: ${error.hint}`;
     terminal.err(`error: ${error.message}${hint}\n`);
-    return error.constructor.name === setupMissing ? 2 : 1;
+    return 1;
   }
   terminal.err(
     `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n\nThis is a bug in culm. Please report it with the lines above.\n`,

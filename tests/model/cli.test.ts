@@ -242,9 +242,9 @@ describe("the launcher", () => {
     expect((await launch(["fly"])).code).toBe(1);
   });
 
-  test("no libLLVM: exit code 2 and how to install it", async () => {
+  test("no libLLVM: exit code 1 and how to install it", async () => {
     const { code, err } = await launch(["demo"], { CULM_LLVM: join(scratch, "libLLVM.so") });
-    expect(code).toBe(2);
+    expect(code).toBe(1);
     expect(err).toContain("libLLVM was not found");
     expect(err).toContain("apt-get install");
     expect(err).not.toContain("    at ");

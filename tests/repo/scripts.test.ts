@@ -91,13 +91,13 @@ describe("the set-up", () => {
     expect(libraryVersion(file)).toBe(version);
   });
 
-  test("finds the libLLVM of this machine, the newest first, and lets CULM_LIBLLVM name another", () => {
+  test("finds the libLLVM of this machine, the newest first, and lets CULM_LLVM name another", () => {
     const versions = findLibLLVM().map(({ version }) => version);
     expect(versions.length).toBeGreaterThan(0);
     expect(versions).toEqual(versions.toSorted((a, b) => b - a));
-    process.env["CULM_LIBLLVM"] = "elsewhere.so";
+    process.env["CULM_LLVM"] = "elsewhere.so";
     expect(findLibLLVM()).toEqual([{ version: 0, path: "elsewhere.so" }]);
-    delete process.env["CULM_LIBLLVM"];
+    delete process.env["CULM_LLVM"];
   });
 
   test("sees whether the installed modules are those of the lock file", () => {
