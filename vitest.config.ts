@@ -8,6 +8,7 @@ export default defineConfig({
     exclude: ["**/node_modules/**", "dist/**"],
     // Own processes, not threads: a wrong native call then ends one test file and not the run.
     pool: "forks",
+    maxWorkers: "100%",
     // UPDATE=1 accepts changed goldens and inline snapshots
     update: process.env["UPDATE"] === "1",
     testTimeout: 60_000,

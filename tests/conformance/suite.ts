@@ -1,0 +1,101 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { rows } from "../../compiler/generate/rows.ts";
+import { printGraph } from "../../compiler/ir/graph-text.ts";
+import type { Graph } from "../../compiler/ir/graph.ts";
+import { interpretGraph } from "../../compiler/run/graph.ts";
+import type { Frame, Template } from "../../compiler/template.ts";
+import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
+import { attention } from "../../compiler/templates/attention.ts";
+import { conv1d } from "../../compiler/templates/conv1d.ts";
+import { gemm } from "../../compiler/templates/gemm.ts";
+import { gemv } from "../../compiler/templates/gemv.ts";
+import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { compileFused } from "../support/execute.ts";
+import type { FusedProgram } from "../support/execute.ts";
+import { ssdLaws, ssdRunner } from "../support/laws.ts";
+import type { Execute } from "../support/laws.ts";
+import { attentionLaws, mixerLaws } from "../support/mixer-laws.ts";
+import { placed } from "../support/placed.ts";
+import { attentionCase, DECODE, PREFILL } from "../support/problems/attention.ts";
+import { copyBuffers, differences } from "../support/problems/case.ts";
+import type { Case } from "../support/problems/case.ts";
+import { convCase } from "../support/problems/conv.ts";
+import { gemmCase } from "../support/problems/gemm.ts";
+import { rowCase } from "../support/problems/rows.ts";
+import { ssdCases } from "../support/problems/ssd.ts";
+import { graphCases } from "../support/random-graph.ts";
+import { difference } from "../support/values.ts";
+import type { Target } from "./backends.ts";
+
+/**
+ * What every backend must do: each template on random problems, whole random graphs, and the laws of the scan, the mixer and attention. fast-check
+ * prints the seed of a failure.
+ */
+export const conformance = (target: Target): unknown =>
+  describe(target.caps.name, () => {
+    const { caps } = target;
+    const runs = (n: number): number => Math.max(5, Math.round(n * target.share));
+
+    describe("templates", () => {
+      const agrees = async <P extends { readonly frame: Frame }>(
+        template: Template<P>,
+        cases: fc.Arbitrary<Case<P>>,
+        numRuns: number,
+      ): Promise<void> => {
+        const property = fc.asyncProperty(cases, fc.nat(63), async (c, pick) => {
+          const configs = template.configs(c.problem, caps);
+          if ("reject" in configs) return;
+          const config = configs[pick % configs.length]!;
+          const buffers = copyBuffers(c);
+          await target.run(placed(template.build(c.problem, config, caps), caps), caps, buffers, c.symbols);
+          expect(
+            differences({ ...c, tolerance: Math.max(c.tolerance, target.coarse) }, buffers),
+            `${c.about}\n${JSON.stringify(config)}`,
+          ).toEqual([]);
+        });
+        await fc.assert(property, { numRuns: runs(numRuns) });
+      };
+      test("rows", () => agrees(rows, rowCase(), 40));
+      test("gemm", () => agrees(gemm, gemmCase(caps), 40));
+      test("gemv", () => agrees(gemv, gemmCase(caps, 5), 40));
+      test("conv1d", () => agrees(conv1d, convCase(), 30));
+      test("attention", () => agrees(attention, attentionCase(PREFILL), 20));
+      test("attention-decode", () => agrees(attentionDecode, attentionCase(DECODE), 20));
+      test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
+    });
+
+    test("random graphs", async () => {
+      const property = fc.asyncProperty(graphCases({ smooth: true }), async (c) => {
+        const expected = interpretGraph(c.graph, c.bindings);
+        const got = await compileFused(c.graph, caps)(c.bindings, target.run);
+        for (const kind of ["outputs", "states"] as const)
+          for (const [name, t] of Object.entries(expected[kind]))
+            expect(difference(got[kind][name]!.data, t.data), `${kind} ${name}\n${printGraph(c.graph)}`).toBeLessThan(
+              Math.max(1e-3, target.coarse),
+            );
+      });
+      await fc.assert(property, { numRuns: runs(40) });
+    });
+
+    const execute = executor(target);
+    const options = { tolerance: Math.max(2e-4, target.coarse / 2), maxSeq: 20 };
+    for (const [what, laws] of [
+      ["scan", ssdLaws(ssdRunner(execute), options)],
+      ["mixer", mixerLaws(execute, options)],
+      ["attention", attentionLaws(execute, options)],
+    ] as const)
+      describe(`laws of the ${what}`, () => {
+        for (const law of laws) test(law.name, () => fc.assert(law.property, { numRuns: runs(4) }));
+      });
+  });
+
+/** Graphs compiled for a target, each once. */
+function executor(target: Target): Execute {
+  const compiled = new WeakMap<Graph, FusedProgram>();
+  return (graph, bindings) => {
+    const program = compiled.get(graph) ?? compileFused(graph, target.caps);
+    compiled.set(graph, program);
+    return program(bindings, target.run);
+  };
+}
