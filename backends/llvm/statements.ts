@@ -178,13 +178,13 @@ function put(s: Store, p: Printer, mask: string | null, own: Expr | null): void 
     const value = values.toMemory(values.v, s.dtype, values.vector(s.value));
     const first = linear?.step === 1 && mask !== null && own !== null ? values.narrowPrefix(s.dtype, own) : null;
     if (linear?.step === 1 && first !== null) values.storePrefix(s.dtype, values.address(s.buffer, linear.base), value, first);
-    else if (linear?.step === 1) values.storeVector(s.dtype, values.address(s.buffer, linear.base), value, mask);
+    else if (linear?.step === 1) values.storeVector(s.dtype, values.address(s.buffer, linear.base, mask === null), value, mask);
     else values.scatter(s.dtype, values.pointers(s.buffer, s.index), value, mask);
     return;
   }
   // One element: lanes that write it write the same.
   const { text, vector } = values.value(s.value);
-  const address = values.address(s.buffer, s.index);
+  const address = values.address(s.buffer, s.index, mask === null);
   const one = (value: string): void => f.effect(`store ${type} ${value}, ${type}* ${address}, align ${alignment(type)}`);
   if (mask === null) return void one(values.toMemory(values.s, s.dtype, vector ? values.scalar(s.value) : text));
   f.when(values.anyLane(mask), () => {

@@ -457,12 +457,12 @@ export class Values {
   }
 
   // ---- memory ---------------------------------------------------------------------------------------------------------------------------------------
-  /** Pointer to an element; `index` is the same in all lanes. */
-  address(buffer: string, index: Expr): string {
+  /** Pointer to an element; `index` is the same in all lanes. `inside`: it is in the buffer for sure, not only where some guard holds. */
+  address(buffer: string, index: Expr, inside = true): string {
     const { pointer, dtype } = this.place(buffer);
     if (isConst(index, 0)) return pointer;
     const type = memoryType(dtype);
-    return this.f.ins(`getelementptr inbounds ${type}, ${type}* ${pointer}, i64 ${this.scalar(index)}`);
+    return this.f.ins(`getelementptr ${inside ? "inbounds " : ""}${type}, ${type}* ${pointer}, i64 ${this.scalar(index)}`);
   }
 
   place(buffer: string): Place {
@@ -511,14 +511,14 @@ export class Values {
           text: this.fromMemory(
             this.s,
             e.dtype,
-            this.f.ins(`load ${type}, ${type}* ${safe(this.address(e.buffer, e.index))}, align ${alignOf(e.dtype)}`),
+            this.f.ins(`load ${type}, ${type}* ${safe(this.address(e.buffer, e.index, isConst(uniform, 1)))}, align ${alignOf(e.dtype)}`),
           ),
           vector: false,
         };
       // One element, wanted by some lanes: fetched if any wants it.
       const mask = this.vector(varying);
       const wanted = this.maskOf(varying)!;
-      const pointer = guarded(safe(this.address(e.buffer, e.index)), this.anyLane(wanted));
+      const pointer = guarded(safe(this.address(e.buffer, e.index, false)), this.anyLane(wanted));
       const one = this.fromMemory(this.s, e.dtype, this.f.ins(`load ${type}, ${type}* ${pointer}, align ${alignOf(e.dtype)}`));
       const t = this.vectorType(e.dtype);
       return { text: this.f.ins(`select ${this.v.B} ${mask}, ${t} ${this.splat(e.dtype, one)}, ${t} zeroinitializer`), vector: true };
@@ -527,7 +527,7 @@ export class Values {
     const linear = this.lanes.linear(e.index);
     if (linear?.step === 1) {
       const first = this.mask === null ? this.narrowPrefix(e.dtype, varying) : null;
-      const pointer = safe(this.address(e.buffer, linear.base));
+      const pointer = safe(this.address(e.buffer, linear.base, mask === null && isConst(uniform, 1)));
       const raw = first === null ? this.loadVector(e.dtype, pointer, mask) : this.loadPrefix(e.dtype, pointer, first);
       return { text: this.fromMemory(this.v, e.dtype, raw), vector: true };
     }
@@ -638,7 +638,7 @@ export class Values {
     const type = memoryType(this.place(buffer).dtype);
     const linear = this.lanes.linear(index);
     // A common base and constant distances leave the code generator the choice of a gather instruction's addressing.
-    const base = linear ? this.address(buffer, linear.base) : this.place(buffer).pointer;
+    const base = linear ? this.address(buffer, linear.base, false) : this.place(buffer).pointer;
     const offsets = linear ? this.ramp(i32(0), linear.step) : this.vector(index);
     return this.f.ins(`getelementptr ${type}, ${type}* ${base}, ${this.v.I} ${offsets}`);
   }
