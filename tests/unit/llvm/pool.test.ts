@@ -5,7 +5,9 @@ import { toolchain } from "../../../backends/llvm/toolchain.ts";
 import { add, i32, intVar, load, lt, mod, mul } from "../../../compiler/ir/expr.ts";
 import type { ThreadProgram } from "../../../compiler/ir/thread.ts";
 import type { Device, KernelModule } from "../../../runtime/driver.ts";
+import { loadLlvm } from "../../../ffi/libllvm.ts";
 import { cpu } from "../../../runtime/drivers/cpu/device.ts";
+import { poolText } from "../../../runtime/drivers/cpu/pool-ir.ts";
 
 const target = caps("host");
 const W = target.lanes;
@@ -161,4 +163,20 @@ test("buffers are cleared, copied and read back", async () => {
   expect([...(await b.read(10, 3))]).toEqual([50, 0, 52]);
   expect(() => device.copy(b, 90, a, 0, 20)).toThrow(RangeError);
   await device.close();
+});
+
+test("the pool compiles for every platform it is written for", () => {
+  const llvm = loadLlvm();
+  for (const [os, arch, triple] of [
+    ["linux", "x64", "x86_64-unknown-linux-gnu"],
+    ["linux", "arm64", "aarch64-unknown-linux-gnu"],
+    ["darwin", "arm64", "arm64-apple-macosx14.0"],
+  ] as const) {
+    const object = llvm.compile(
+      poolText({ os, arch }),
+      { triple, cpu: "", features: "" },
+      { name: `${os} ${arch}`, passes: null, level: 2 },
+    );
+    expect(object.length).toBeGreaterThan(1000);
+  }
 });
