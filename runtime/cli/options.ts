@@ -35,6 +35,7 @@ export function oneOf<T extends string>(...choices: readonly T[]): (text: string
 export interface ModelFlags {
   readonly backend?: string;
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
+  readonly rotary?: NonNullable<LoadOptions["rotary"]>;
   readonly threads?: number;
   readonly maxLength?: number;
   readonly prefillChunk?: number;
@@ -62,6 +63,12 @@ export function addModelFlags(command: Command, { threads, description }: typeof
       oneOf("auto", "f32", "bf16", "f16"),
       "auto",
     )
+    .option(
+      "--rotary <type>",
+      "rounding of the rotary frequencies: f32, or bf16 to match a PyTorch model that was cast to bfloat16 as a whole",
+      oneOf("f32", "bf16"),
+      "f32",
+    )
     .option("--threads <n>", description, threads)
     .option(
       "--max-length <n>",
@@ -84,6 +91,7 @@ export function loadOptions(
   const options: LoadOptions = {
     ...(flags.backend === undefined ? {} : { backend: flags.backend }),
     ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),
+    ...(flags.rotary === undefined ? {} : { rotary: flags.rotary }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
     ...(flags.prefillChunk === undefined ? {} : { prefillChunk: flags.prefillChunk }),
