@@ -1,7 +1,8 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { projectRoot } from "../../scripts/build.mjs";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
@@ -220,6 +221,15 @@ test("bench makes a model of random weights from a configuration, and leaves not
   expect(out).toContain("parameters in bf16, on llvm");
   expect(out).toMatch(/peak memory .* times the checkpoint's/);
   expect(temporary()).toEqual(before);
+});
+
+test("npm start: the set-up and then the demo, with a prompt, from the sources as they are", () => {
+  const start = fileURLToPath(new URL("../../scripts/start.mjs", import.meta.url));
+  const { status, stdout } = spawnSync(process.execPath, [start, "It was the best of"], { encoding: "utf8" });
+  expect(stdout).toContain("It was the best of the world, and we were all in a state of mind");
+  expect(stdout).toMatch(/compiled \d+ kernels .* per token: 38 launches, 0 allocations/);
+  expect(stdout).toMatch(/\n64 tokens, [\d.,]+ tokens\/s, first token after/);
+  expect(status).toBe(0);
 });
 
 describe("the launcher", () => {
