@@ -56,7 +56,9 @@ export async function compileBamba(
   const caps: Caps = target.workers === undefined ? host : { ...host, workers: target.workers };
   fingerprint ??= codeFingerprint(compilerFolders);
   const key = createHash("sha256")
-    .update(JSON.stringify([fingerprint, backend.name, caps.name, caps.workers, plan, config], keepInfinity))
+    .update(
+      JSON.stringify([fingerprint, backend.name, backend.toolchain?.version(caps), caps.name, caps.workers, plan, config], keepInfinity),
+    )
     .digest("hex")
     .slice(0, 32);
   const entry = cache === null ? undefined : join(cache, "models", `bamba-${key}`);

@@ -22,6 +22,15 @@ DIR is a folder with config.json and safetensors weights, as models come from th
 /** As a shell counts a process that SIGINT ended. */
 const interrupted = 130;
 
+/** What runs now, for what happens to the whole process. */
+let running: AbortController | undefined;
+
+/** `culm ... | head`: whoever read has enough, which ends the text as Ctrl-C does and is no error. The last write may fail after `main` has ended. */
+const readerGone = (error: NodeJS.ErrnoException): void => {
+  if (error.code !== "EPIPE") throw error;
+  running?.abort();
+};
+
 /** The command line. Resolves to the exit code: 0 when it did what was asked, 1 for a mistake of the caller's (or a bug), 130 after Ctrl-C. */
 export async function main(argv: readonly string[]): Promise<number> {
   const abort = new AbortController();
@@ -34,6 +43,8 @@ export async function main(argv: readonly string[]): Promise<number> {
   // The first Ctrl-C ends what runs in good order; the second one is the system's own.
   const interrupt = (): void => abort.abort();
   process.once("SIGINT", interrupt);
+  running = abort;
+  if (!process.stdout.listeners("error").includes(readerGone)) process.stdout.on("error", readerGone);
   let code = 0;
   const program = new Command("culm")
     .description("A tensor compiler: runs language models from their checkpoints as kernels compiled for this machine.")

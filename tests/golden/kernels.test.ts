@@ -22,7 +22,8 @@ const graphs = {
   decode: bambaGraph(config, { phase: "decode", batch: 1, capacity: 128, weights: "bf16" }),
 };
 const targets: readonly (readonly [string, Backend, Caps])[] = [
-  ["x86-64-avx2", llvmBackend, llvmBackend.caps("x86-64-avx2")],
+  // tiles depend on how many cores there are to keep busy
+  ["x86-64-avx2", llvmBackend, { ...llvmBackend.caps("x86-64-avx2"), workers: 2 }],
   ["null-32", nullBackend, nullBackend.caps("null-32")],
 ];
 
