@@ -60,7 +60,7 @@ export function packWeights(graph: Graph, panel: number): Graph {
     let out = inputs.every((x, i) => x === n.inputs[i]) ? n : ({ ...n, inputs } as Node);
     const stack = stackOf.get(n);
     if (n.op === "param" && packed.has(n))
-      out = { ...n, attrs: { ...n.attrs, packed: { parts: n.attrs.packed?.parts ?? [partOf(n)], layout, transposed: false } } };
+      out = { ...n, attrs: { ...n.attrs, packed: { parts: n.attrs.packed?.parts ?? [partOf(n)], layout } } };
     if (stack && n.op === "matmul") {
       const whole = stacks.get(stack.group) ?? stacked(stack.group, inputs[0]!, layout);
       stacks.set(stack.group, whole);
@@ -90,7 +90,7 @@ function stacked(group: readonly NodeOf<"matmul">[], input: Node, layout: Layout
   const weight = makeSource(
     "param",
     { dtype: first.dtype, shape: [n, first.shape[1]!] },
-    { name, packed: { parts, layout, transposed: false } },
+    { name, packed: { parts, layout } },
     { at: weights[0]!.at, name },
   );
   return makeNode("matmul", [input, weight], { transB: true }, { at: group[0]!.at, name: group.map((g) => g.name).join("+") });

@@ -99,8 +99,6 @@ export interface Packed {
   /** Checkpoint tensors whose rows are stacked, in order, with their shapes. */
   readonly parts: readonly { readonly tensor: string; readonly shape: readonly number[] }[];
   readonly layout: Layout;
-  /** The weight is stored transposed ([C, K] as [K, C]) so that a kernel's lanes run along C. */
-  readonly transposed: boolean;
 }
 
 /** One operation. `types` has one entry, or several for an operation with several results, which are then taken apart by `get`. */

@@ -196,7 +196,7 @@ describe("bindings", () => {
     ];
     const w = makeSource("param", type("f32", 3, 2), {
       name: "qk",
-      packed: { parts, layout: { kind: "panels", width: 8 }, transposed: false },
+      packed: { parts, layout: { kind: "panels", width: 8 } },
     });
     const q = tensor("f32", [1, 2], [1, 2]);
     expect(run(w, { params: { q, k: tensor("f32", [2, 2], [3, 4, 5, 6]) } })).toEqual([1, 2, 3, 4, 5, 6]);
