@@ -110,9 +110,12 @@ describe("bamba-tiny, what a token costs and what a session holds", () => {
       }
     };
     await decode(5);
-    const before = [session.executor.allocations, process.memoryUsage().arrayBuffers];
+    const allocations = session.executor.allocations;
+    const { arrayBuffers } = process.memoryUsage();
     await decode(40);
-    expect([session.executor.allocations, process.memoryUsage().arrayBuffers]).toEqual(before);
+    expect(session.executor.allocations).toBe(allocations);
+    // A collection in between may free what earlier tests left.
+    expect(process.memoryUsage().arrayBuffers).toBeLessThanOrEqual(arrayBuffers);
   });
 
   test("a snapshot brings back the same logits, to the bit", async () => {
