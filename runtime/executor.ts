@@ -1,4 +1,5 @@
 import type { ProgramEntry, TensorEntry } from "../compiler/artifact.ts";
+import type { RowMove, RowPart } from "./rows.ts";
 
 /** Elements as they lie in memory: f32 as Float32Array, i32 as Int32Array, f16 and bf16 as their bit patterns, bool as bytes. */
 export type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
@@ -47,6 +48,8 @@ export interface Executor {
   /** Copies elements of a state out, and in. */
   readState(name: string, first: number, target: HostArray): void | Promise<void>;
   writeState(name: string, first: number, source: HostArray): void | Promise<void>;
+  /** Copies rows of a state, or of an output whose rows are one position each, on the device and in the order given (rows.ts). `part` counts elements. */
+  moveRows(name: string, moves: readonly RowMove[], part: RowPart): void | Promise<void>;
   /** Sets a state to zero. */
   clearState(name: string): void | Promise<void>;
   close(): void;

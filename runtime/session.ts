@@ -2,6 +2,8 @@ import type { TensorEntry } from "../compiler/artifact.ts";
 import { evaluateIntExpr } from "../compiler/artifact.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, ProgramInfo } from "./executor.ts";
+import { moveArrayRows, rowMoves } from "./rows.ts";
+import type { RowPart } from "./rows.ts";
 
 /**
  * A conversation with a model: rows of tokens go in, the logits of what comes next come out, and the states in between stay on the device. All rows
@@ -28,6 +30,11 @@ export interface Session {
   decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void>;
   /** Logits of the last position of a row: valid until the next call. Only the rows asked for are brought to the host. */
   logits(row: number): Promise<Float32Array>;
+  /**
+   * Row i becomes what row source[i] is, in everything: states, positions, masks, logits and `next`. There are then as many rows as `source` has,
+   * so this also repeats rows and drops them. All copies are made on the device.
+   */
+  reorder(source: ArrayLike<number>): Promise<void>;
   /** Forgets everything. */
   reset(): Promise<void>;
   /** The states, as far as they are in use, as a value. */
@@ -43,6 +50,8 @@ export interface PrefillOptions {
   readonly mask?: ArrayLike<number>;
   /** Position of each token for the rotary embedding, [rows, length]. Unless given, tokens count on from the row's last one and padding has 0. */
   readonly positions?: ArrayLike<number>;
+  /** Most tokens a row that go through one call; the session's `chunk` unless given, and never more. */
+  readonly chunk?: number;
   /** Called after each chunk, while outputs hold that chunk's values: position of its first token in `ids`, and its length. */
   readonly onChunk?: (first: number, length: number) => void | Promise<void>;
   /** Other inputs, by name, [rows, length, width] row-major: `inputs_embeds`, `labels`. Cut into chunks as the ids are. */
@@ -91,6 +100,8 @@ class ModelSession implements Session {
   private readonly positions: Int32Array;
   /** The mask of every row so far, which also a program without attention needs for a snapshot. */
   private readonly kept: Float32Array;
+  /** Outputs that have one position a row, and how many elements that is. */
+  private readonly rowOutputs: readonly (readonly [name: string, size: number])[];
   /** Decode programs by their number of rows, ascending. */
   private readonly decodes: readonly (readonly [rows: number, name: string])[];
   private readonly positionAxes: Readonly<Record<string, number>>;
@@ -125,12 +136,17 @@ class ModelSession implements Session {
     this.logitRows = Array.from({ length: this.maxRows }, (_, row) => logits.subarray(row * this.vocabSize, (row + 1) * this.vocabSize));
     const next = executor.output("argmax");
     this.next = next instanceof Int32Array ? next : new Int32Array(this.maxRows);
+    this.rowOutputs = program.outputs.flatMap(({ name, shape }): [string, number][] => {
+      const size = shape[1] ?? 1;
+      return shape[0] === "batch" && shape.length <= 2 && typeof size === "number" ? [[name, size]] : [];
+    });
     this.positions = new Int32Array(this.maxRows);
     this.kept = new Float32Array(this.maxRows * this.capacity);
   }
 
   async prefill(ids: Int32Array, options: PrefillOptions = {}): Promise<void> {
     const { rows = 1, mask, positions, onChunk, extra = {} } = options;
+    const chunk = Math.min(options.chunk ?? this.chunk, this.chunk);
     const length = ids.length / rows;
     this.checkCall(rows, length);
     this.checkIds(ids);
@@ -141,8 +157,8 @@ class ModelSession implements Session {
     this.checkPositions(rows, length, mask, positions);
     await this.alone(async () => {
       this.rows = rows;
-      for (let first = 0; first < length; first += this.chunk) {
-        const count = Math.min(this.chunk, length - first);
+      for (let first = 0; first < length; first += chunk) {
+        const count = Math.min(chunk, length - first);
         this.fill(first, count, length, ids, mask, positions);
         for (const [name, values] of Object.entries(extra)) this.fillExtra(name, values, first, count, length);
         await this.run(this.main, count);
@@ -175,6 +191,34 @@ class ModelSession implements Session {
     if (view === undefined) throw new UserError(`there is no row ${row}; the session has ${this.rows}`);
     await this.executor.fetch("logits", (row + 1) * this.vocabSize);
     return view;
+  }
+
+  async reorder(source: ArrayLike<number>): Promise<void> {
+    const rows = source.length;
+    if (this.rows === 0) throw new UserError("a session starts with a prefill; there are no rows yet");
+    if (rows < 1 || rows > this.maxRows)
+      throw new UserError(`${rows} rows at once, but the model was compiled for 1 to ${this.maxRows}`, {
+        hint: "compile it for more: --batch on the command line, batch in fromPretrained",
+      });
+    for (let row = 0; row < rows; row += 1) {
+      const from = source[row]!;
+      if (!(Number.isInteger(from) && from >= 0 && from < this.rows))
+        throw new UserError(`row ${row} cannot become row ${from}: the session has rows 0 to ${this.rows - 1}`);
+    }
+    await this.alone(async () => {
+      const moves = rowMoves(source);
+      for (const entry of this.executor.states) await this.executor.moveRows(entry.name, moves, this.rowOf(entry));
+      for (const [name, size] of this.rowOutputs) await this.executor.moveRows(name, moves, { size, runs: 1, length: size, stride: 0 });
+      const { capacity, past, kept } = this;
+      moveArrayRows(this.positions, moves, { size: 1, runs: 1, length: 1, stride: 0 });
+      moveArrayRows(kept, moves, { size: capacity, runs: 1, length: past, stride: 0 });
+      this.rows = rows;
+      for (let row = 0; row < rows; row += 1) {
+        this.mask?.set(kept.subarray(row * capacity, row * capacity + past), row * capacity);
+        this.executor.wrote("key_mask", row * capacity, past);
+      }
+      await this.executor.fetch("argmax", rows);
+    });
   }
 
   async reset(): Promise<void> {
@@ -354,6 +398,13 @@ class ModelSession implements Session {
     this.symbols.past = this.past;
     await this.executor.run(program, this.symbols);
     this.past += count;
+  }
+
+  /** Where the part in use lies in each row of a state. */
+  private rowOf(entry: TensorEntry): RowPart {
+    const { blocks, length, stride } = this.used(entry, 1, this.past);
+    const size = entry.shape.slice(1).reduce<number>((n, extent) => n * evaluateIntExpr(extent, { batch: this.maxRows }), 1);
+    return { size, runs: blocks, length, stride };
   }
 
   /** The part of a state in use: `blocks` runs of `length` elements, `stride` apart. */

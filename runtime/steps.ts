@@ -3,6 +3,7 @@ import { elementBytes, evaluateIntExpr } from "../compiler/artifact.ts";
 import type { Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, StepTime, Symbols } from "./executor.ts";
+import { copyRows } from "./rows.ts";
 import { checkWeights, createStaging, isIgnoredTensor, loadWeight, sourceBytes } from "./weights.ts";
 import type { WeightSource } from "./weights.ts";
 
@@ -66,6 +67,8 @@ export async function openArtifact(
       memory,
       manifest.programs.flatMap((program) => program.outputs),
     );
+    const spareBytes = largestRow(manifest);
+    const spare = spareBytes === 0 ? null : memory.take(spareBytes, "state", "a row on its way to another");
     const kernels = manifest.kernels.map(({ entry }) => module.kernel(entry));
     const whole = (buffer: DeviceBuffer): Slice => ({ buffer, offset: 0 });
     const slices: Slices = {
@@ -78,7 +81,7 @@ export async function openArtifact(
     };
     const programs = new Map(manifest.programs.map((program) => [program.name, new Program(device, program, manifest, kernels, slices)]));
     for (const { list } of programs.values()) lists.push(list);
-    return executorOf(device, manifest, programs, { memory, inputs, outputs, states, close });
+    return executorOf(device, manifest, programs, { memory, inputs, outputs, states, spare, close });
   } catch (error) {
     close();
     throw error;
@@ -117,6 +120,16 @@ function allocate(device: Device, bytes: number, use: Parameters<Device["alloc"]
       hint: "a smaller --max-length or --batch, or another --dtype, needs less",
     });
   }
+}
+
+/** Bytes of the largest row that may have to change places with another: of a state, or of an output that has one position a row. 0 with one row. */
+function largestRow({ states, programs }: Manifest): number {
+  const most = Object.fromEntries(programs.flatMap(({ symbols }) => symbols.map(({ name, max }) => [name, max])));
+  const outputs = programs.flatMap((program) => program.outputs).filter(({ shape }) => shape[0] === "batch" && shape.length <= 2);
+  return [...states, ...outputs].reduce((largest, { shape, bytes }) => {
+    const rows = shape[0] === undefined ? 1 : evaluateIntExpr(shape[0], most);
+    return rows > 1 ? Math.max(largest, bytes / rows) : largest;
+  }, 0);
 }
 
 /** Loads what the bank does not have yet. */
@@ -287,12 +300,15 @@ interface Parts {
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly outputs: ReadonlyMap<string, HostTensor>;
   readonly states: ReadonlyMap<string, DeviceBuffer>;
+  /** Room for one row of any state; null where there is only one row. */
+  readonly spare: DeviceBuffer | null;
   readonly close: () => void;
 }
 
 function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<string, Program>, parts: Parts): Executor {
-  const { memory, inputs, outputs, states, close } = parts;
+  const { memory, inputs, outputs, states, spare, close } = parts;
   const widths = new Map(manifest.states.map(({ name, dtype }) => [name, elementBytes(dtype)]));
+  const copy = device.copy.bind(device);
   const find = (name: string): Program => {
     const program = programs.get(name);
     if (program === undefined) throw new Error(`there is no program ${name}`);
@@ -335,6 +351,13 @@ function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<st
       bytesOf(target).set(await states.get(name)!.read(offset, target.byteLength));
     },
     writeState: (name, first, stored) => states.get(name)!.write(bytesOf(stored), first * widths.get(name)!),
+    moveRows: (name, moves, { size, runs, length, stride }) => {
+      const width = widths.get(name) ?? outputs.get(name)!.width;
+      const buffer = states.get(name) ?? outputs.get(name)!.buffer;
+      if (moves.length === 0) return;
+      if (spare === null) throw new Error(`${name} has one row`);
+      copyRows(buffer, spare, moves, { size: size * width, runs, length: length * width, stride: stride * width }, copy);
+    },
     clearState: (name) => states.get(name)!.clear(),
     close,
   };

@@ -8,6 +8,7 @@ import { interpretGraph } from "../../compiler/run/graph.ts";
 import type { Tensor } from "../../compiler/run/graph.ts";
 import type { Executor, HostArray, ProgramInfo, Symbols } from "../../runtime/executor.ts";
 import { decodeFloats, isFloatDType } from "../../runtime/numeric.ts";
+import { moveArrayRows } from "../../runtime/rows.ts";
 import type { WeightSource } from "../../runtime/weights.ts";
 
 export interface NamedGraph {
@@ -71,6 +72,7 @@ export async function createInterpreter(programs: readonly NamedGraph[], source:
       const dtype = dtypes.get(name)!;
       for (let i = 0; i < stored.length; i += 1) data[first + i] = read(stored, dtype, i);
     },
+    moveRows: (name, moves, part) => moveArrayRows(states.get(name) ?? outputs.get(name)!, moves, part),
     clearState: (name) => void states.get(name)!.fill(0),
     close: () => undefined,
   };

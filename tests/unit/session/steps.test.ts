@@ -9,7 +9,7 @@ import type { WeightSource } from "../../../runtime/weights.ts";
 
 /** A device whose kernels are functions of this file; with `visible` false its memory is out of the host's sight, as a GPU's is. */
 function fakeDevice(visible: boolean, limit = Infinity) {
-  const log = { allocated: 0, freed: 0, runs: 0, background: 0 };
+  const log = { allocated: 0, freed: 0, runs: 0, background: 0, copied: 0 };
   const memory = new WeakMap<DeviceBuffer, Uint8Array>();
   const floats = ({ buffer, offset }: { buffer: DeviceBuffer; offset: number }): Float32Array =>
     new Float32Array(memory.get(buffer)!.buffer, offset);
@@ -44,7 +44,10 @@ function fakeDevice(visible: boolean, limit = Infinity) {
       memory.set(buffer, data);
       return buffer;
     },
-    copy: () => undefined,
+    copy: (to, toOffset, from, fromOffset, bytes) => {
+      log.copied += bytes;
+      memory.get(to)!.set(memory.get(from)!.slice(fromOffset, fromOffset + bytes), toOffset);
+    },
     load: () => Promise.resolve({ kernel: (entry) => ({ entry }), free: () => undefined }),
     prepare: (steps, names) => {
       const symbols = new Int32Array(names.length);
@@ -165,6 +168,46 @@ describe.each([
     expect([log.allocated, executor.allocations]).toEqual(before);
     executor.close();
     expect(log.freed).toBe(log.allocated - 1); // the weight belongs to whoever holds the bank
+  });
+
+  test("rows of a state and of an output change places on the device, through one spare row", async () => {
+    const { device, log } = fakeDevice(visible);
+    const [program] = manifest.programs;
+    const rowed: Manifest = {
+      ...manifest,
+      states: [{ name: "total", dtype: "f32", shape: [3, 4], bytes: 48 }],
+      programs: [
+        {
+          ...program!,
+          symbols: [...program!.symbols, { name: "batch", min: 1, max: 3 }],
+          outputs: [{ name: "y", dtype: "f32", shape: ["batch"], bytes: 12 }],
+        },
+      ],
+    };
+    const executor = await openArtifact(device, { ...artifact, manifest: rowed }, source);
+    const { allocations } = executor;
+    await executor.writeState(
+      "total",
+      0,
+      Float32Array.from({ length: 12 }, (_, i) => i),
+    );
+    // Of each row the elements 0 and 2 are in use.
+    const moves = [
+      { to: -1, from: 0 },
+      { to: 0, from: 2 },
+      { to: 2, from: -1 },
+    ];
+    await executor.moveRows("total", moves, { size: 4, runs: 2, length: 1, stride: 2 });
+    const held = new Float32Array(12);
+    await executor.readState("total", 0, held);
+    expect([...held]).toEqual([8, 1, 10, 3, 4, 5, 6, 7, 0, 9, 2, 11]);
+    await executor.run("prefill", { seq: 1, past: 0, batch: 1 });
+    await executor.moveRows("y", [{ to: 1, from: 0 }], { size: 1, runs: 1, length: 1, stride: 0 });
+    await executor.fetch("y", 2);
+    const y = executor.output("y")!;
+    expect(y[0]).not.toBe(0);
+    expect(y[1]).toBe(y[0]);
+    expect([log.copied, executor.allocations]).toEqual([28, allocations]);
   });
 
   test("a second artifact of the same weights loads none", async () => {
