@@ -2,7 +2,7 @@ import { UserError } from "../../runtime/errors.ts";
 import { createSession } from "../../runtime/session.ts";
 import type { Session } from "../../runtime/session.ts";
 import type { Executor } from "../../runtime/executor.ts";
-import type { Prompts } from "../../runtime/text/generate.ts";
+import type { Prompts } from "../../runtime/text/token-rows.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import { positionAxes } from "./plan.ts";
 

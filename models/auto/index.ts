@@ -7,10 +7,12 @@ export type { Tokenizer } from "../../runtime/text/tokenizer.ts";
 export { TextStreamer } from "../../runtime/text/streamer.ts";
 export { isUserError, UserError } from "../../runtime/errors.ts";
 export type { Session, Snapshot } from "../../runtime/session.ts";
-export type { FinishReason, Step } from "../../runtime/text/generate.ts";
+export type { FinishReason } from "../../runtime/text/generate.ts";
+export type { Step } from "../../runtime/text/loop.ts";
 export type { ForwardResult, ForwardSession } from "./forward.ts";
 export { openCausalLM } from "./model.ts";
-export type { CausalLM, ForwardArguments, GenerateInput, GenerateOptions, GenerateResult, LoadOptions } from "./model.ts";
+export type { GenerateInput, GenerateOptions, GenerateResult } from "./generation.ts";
+export type { CausalLM, ForwardArguments, LoadOptions } from "./model.ts";
 
 export const AutoModelForCausalLM = {
   /**

@@ -3,16 +3,19 @@ import { join } from "node:path";
 import { UserError } from "../../runtime/errors.ts";
 import { createSession } from "../../runtime/session.ts";
 import type { Session } from "../../runtime/session.ts";
-import { generateSteps, generateTokens } from "../../runtime/text/generate.ts";
-import type { Generated, LoopSettings, Prompts, Step } from "../../runtime/text/generate.ts";
-import { parseGenerationConfig, randomSeed, resolveGeneration } from "../../runtime/text/generation-config.ts";
-import type { GenerationFile, GenerationOptions } from "../../runtime/text/generation-config.ts";
+import { generateTokens } from "../../runtime/text/generate.ts";
+import { parseGenerationConfig } from "../../runtime/text/generation-config.ts";
+import type { GenerationFile } from "../../runtime/text/generation-config.ts";
+import { generateSteps } from "../../runtime/text/loop.ts";
+import type { Step } from "../../runtime/text/loop.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import type { CompiledModel } from "./compiled.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import { openEngine } from "./engines.ts";
 import { createForwardSession } from "./forward.ts";
 import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
+import { noStreaming, prepareGeneration, stack } from "./generation.ts";
+import type { GenerateInput, GenerateOptions, GenerateResult, GenerationRequest } from "./generation.ts";
 import { planModel, positionAxes } from "./plan.ts";
 import type { ModelPlan, PlanOptions } from "./plan.ts";
 import { openModelSource } from "./source.ts";
@@ -21,28 +24,6 @@ import type { ModelSource } from "./source.ts";
 export interface LoadOptions extends PlanOptions, EngineOptions {
   /** "llvm" (compiled, the default) or "interpret". */
   readonly backend?: string;
-}
-
-/** Token ids: one prompt, several of one length, or [rows, length] with a mask for the padding. */
-export type GenerateInput =
-  | ArrayLike<number>
-  | readonly ArrayLike<number>[]
-  | {
-      readonly inputIds: ArrayLike<number> | readonly ArrayLike<number>[];
-      readonly attentionMask?: ArrayLike<number> | readonly ArrayLike<number>[];
-    };
-
-export interface GenerateOptions extends GenerationOptions {
-  /** Of the draws, when sampling; a random one unless given. */
-  readonly seed?: number;
-  readonly signal?: AbortSignal;
-  /** Called with the tokens of each step as soon as they are known. */
-  readonly onStep?: (step: Step) => void;
-}
-
-export interface GenerateResult extends Generated {
-  readonly seed: number;
-  readonly warnings: readonly string[];
 }
 
 /** The tensors of one forward pass, as lists of rows. */
@@ -63,7 +44,8 @@ export class CausalLM {
   private readonly engine: Engine;
   private readonly file: GenerationFile | undefined;
   private readonly forwards = new Map<string, Promise<ForwardSession>>();
-  private opened: Promise<Session> | undefined;
+  /** By their number of rows. */
+  private readonly sessions = new Map<number, Promise<Session>>();
   private compiledModel: CompiledModel | null = null;
 
   constructor(source: ModelSource, plan: ModelPlan, backend: string, engine: Engine, file: GenerationFile | undefined) {
@@ -83,39 +65,36 @@ export class CausalLM {
     return this.compiledModel;
   }
 
-  /** The session that `generate` uses. */
-  session(): Promise<Session> {
-    this.opened ??= this.openSession();
-    return this.opened;
+  /** The session that `generate` uses; for more rows than the model was planned for it is another one, on the same weights. */
+  session(rows = this.plan.batch): Promise<Session> {
+    const batch = Math.max(rows, this.plan.batch);
+    const known = this.sessions.get(batch) ?? this.openSession(batch);
+    this.sessions.set(batch, known);
+    return known;
   }
 
-  private async openSession(): Promise<Session> {
-    const { executor, compiled } = await this.engine.open(this.plan);
-    this.compiledModel = compiled;
+  private async openSession(batch: number): Promise<Session> {
+    const { executor, compiled } = await this.engine.open({ ...this.plan, batch });
+    if (batch === this.plan.batch) this.compiledModel = compiled;
     return createSession(executor, { positionAxes: positionAxes(this.config) });
   }
 
   /** Continues the prompts. @throws UserError for ids, settings or lengths that do not fit the model. */
   async generate(input: GenerateInput, options: GenerateOptions = {}): Promise<GenerateResult> {
-    const { prompts, settings, warnings } = this.prepare(input, options);
-    const result = await generateTokens(await this.session(), prompts, settings, options);
-    return { ...result, seed: settings.seed, warnings };
+    const { prompts, settings, rows, outputScores, outputLogits, seed, warnings } = this.prepare(input, options);
+    const result = await generateTokens(await this.session(rows), prompts, settings, { ...options, outputScores, outputLogits });
+    return { ...result, seed, warnings };
   }
 
   /** As `generate`, step by step: `for await (const { tokens } of model.stream(ids)) ...`. Leaving the loop stops the work. */
   async *stream(input: GenerateInput, options: GenerateOptions = {}): AsyncGenerator<Step, void, void> {
-    const { prompts, settings } = this.prepare(input, options);
-    yield* generateSteps(await this.session(), prompts, settings, options);
+    const { prompts, settings, rows } = this.prepare(input, options);
+    if (settings.numBeams > 1) throw noStreaming("stream");
+    yield* generateSteps(await this.session(rows), prompts, settings, options);
   }
 
-  private prepare(
-    input: GenerateInput,
-    options: GenerateOptions,
-  ): { prompts: Prompts; settings: LoopSettings; warnings: readonly string[] } {
-    const given = promptsOf(input);
-    const resolved = resolveGeneration(options, this.file, this.config, given.ids.length / given.rows);
-    const prompts = given.mask === undefined ? withMask(given, resolved.padTokenId, resolved.eosTokenIds) : given;
-    return { prompts, settings: { ...resolved, seed: options.seed ?? randomSeed() }, warnings: resolved.warnings };
+  private prepare(input: GenerateInput, options: GenerateOptions): GenerationRequest {
+    return prepareGeneration(input, options, this.file, this.config);
   }
 
   /** The logits of every position, and what else is asked for. Each call starts anew; `forwardSession` keeps states. */
@@ -198,40 +177,4 @@ function readGenerationConfig(folder: string): GenerationFile | undefined {
     throw new UserError(`${file}: is not valid JSON (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
   }
   return parseGenerationConfig(json, file);
-}
-
-function isRows(values: ArrayLike<number> | readonly ArrayLike<number>[]): values is readonly ArrayLike<number>[] {
-  return typeof values[0] === "object";
-}
-
-function stack(rows: readonly ArrayLike<number>[], what: string): Int32Array {
-  const length = rows[0]?.length ?? 0;
-  if (!rows.every((row) => row.length === length))
-    throw new UserError(`${what}: the rows have different lengths (${rows.map((row) => row.length).join(", ")})`, {
-      hint: "pad the shorter ones on the left and give attentionMask; tokenizer.encodeBatch does both",
-    });
-  const out = new Int32Array(rows.length * length);
-  rows.forEach((row, i) => {
-    for (let j = 0; j < length; j += 1) {
-      if (!Number.isInteger(row[j])) throw new UserError(`${what}: row ${i}, element ${j}: expected a whole number, got ${String(row[j])}`);
-      out[i * length + j] = row[j]!;
-    }
-  });
-  return out;
-}
-
-function promptsOf(input: GenerateInput): Prompts {
-  const { inputIds, attentionMask } = "inputIds" in input ? input : { inputIds: input, attentionMask: undefined };
-  const rows = isRows(inputIds) ? inputIds : [inputIds];
-  const ids = stack(rows, "inputIds");
-  if (ids.length === 0) throw new UserError("the prompt has no tokens");
-  if (attentionMask === undefined) return { ids, rows: rows.length };
-  return { ids, rows: rows.length, mask: stack(isRows(attentionMask) ? attentionMask : [attentionMask], "attentionMask") };
-}
-
-/** Without a mask, padding is what equals the pad token, unless that may also end a text (spec bamba e.1). */
-function withMask(prompts: Prompts, padTokenId: number | null, eosTokenIds: readonly number[]): Prompts {
-  const { ids, rows } = prompts;
-  if (padTokenId === null || eosTokenIds.includes(padTokenId) || !ids.includes(padTokenId)) return prompts;
-  return { ids, rows, mask: Int32Array.from(ids, (id) => (id === padTokenId ? 0 : 1)) };
 }

@@ -1,37 +1,17 @@
-import { UserError } from "../errors.ts";
 import type { Session } from "../session.ts";
-import type { ResolvedGeneration } from "./generation-config.ts";
-import { Sampler } from "./sampling.ts";
+import { beamSearch } from "./beam-search.ts";
+import type { Recording } from "./choose.ts";
+import { generateSteps } from "./loop.ts";
+import type { Step } from "./loop.ts";
+import type { LoopOptions, LoopSettings } from "./settings.ts";
+import type { Prompts } from "./token-rows.ts";
 
-/** Rows of token ids of one length; shorter prompts are padded on the left and masked. */
-export interface Prompts {
-  /** [rows, length] */
-  readonly ids: Int32Array;
-  readonly rows: number;
-  /** [rows, length]: 1 for a token, 0 for padding; all ones unless given. */
-  readonly mask?: ArrayLike<number>;
-}
+/** Why a row ended: an end token, another stopping criterion, the number of tokens asked for, or the caller. */
+export type FinishReason = "eos" | "stop" | "length" | "aborted";
 
-/** How to go on from a prompt, everything decided (generation-config.ts decides). */
-export interface LoopSettings extends Pick<ResolvedGeneration, "maxNewTokens" | "eosTokenIds" | "padTokenId" | "doSample" | "sampling"> {
-  /** Of the draws, when sampling. */
-  readonly seed: number;
-}
-
-/** Why a row ended: an end token, the number of tokens asked for, or the caller. */
-export type FinishReason = "eos" | "length" | "aborted";
-
-/** One step of the loop. The arrays are the same ones at each step. */
-export interface Step {
-  /** 0 for the first new token. */
-  readonly index: number;
-  /** The token of each row; padding in rows that have ended. */
-  readonly tokens: Int32Array;
-  /** 1 where the row was still going when this token was chosen. */
-  readonly live: Uint8Array;
-}
-
+/** What the prompts became. The results of one prompt are neighbours, best first with beams. */
 export interface Generated {
+  /** Prompts times results for each. */
   readonly rows: number;
   /** New tokens of each row, padding included. */
   readonly length: number;
@@ -40,6 +20,14 @@ export interface Generated {
   /** The new tokens of each row, its end token included, without padding. */
   readonly newTokens: readonly Int32Array[];
   readonly finish: readonly FinishReason[];
+  /** Of each step [rows, vocab] as the processors left them, when asked for; with beams, log-probabilities of all beams. */
+  readonly scores?: readonly Float32Array[];
+  /** Of each step [rows, vocab] as the model gave them, when asked for; with beams, of all beams. */
+  readonly logits?: readonly Float32Array[];
+  /** With beams: the sum of log-probabilities of each row over length ** lengthPenalty. */
+  readonly sequencesScores?: Float32Array;
+  /** With beams: of each new token the beam, counted over all prompts, that it continued; -1 where the row has ended. */
+  readonly beamIndices?: readonly Int32Array[];
   readonly timing: Timing;
 }
 
@@ -51,107 +39,122 @@ export interface Timing {
   readonly tokensPerSecond: number;
 }
 
-export interface LoopOptions {
-  readonly signal?: AbortSignal;
+export interface CollectOptions extends LoopOptions {
+  /** Called with the tokens of each step as soon as they are known. Not with beams: theirs are known at the end. */
+  readonly onStep?: (step: Step) => void;
+  readonly outputScores?: boolean;
+  readonly outputLogits?: boolean;
 }
 
-/** Long enough for the work to dominate, short enough for a key press to be noticed. */
-const breathEvery = 20;
-
-/**
- * Feeds the prompts and gives one step after the other until every row has ended (spec bamba e.2). The session is reset first; afterwards it holds
- * all tokens but the last ones. Leaving the loop early is allowed at any step.
- */
-export async function* generateSteps(
-  session: Session,
-  prompts: Prompts,
-  settings: LoopSettings,
-  { signal }: LoopOptions = {},
-): AsyncGenerator<Step, void, void> {
-  const { ids, rows, mask } = prompts;
-  const { maxNewTokens, eosTokenIds, padTokenId } = settings;
-  checkRoom(session, ids.length / rows, maxNewTokens);
-  await session.reset();
-  await session.prefill(ids, mask === undefined ? { rows } : { rows, mask });
-
-  const sampler = settings.doSample ? new Sampler(settings.sampling, settings.seed) : null;
-  const tokens = new Int32Array(rows);
-  const live = new Uint8Array(rows);
-  const open = new Uint8Array(rows).fill(1);
-  const step = { index: 0, tokens, live };
-  let breath = performance.now();
-  for (let index = 0; index < maxNewTokens; index += 1) {
-    if (index > 0) await session.decode(tokens);
-    let left = 0;
-    for (let row = 0; row < rows; row += 1) {
-      live[row] = open[row]!;
-      if (open[row] === 0) tokens[row] = padTokenId ?? 0;
-      else {
-        tokens[row] = sampler === null ? session.next[row]! : sampler.next(await session.logits(row), row, index);
-        if (eosTokenIds.includes(tokens[row]!)) open[row] = 0;
-      }
-      left += open[row]!;
-    }
-    step.index = index;
-    yield step;
-    if (left === 0 || signal?.aborted === true) return;
-    // Kernels run on this thread: without a pause no signal, timer or output would get its turn.
-    if (performance.now() - breath > breathEvery) {
-      await new Promise((resolve) => setImmediate(resolve));
-      breath = performance.now();
-    }
-  }
-}
-
-function checkRoom(session: Session, length: number, maxNewTokens: number): void {
-  if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1)
-    throw new UserError(`maxNewTokens: expected a whole number from 1, got ${maxNewTokens}`);
-  const { capacity } = session;
-  const hint = "compile it for more: --max-length on the command line, maxLength in fromPretrained";
-  if (length > capacity)
-    throw new UserError(`the prompt has ${length} tokens, but the model was compiled for at most ${capacity} positions`, { hint });
-  // The last token is chosen and not fed.
-  if (length + maxNewTokens - 1 > capacity)
-    throw new UserError(
-      `the prompt has ${length} tokens and ${maxNewTokens} more were asked for, but the model was compiled for at most ${capacity} positions`,
-      { hint: `${hint}; or ask for fewer` },
-    );
-}
-
-/** Runs the loop to its end and collects what came out. */
+/** Runs a generation to its end and collects what came out. @throws UserError when prompts or settings do not fit the session. */
 export async function generateTokens(
   session: Session,
   prompts: Prompts,
   settings: LoopSettings,
-  options: LoopOptions & { readonly onStep?: (step: Step) => void } = {},
+  options: CollectOptions = {},
 ): Promise<Generated> {
-  const { ids, rows } = prompts;
-  const length = ids.length / rows;
+  const recording: Recording = {
+    logits: options.outputLogits === true ? [] : null,
+    scores: options.outputScores === true ? [] : null,
+  };
+  const result = settings.numBeams > 1 ? await collectBeams(session, prompts, settings, recording, options) : undefined;
+  const made = result ?? (await collectSteps(session, prompts, settings, recording, options));
+  return {
+    ...made,
+    ...(recording.scores === null ? {} : { scores: recording.scores }),
+    ...(recording.logits === null ? {} : { logits: recording.logits }),
+  };
+}
+
+async function collectSteps(
+  session: Session,
+  prompts: Prompts,
+  settings: LoopSettings,
+  recording: Recording,
+  { signal, onStep }: CollectOptions,
+): Promise<Generated> {
+  const rows = prompts.rows * settings.numReturnSequences;
   const columns: Int32Array[] = [];
   const counts = new Int32Array(rows);
-  const finish = new Array<FinishReason>(rows).fill("length");
-  const started = performance.now();
-  let first = 0;
-  for await (const step of generateSteps(session, prompts, settings, options)) {
-    if (step.index === 0) first = performance.now() - started;
+  const clock = startClock();
+  for await (const step of generateSteps(session, prompts, settings, { recording, ...(signal === undefined ? {} : { signal }) })) {
+    clock.token();
     columns.push(step.tokens.slice());
-    for (let row = 0; row < rows; row += 1) {
-      counts[row]! += step.live[row]!;
-      if (step.live[row] === 1 && settings.eosTokenIds.includes(step.tokens[row]!)) finish[row] = "eos";
-    }
-    options.onStep?.(step);
+    for (let row = 0; row < rows; row += 1) counts[row]! += step.live[row]!;
+    onStep?.(step);
   }
-  const total = performance.now() - started;
-  const made = columns.length;
-  if (made < settings.maxNewTokens && options.signal?.aborted === true)
-    finish.forEach((reason, row) => (finish[row] = reason === "eos" ? "eos" : "aborted"));
-  const sequences = finish.map((_, row) => {
-    const sequence = new Int32Array(length + made);
-    sequence.set(ids.subarray(row * length, (row + 1) * length));
-    for (let i = 0; i < made; i += 1) sequence[length + i] = columns[i]![row]!;
+  const timing = clock.stop(columns.length);
+  const newTokens = Array.from(counts, (count, row) => Int32Array.from({ length: count }, (_, i) => columns[i]![row]!));
+  return { ...rowsOf(prompts, settings, newTokens, columns.length, settings.padTokenId ?? 0, signal), timing };
+}
+
+async function collectBeams(
+  session: Session,
+  prompts: Prompts,
+  settings: LoopSettings,
+  recording: Recording,
+  { signal }: CollectOptions,
+): Promise<Generated> {
+  const clock = startClock();
+  const best = (
+    await beamSearch(session, prompts, settings, recording, { onFirst: clock.token, ...(signal === undefined ? {} : { signal }) })
+  ).flat();
+  const length = Math.max(...best.map(({ tokens }) => tokens.length));
+  const timing = clock.stop(length);
+  const newTokens = best.map(({ tokens }) => tokens);
+  return {
+    ...rowsOf(prompts, settings, newTokens, length, beamFiller(settings), signal),
+    sequencesScores: Float32Array.from(best, ({ score }) => score),
+    beamIndices: best.map(({ beams }) => {
+      const padded = new Int32Array(length).fill(-1);
+      padded.set(beams);
+      return padded;
+    }),
+    timing,
+  };
+}
+
+/** Transformers' `pad or eos[0]`, in which a pad token of 0 counts as none; without end tokens there is nothing to fill but what an own criterion ended. */
+function beamFiller({ padTokenId, eosTokenIds }: LoopSettings): number {
+  const [eos] = eosTokenIds;
+  if (eos === undefined) return -1;
+  return padTokenId === null || padTokenId === 0 ? eos : padTokenId;
+}
+
+function rowsOf(
+  { ids, rows: prompts }: Prompts,
+  { numReturnSequences, eosTokenIds, maxNewTokens }: LoopSettings,
+  newTokens: readonly Int32Array[],
+  length: number,
+  filler: number,
+  signal: AbortSignal | undefined,
+): Omit<Generated, "timing"> {
+  const promptLength = ids.length / prompts;
+  const sequences = newTokens.map((tokens, row) => {
+    const prompt = Math.floor(row / numReturnSequences);
+    const sequence = new Int32Array(promptLength + length).fill(filler);
+    sequence.set(ids.subarray(prompt * promptLength, (prompt + 1) * promptLength));
+    sequence.set(tokens, promptLength);
     return sequence;
   });
-  const newTokens = sequences.map((sequence, row) => sequence.slice(length, length + counts[row]!));
-  const tokensPerSecond = made > 1 ? ((made - 1) / (total - first)) * 1000 : 0;
-  return { rows, length: made, sequences, newTokens, finish, timing: { first, total, tokensPerSecond } };
+  const finish = newTokens.map((tokens): FinishReason => {
+    if (eosTokenIds.includes(tokens.at(-1)!)) return "eos";
+    if (tokens.length === maxNewTokens) return "length";
+    return tokens.length === length && signal?.aborted === true ? "aborted" : "stop";
+  });
+  return { rows: newTokens.length, length, sequences, newTokens, finish };
+}
+
+function startClock(): { readonly token: () => void; readonly stop: (tokens: number) => Timing } {
+  const started = performance.now();
+  let first = 0;
+  return {
+    token: () => {
+      if (first === 0) first = performance.now() - started;
+    },
+    stop: (tokens) => {
+      const total = performance.now() - started;
+      return { first, total, tokensPerSecond: tokens > 1 ? ((tokens - 1) / (total - first)) * 1000 : 0 };
+    },
+  };
 }

@@ -62,3 +62,14 @@ test("greedy tokens, alone and in a padded batch, and an end token", async () =>
   const ended = await model.generate(ids, { maxNewTokens: 10, eosTokenId: 30 });
   expect([...ended.newTokens[0]!]).toEqual([28, 55, 30]);
 });
+
+test("beams and their scores", async () => {
+  const settings = { maxNewTokens: 8, eosTokenId: [], numBeams: 3, numReturnSequences: 3 };
+  const { newTokens, sequencesScores } = await model.generate(ids, settings);
+  expect(newTokens.map((tokens) => [...tokens])).toEqual([
+    [28, 55, 26, 17, 22, 25, 14, 43],
+    [28, 55, 26, 17, 22, 22, 3, 37],
+    [28, 55, 26, 17, 22, 22, 55, 25],
+  ]);
+  expectClose(sequencesScores!, [-2.14147, -2.19725, -2.2149]);
+});
