@@ -1,10 +1,12 @@
 import { UserError } from "../../runtime/errors.ts";
 import type { Generated } from "../../runtime/text/generate.ts";
-import type { GenerationFile } from "../../runtime/text/generation-config.ts";
-import { buildProcessors, buildStopping, resolveGeneration, resolveSeeds } from "./standin.ts";
-import type { GenerationOptions, ResolvedGeneration } from "./standin.ts";
+import { resolveGeneration, resolveSeeds } from "../../runtime/text/generation-config.ts";
+import type { GenerationFile, GenerationOptions, ResolvedGeneration } from "../../runtime/text/generation-config.ts";
 import type { Step } from "../../runtime/text/loop.ts";
+import { buildProcessors } from "../../runtime/text/processors/chain.ts";
 import type { LoopSettings } from "../../runtime/text/settings.ts";
+import { buildStopping } from "../../runtime/text/stopping.ts";
+import type { Decoder } from "../../runtime/text/streamer.ts";
 import type { Prompts } from "../../runtime/text/token-rows.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 
@@ -18,6 +20,8 @@ export type GenerateInput =
     };
 
 export interface GenerateOptions extends GenerationOptions {
+  /** The model's tokenizer, with which stop strings are found. */
+  readonly tokenizer?: Decoder;
   readonly signal?: AbortSignal;
   /** Called with the tokens of each step as soon as they are known. Not with beams: theirs are known at the end. */
   readonly onStep?: (step: Step) => void;
@@ -58,7 +62,7 @@ export function prepareGeneration(
     ...resolved,
     unconditional,
     processors: buildProcessors(resolved, config.vocabSize),
-    stopping: buildStopping(resolved),
+    stopping: buildStopping(resolved, options.tokenizer),
     seeds,
   };
   if (numBeams > 1 && options.onStep !== undefined) throw noStreaming("onStep");

@@ -1,21 +1,6 @@
-import { UserError } from "../errors.ts";
 import type { LogitsProcessor, RowContext } from "./processor.ts";
 import type { Feed } from "./feed.ts";
-
-/** Log-probabilities in place of scores. @throws UserError when no distribution can be made of them. */
-export function logSoftmax(scores: Float32Array): void {
-  let best = -Infinity;
-  for (const score of scores) if (score > best || Number.isNaN(score)) best = score;
-  let total = 0;
-  for (const score of scores) total += Math.exp(score - best);
-  // The best one alone contributes 1: less is no score at all, and NaN compares with nothing.
-  if (!(total >= 1 && total < Infinity))
-    throw new UserError("the logits hold NaN or infinity, or allow no token", {
-      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
-    });
-  const shift = best + Math.log(total);
-  for (let i = 0; i < scores.length; i += 1) scores[i] = scores[i]! - shift;
-}
+import { logSoftmax } from "./sampling.ts";
 
 /**
  * Classifier-free guidance (Sanchez et al. 2023, "Stay on topic with classifier-free guidance"), processor 1 of spec bamba e.2: moves the

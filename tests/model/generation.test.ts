@@ -20,6 +20,13 @@ describe.each(["base", "options", "all-attention", "rope-yarn", "rope-linear", "
     const four = { maxNewTokens: 12, numBeams: 4, numReturnSequences: 2, lengthPenalty: 0.6, earlyStopping: true };
     expect((await model.generate(input, four)).sequences).toEqual(golden.rows("generate.beam4_len"));
   });
+
+  test("a repetition penalty; and no pair of tokens twice", async () => {
+    const { sequences } = await model.generate(input, { maxNewTokens: 24, repetitionPenalty: 1.3 });
+    expect(sequences).toEqual(golden.rows("generate.repetition_1_3"));
+    const ngrams = await model.generate(input, { maxNewTokens: 24, noRepeatNgramSize: 2 });
+    expect(ngrams.sequences).toEqual(golden.rows("generate.no_repeat_ngram_2"));
+  });
 });
 
 describe("what generate gives", () => {
