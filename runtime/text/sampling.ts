@@ -50,38 +50,21 @@ function kthLargest(scores: Float32Array, k: number): number {
   return heap[0]!;
 }
 
-/** Vocabulary sizes that a sorting key has room for. */
-const mostScores = 2 ** 21;
-
-const bitsF32 = new Float32Array(1);
-const bitsU32 = new Uint32Array(bitsF32.buffer);
-
-/** Keys that order as scores do, the higher index first among equals: 32 bits of score above 21 of index, exact in a double. */
-function sortingKey(score: number, index: number): number {
-  bitsF32[0] = score;
-  const bits = bitsU32[0]!;
-  const ordered = bits >>> 31 === 1 ? ~bits >>> 0 : bits + 2 ** 31;
-  return ordered * mostScores + (mostScores - 1 - index);
-}
-
 /**
- * Keeps the smallest set of the best whose probability reaches `topP`: from the low end, what comes before the cumulative probability has
- * passed 1 - topP is removed. The best one always stays.
+ * Keeps the smallest set of the best whose probability reaches `topP`: a score stays when the total probability of the larger ones is below it, and
+ * the best one always. Equal scores stay or go together; Transformers, which sorts, may keep some of the equals at the edge, which ones the sort decides.
  */
 export function applyTopP(scores: Float32Array, topP: number): void {
   if (topP >= 1) return;
-  if (scores.length > mostScores) throw new RangeError(`applyTopP: at most ${mostScores} scores, got ${scores.length}`);
   const { best, total } = softmaxOf(scores);
-  const keys = new Float64Array(scores.length);
-  let count = 0;
-  for (let i = 0; i < scores.length; i += 1) if (scores[i]! > -Infinity) keys[count++] = sortingKey(scores[i]!, i);
-  const ordered = keys.subarray(0, count).sort();
-  let cumulative = 0;
-  for (let place = 0; place < count - 1; place += 1) {
-    const index = mostScores - 1 - (ordered[place]! % mostScores);
-    cumulative += Math.exp(scores[index]! - best) / total;
-    if (cumulative > 1 - topP) return;
-    scores[index] = -Infinity;
+  const sorted = scores.slice().sort();
+  let larger = 0;
+  for (let place = sorted.length - 2; place >= 0; place -= 1) {
+    const least = sorted[place + 1]!;
+    larger += Math.exp(least - best);
+    if (sorted[place] === least || larger < topP * total) continue;
+    for (let i = 0; i < scores.length; i += 1) if (scores[i]! < least) scores[i] = -Infinity;
+    return;
   }
 }
 
@@ -99,13 +82,15 @@ function softmaxOf(scores: Float32Array): { readonly best: number; readonly tota
   let total = 0;
   for (const score of scores) total += Math.exp(score - best);
   // The best one alone contributes 1: less is no score at all, and NaN compares with nothing.
-  if (!(total >= 1 && total < Infinity)) {
-    throw new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
-      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
-    });
-  }
+  if (!(total >= 1 && total < Infinity)) throw noDistribution();
   return { best, total };
 }
+
+/** No token can be chosen from such scores. */
+export const noDistribution = (): UserError =>
+  new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
+    hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
+  });
 
 /**
  * The index that `draw` in [0, 1) falls on, by the cumulative softmax of the scores in order of index.
@@ -153,7 +138,7 @@ export function applyAll(scores: Float32Array, options: SamplingOptions): void {
   applyMinP(scores, options.minP);
 }
 
-/** Draws tokens for the rows of a batch. A row's token depends on its own logits, the seed, its number and the step, and on nothing else. */
+/** Draws tokens. One depends on the row's own logits, the seed, the return index and the step, and on nothing else. */
 export class Sampler {
   private readonly options: SamplingOptions;
   private readonly seed: number;
@@ -166,14 +151,15 @@ export class Sampler {
   }
 
   /**
-   * The token of row `row` at step `step`.
+   * The token at step `step`.
    * @param logits [vocab], left as they are
+   * @param returnIndex which of the sequences returned for one prompt this is, from 0
    * @throws UserError when the logits hold NaN or infinity.
    */
-  next(logits: Float32Array, row: number, step: number): number {
+  next(logits: Float32Array, returnIndex: number, step: number): number {
     if (this.scores.length !== logits.length) this.scores = new Float32Array(logits.length);
     this.scores.set(logits);
     applyAll(this.scores, this.options);
-    return pick(this.scores, uniform(this.seed, row, step));
+    return pick(this.scores, uniform(this.seed, returnIndex, step));
   }
 }

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { test } from "vitest";
 import { variable } from "../../compiler/ir/expr.ts";
 import { compileExpr } from "../../compiler/run/eval.ts";
 import { HALVINGS, halfway } from "../../compiler/templates/bisect.ts";
