@@ -72,7 +72,7 @@ async function generate(flags: Flags, terminal: Terminal): Promise<undefined> {
     const { result, text } = await streamed(model, promptIds, tokenizer, { ...settings, signal: terminal.signal }, terminal);
     terminal.out(text.endsWith("\n") ? "" : "\n");
     for (const warning of result.warnings) terminal.err(`warning: ${warning}\n`);
-    terminal.err(`${figures(result)}${settings.doSample === true ? `, seed ${result.seed}` : ""}\n`);
+    terminal.err(`${figures(result)}${settings.doSample === true ? `, seed ${String(result.seed)}` : ""}\n`);
   } finally {
     await model.close();
   }

@@ -70,7 +70,8 @@ export async function beamSearch(
     chunk: settings.prefillChunkSize,
     useCache: settings.useCache,
   });
-  const { vocabSize, rows } = feed;
+  const { vocabSize } = session;
+  const { rows } = feed;
   const texts = new TokenRows(prompts, numBeams, maxNewTokens);
   const scoreRow = scoreRows(feed, {
     processors: doSample ? [...processors.always, ...processors.sampling] : processors.always,

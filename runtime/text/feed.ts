@@ -23,10 +23,11 @@ const owners = new WeakMap<Session, Feed>();
  * unconditional rows follow, which get the same new tokens.
  */
 export class Feed {
-  readonly vocabSize: number;
   /** Rows that are being continued, the unconditional ones not counted. */
   readonly rows: number;
-  private readonly session: Session;
+  /** All rows of the session, the unconditional ones behind the others. */
+  readonly sessionRows: number;
+  readonly session: Session;
   private readonly settings: FeedSettings;
   private readonly prompts: Prompts;
   /** Without states: what the session's rows have been fed. */
@@ -38,17 +39,16 @@ export class Feed {
     const { unconditional, perPrompt, maxNewTokens, useCache } = settings;
     this.session = session;
     this.settings = settings;
-    this.vocabSize = session.vocabSize;
     this.rows = prompts.rows * perPrompt;
     this.prompts = unconditional === null ? prompts : joined(prompts, unconditional);
     checkRoom(session, this.prompts.ids.length / this.prompts.rows, maxNewTokens);
-    const all = this.prompts.rows * perPrompt;
-    if (all > session.maxRows)
-      throw new UserError(`${all} rows at once, but the model was compiled for at most ${session.maxRows}`, {
+    this.sessionRows = this.prompts.rows * perPrompt;
+    if (this.sessionRows > session.maxRows)
+      throw new UserError(`${this.sessionRows} rows at once, but the model was compiled for at most ${session.maxRows}`, {
         hint: "compile it for more: --batch on the command line, batch in fromPretrained",
       });
     this.texts = useCache ? null : new TokenRows(this.prompts, perPrompt, maxNewTokens);
-    this.tokens = new Int32Array(all);
+    this.tokens = new Int32Array(this.sessionRows);
   }
 
   /** Feeds the prompts. The session is reset first. */
@@ -82,21 +82,6 @@ export class Feed {
     texts.append(this.tokens);
     await session.reset();
     await this.prefillTexts(texts);
-  }
-
-  /** The likeliest token of each row by the raw logits. */
-  get likeliest(): Int32Array {
-    return this.session.next;
-  }
-
-  /** Raw logits of a row: valid until the next call. */
-  logits(row: number): Promise<Float32Array> {
-    return this.session.logits(row);
-  }
-
-  /** Raw logits of the row beside it that guidance compares with: valid until the next call. */
-  unconditionalLogits(row: number): Promise<Float32Array> {
-    return this.session.logits(this.rows + row);
   }
 
   private async prefillTexts(texts: TokenRows): Promise<void> {

@@ -25,13 +25,13 @@ export interface ScoreSettings {
 /** Gives the scores of a row as its processors leave them. The arrays that it works in are the same ones for each row. */
 export type ScoreRow = (context: RowContext, target: Float32Array) => Promise<void>;
 
-export function scoreRows(feed: Feed, { processors, logProbabilities, guidanceScale }: ScoreSettings): ScoreRow {
-  const unconditional = new Float32Array(guidanceScale === null ? 0 : feed.vocabSize);
+export function scoreRows({ rows, session }: Feed, { processors, logProbabilities, guidanceScale }: ScoreSettings): ScoreRow {
+  const unconditional = new Float32Array(guidanceScale === null ? 0 : session.vocabSize);
   return async (context, target) => {
-    target.set(await feed.logits(context.row));
+    target.set(await session.logits(context.row));
     if (logProbabilities) logSoftmax(target);
     if (guidanceScale !== null) {
-      unconditional.set(await feed.unconditionalLogits(context.row));
+      unconditional.set(await session.logits(rows + context.row));
       guide(target, unconditional, guidanceScale);
     }
     for (const processor of processors) processor.process(target, context);

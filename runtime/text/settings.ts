@@ -6,6 +6,8 @@ import type { Prompts } from "./token-rows.ts";
 type Decided = Pick<
   ResolvedGeneration,
   | "doSample"
+  | "sampling"
+  | "repetitionPenalty"
   | "maxNewTokens"
   | "numBeams"
   | "numReturnSequences"

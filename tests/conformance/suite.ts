@@ -10,6 +10,8 @@ import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
+import { processLogits } from "../../compiler/templates/process-logits.ts";
+import { sampleToken } from "../../compiler/templates/sample-token.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
 import { compileFused } from "../support/execute.ts";
 import type { FusedProgram } from "../support/execute.ts";
@@ -23,6 +25,7 @@ import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
 import { gemmCase } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
+import { logitsCase, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
 import { graphCases } from "../support/random-graph.ts";
 import { difference } from "../support/values.ts";
@@ -62,6 +65,10 @@ export const conformance = (target: Target): unknown =>
       test("conv1d", () => agrees(conv1d, convCase(), 30));
       test("attention", () => agrees(attention, attentionCase(PREFILL), 20));
       test("attention-decode", () => agrees(attentionDecode, attentionCase(DECODE), 20));
+      // an emulated lane is slow, and a pass over the scores is repeated for every halving
+      const vocab = target.share < 1 ? 300 : 6000;
+      test("process-logits", () => agrees(processLogits, logitsCase(vocab), 30));
+      test("sample-token", () => agrees(sampleToken, tokenCase(vocab), 40));
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 

@@ -23,9 +23,11 @@ const batches = fc
 /** Enough of them that rows do end. */
 const eosTokenId = Array.from({ length: 40 }, (_, i) => 6 * i + 5);
 /** Each way to choose. */
-const ways: fc.Arbitrary<GenerateOptions> = fc.constantFrom(
+const ways: fc.Arbitrary<GenerateOptions> = fc.constantFrom<GenerateOptions[]>(
   { numBeams: 1 },
+  { repetitionPenalty: 1.6 },
   { doSample: true, temperature: 1.4 },
+  { doSample: true, repetitionPenalty: 1.3, temperature: 1.2, topK: 40, topP: 0.95, minP: 0.001 },
   { numBeams: 2 },
   { numBeams: 2, doSample: true, topK: 20 },
 );
@@ -41,9 +43,11 @@ const generate = async (inputIds: number[][], options: GenerateOptions, attentio
   return (await model.generate(input, options)).newTokens.map((row) => [...row]);
 };
 
+// A repetition penalty is for every token of a row, and padding is such (spec bamba e.2).
+const unpenalized = ways.map((way) => ({ ...way, repetitionPenalty: 1 }));
 test("padding on the left changes nothing", () =>
   fc.assert(
-    fc.asyncProperty(batches, ways, fc.integer({ min: 1, max: 9 }), async (prompts, way, padding) => {
+    fc.asyncProperty(batches, unpenalized, fc.integer({ min: 1, max: 9 }), async (prompts, way, padding) => {
       const options = settings(way, seeds.slice(0, prompts.length));
       const plain = await generate(prompts, options);
       const padded = prompts.map((row) => [...new Array<number>(padding).fill(0), ...row]);
@@ -85,6 +89,30 @@ test("guidance: with states and without", () =>
     { ...runs, numRuns: 6 },
   ));
 
+test("a processor does on the host what it does compiled", () =>
+  fc.assert(
+    fc.asyncProperty(
+      batches,
+      fc.record({
+        repetitionPenalty: fc.constantFrom(1, 0.8, 1.5),
+        temperature: fc.constantFrom(1, 0.6, 1.7),
+        topK: fc.constantFrom(0, 5, 60),
+        topP: fc.constantFrom(1, 0.5, 0.9),
+        minP: fc.constantFrom(0, 0.01, 0.2),
+      }),
+      async (prompts, numbers) => {
+        const options = { ...settings({ doSample: true, ...numbers }, seeds.slice(0, prompts.length)) };
+        const compiled = await generate(prompts, options);
+        // Each stands behind some of the others in the chain, and so keeps those on the host; none changes anything.
+        const none = { name: "none", process: () => undefined };
+        expect(await generate(prompts, { ...options, logitsProcessor: [none] })).toEqual(compiled);
+        expect(await generate(prompts, { ...options, renormalizeLogits: true })).toEqual(compiled);
+        expect(await generate(prompts, { ...options, epsilonCutoff: 1e-30 })).toEqual(compiled);
+      },
+    ),
+    runs,
+  ));
+
 test("one beam is greedy search", () =>
   fc.assert(
     fc.asyncProperty(batches, async (prompts) => {
@@ -95,6 +123,8 @@ test("one beam is greedy search", () =>
         { ids: Int32Array.from(prompts.flat()), rows: prompts.length },
         {
           doSample: false,
+          sampling: { temperature: 1, topK: 0, topP: 1, minP: 0 },
+          repetitionPenalty: 1,
           maxNewTokens: 6,
           numBeams: 1,
           numReturnSequences: 1,

@@ -106,6 +106,22 @@ describe.each([
     expect(session.executor.allocations).toBe(allocations);
   });
 
+  test.runIf(name === "base")("take with them the tokens that they have seen", async () => {
+    await session.reset();
+    await session.prefill(Int32Array.of(3, 4, 5, 6, 7, 8), { rows: 3 });
+    const seen = [[9, 10], [11], [12, 13]];
+    seen.forEach((ids, row) => session.markSeen(row, ids));
+    const held = async (): Promise<number[][]> => (await session.snapshot()).seen.map((ids) => [...ids]);
+    await session.reorder([2, 0, 2, 1]);
+    expect(await held()).toEqual([seen[2], seen[0], seen[2], seen[1]]);
+    await session.reorder([1]);
+    expect(await held()).toEqual([seen[0]]);
+    // Rows that were dropped come back with nothing.
+    await session.reset();
+    await session.prefill(Int32Array.of(3, 4, 5, 6), { rows: 4 });
+    expect(await held()).toEqual([[], [], [], []]);
+  });
+
   test("that are not there are refused, and nothing changes", async () => {
     await session.reset();
     await expect(session.reorder([0])).rejects.toThrow("starts with a prefill");

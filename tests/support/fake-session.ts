@@ -44,6 +44,10 @@ export function fakeSession(vocabSize: number, logitsOf: (text: readonly number[
       return Promise.resolve();
     },
     logits: (row: number) => Promise.resolve(logitsOf(texts[row]!)),
+    setLogits: unused,
+    markSeen: unused,
+    choose: unused,
+    scores: unused,
     snapshot: unused,
     restore: unused,
   };

@@ -97,6 +97,8 @@ test("beam search does what the specification says, for any settings", () =>
             ...rules,
             numReturnSequences,
             doSample: false,
+            sampling: { temperature: 1, topK: 0, topP: 1, minP: 0 },
+            repetitionPenalty: 1,
             padTokenId: null,
             processors: { always: [], sampling: [] },
             stopping: [{ name: "eos", stops: ({ ids }) => rules.eosTokenIds.includes(ids.at(-1)!) }],
