@@ -90,7 +90,10 @@ function findIn(folder: string): string {
     statSync(join(folder, name), { throwIfNoEntry: false }),
   );
   throw new CheckpointError(`${folder}: neither ${singleName} nor ${indexName} is in this folder`, {
-    hint: other === undefined ? "give the folder that holds the weights" : `${other} is a pickle; convert it to safetensors first`,
+    hint:
+      other === undefined
+        ? "give the folder that holds the weights"
+        : `${other} is a pickle, which is not read here: it may run code; in Python, torch.load it with weights_only=True and save_file the tensors of safetensors.torch`,
   });
 }
 
