@@ -93,7 +93,7 @@ function findIn(folder: string): string {
     hint:
       other === undefined
         ? "give the folder that holds the weights"
-        : `${other} is a pickle, which is not read here: it may run code; in Python, torch.load it with weights_only=True and save_file the tensors of safetensors.torch`,
+        : `${other} is a pickle, which could run code and is not read; convert it in Python: safetensors.torch.save_file(torch.load(..., weights_only=True), "model.safetensors")`,
   });
 }
 
