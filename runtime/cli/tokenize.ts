@@ -84,7 +84,8 @@ function describeToken(tokenizer: Tokenizer, id: number): TokenReport {
 
 /** A byte-level token as characters, and as \x.. what is no whole one; a token of another kind as it is. */
 function bytesOf(token: string): string {
-  const bytes = [...token].map((char) => byteLevel().get(char));
+  const spelling = byteLevel();
+  const bytes = Array.from(token, (char) => spelling.get(char));
   if (!bytes.every((byte): byte is number => byte !== undefined)) return token;
   return bytes
     .map((byte) => (byte > 0x20 && byte < 0x7f ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`))
