@@ -2,6 +2,7 @@ import { existsSync, realpathSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { shown, UserError } from "../../runtime/errors.ts";
 import { indexFile, indexText, removeOtherWeights, shardTensors, stageFiles, writeShards } from "../../runtime/node/write-checkpoint.ts";
+import type { Shard } from "../../runtime/node/write-checkpoint.ts";
 import type { JsonObject } from "../bamba/json.ts";
 import { bambaConfigJson, configText } from "../bamba/config-json.ts";
 import { bambaTensors } from "../bamba/weights.ts";
@@ -50,18 +51,37 @@ const tokenizerFiles = [
  * get their names when all of them are complete; weights of an earlier save in the folder are removed after that. The folder may be the
  * model's own. Source: spec bamba (a), (b), (g), e.8.
  * @param dtype what the weights are cast to unless the options say otherwise
- * @throws UserError for an option that makes no sense, before anything is written.
+ * @throws UserError for an option that makes no sense, before anything is written, and when the folder cannot be written.
  */
 export async function saveModel(source: ModelSource, folder: string, dtype: WeightDType, options: SaveOptions = {}): Promise<Saved> {
   const limit = shardBytes(options.maxShardSize ?? "50GB");
   const target = options.dtype ?? dtype;
   if (!Object.hasOwn(storage, target)) throw new UserError(`dtype: expected f32, bf16 or f16, got ${shown(target)}`);
-  const present = statSync(folder, { throwIfNoEntry: false });
-  if (present !== undefined && !present.isDirectory()) throw new UserError(`${folder}: is a file, and a model is saved as a folder`);
+  if (existsSync(folder) && !statSync(folder).isDirectory()) throw new UserError(`${folder}: is a file, and a model is saved as a folder`);
 
   const tensors = bambaTensors(source.config).map(({ name, shape }) => ({ name, shape, dtype: storage[target] }));
   const shards = shardTensors(tensors, limit);
-  const json = bambaConfigJson({ ...source.config, dtype: target }, source.json);
+  try {
+    const files = await writeFiles(source, folder, target, shards, options);
+    removeOtherWeights(folder, new Set(files));
+    return { files, parameters: source.parameters, bytes: source.parameters * (target === "f32" ? 4 : 2), dtype: target };
+  } catch (error) {
+    // A full disk or a folder that may not be written is no bug.
+    if (error instanceof Error && "syscall" in error)
+      throw new UserError(`${folder}: cannot be written (${error.message})`, { cause: error });
+    throw error;
+  }
+}
+
+/** Writes everything and gives the files their names. @returns the names. */
+async function writeFiles(
+  source: ModelSource,
+  folder: string,
+  dtype: WeightDType,
+  shards: readonly Shard[],
+  options: SaveOptions,
+): Promise<readonly string[]> {
+  const json = bambaConfigJson({ ...source.config, dtype }, source.json);
   const staged = stageFiles(folder);
   const files = shards.map(({ file }) => file);
   try {
@@ -83,13 +103,11 @@ export async function saveModel(source: ModelSource, folder: string, dtype: Weig
     else write("generation_config.json", configText(generationJson(json)));
     if (options.includeTokenizer ?? true) tokenizerFiles.forEach(copy);
     staged.commit();
+    return files;
   } catch (error) {
     staged.discard();
     throw error;
   }
-  removeOtherWeights(folder, new Set(files));
-  const width = target === "f32" ? 4 : 2;
-  return { files, parameters: source.parameters, bytes: source.parameters * width, dtype: target };
 }
 
 /** What Transformers writes beside a model that has no generation settings of its own (spec bamba e.8). */

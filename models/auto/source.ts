@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { UserError } from "../../runtime/errors.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
@@ -39,10 +39,9 @@ export interface ModelSource extends ConfigSource {
 
 /** Reads and checks `config.json` of a model's folder. @throws UserError naming file and field. */
 export function readConfig(folder: string): ConfigSource {
-  const stat = statSync(folder, { throwIfNoEntry: false });
-  if (stat === undefined)
+  if (!existsSync(folder))
     throw new UserError(`${folder}: there is no such folder`, { hint: "give the folder that holds config.json and the weights" });
-  if (!stat.isDirectory())
+  if (!statSync(folder).isDirectory())
     throw new UserError(`${folder}: is not a folder`, { hint: "give the folder that holds config.json and the weights" });
   const file = join(folder, "config.json");
   const json = readConfigJson(file);
@@ -59,7 +58,7 @@ export function readConfig(folder: string): ConfigSource {
 
 /** Those of the tokenizer beside the model, or null without one. */
 function specialTokens(folder: string): SpecialTokenIds | null {
-  if (statSync(join(folder, "tokenizer.json"), { throwIfNoEntry: false }) === undefined) return null;
+  if (!existsSync(join(folder, "tokenizer.json"))) return null;
   const tokenizer = loadTokenizer(folder);
   const ids = (["bos", "eos", "pad"] as const).flatMap((name) => {
     const id = tokenizer[name]?.id ?? null;

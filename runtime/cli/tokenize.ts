@@ -82,22 +82,23 @@ function describeToken(tokenizer: Tokenizer, id: number): TokenReport {
   return { id, token, text: readable, special: tokenizer.isSpecial(id) };
 }
 
-/** A byte-level token as characters, and as \x.. what is no whole one; a token of another kind as it is. */
-function bytesOf(token: string): string {
-  const spelling = byteLevel();
-  const bytes = Array.from(token, (char) => spelling.get(char));
-  if (!bytes.every((byte): byte is number => byte !== undefined)) return token;
-  return bytes
-    .map((byte) => (byte > 0x20 && byte < 0x7f ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`))
-    .join("");
-}
-
 /** The characters by which byte-level tokenizers write bytes: printable ones stand for themselves, the others for U+0100 and on, in order. */
-function byteLevel(): ReadonlyMap<string, number> {
+const byteLevel: ReadonlyMap<string, number> = byteSpelling();
+
+function byteSpelling(): ReadonlyMap<string, number> {
   const printable = (byte: number): boolean => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
   const bytes = Array.from({ length: 256 }, (_, byte) => byte);
   const others = bytes.filter((byte) => !printable(byte));
   return new Map(bytes.map((byte) => [String.fromCharCode(printable(byte) ? byte : 256 + others.indexOf(byte)), byte]));
+}
+
+/** A byte-level token as characters, and as \x.. what is no whole one; a token of another kind as it is. */
+function bytesOf(token: string): string {
+  const bytes = Array.from(token, (char) => byteLevel.get(char));
+  if (!bytes.every((byte): byte is number => byte !== undefined)) return token;
+  return bytes
+    .map((byte) => (byte > 0x20 && byte < 0x7f ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`))
+    .join("");
 }
 
 /** On one line, with spaces to be seen: a table would break at a newline. */

@@ -5,6 +5,7 @@ import { openCausalLM } from "../../models/auto/index.ts";
 import { saveModel } from "../../models/auto/save.ts";
 import type { SaveOptions, Saved } from "../../models/auto/save.ts";
 import { openModelSource, readConfig } from "../../models/auto/source.ts";
+import { isUserError } from "../../runtime/errors.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { stageFiles, writeShards } from "../../runtime/node/write-checkpoint.ts";
 import { writeSafetensors } from "../../runtime/node/write-safetensors.ts";
@@ -205,6 +206,10 @@ describe("savePretrained", () => {
     expect(existsSync(to)).toBe(false);
     writeFileSync(to, "");
     await expect(save(goldenFolder("base"), to)).rejects.toThrow(`${to}: is a file`);
+    // The system's own refusals are not taken for bugs.
+    await expect(save(goldenFolder("base"), join(to, "deeper"))).rejects.toSatisfy(
+      (error) => isUserError(error) && /deeper: cannot be written \(ENOTDIR/.test(error.message),
+    );
   });
 });
 
@@ -252,7 +257,8 @@ describe("dtype auto", () => {
     ];
     await writeShards(staged, files, source.weights);
     const map = files.flatMap(({ file, tensors: content }) => content.map(({ name }) => [name, file]));
-    staged.write("model.safetensors.index.json", JSON.stringify({ weight_map: Object.fromEntries(map) }));
+    const weight_map = Object.fromEntries(map) as Record<string, string>;
+    staged.write("model.safetensors.index.json", JSON.stringify({ weight_map }));
     staged.copy("config.json", join(mixed, "config.json"));
     staged.commit();
     source.checkpoint.close();

@@ -182,6 +182,10 @@ describe("BambaConfig", () => {
   });
 
   test("mistakes are refused by field", () => {
+    // @ts-expect-error a typing mistake is seen while typing
+    expect(() => BambaConfig.from({ hiddenSizes: 3 })).toThrow(ConfigError);
+    // @ts-expect-error as is one in Python's name, which otherwise would be kept without a meaning
+    expect(BambaConfig.from({ hidden_sizes: 3 })).toEqual(BambaConfig.from());
     const refused = (fields: object, message: string): void => {
       expect(() => BambaConfig.from(fields)).toThrow(ConfigError);
       expect(() => BambaConfig.from(fields)).toThrow(message);
