@@ -15,6 +15,8 @@ import { createForwardSession } from "./forward.ts";
 import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
 import { planModel, positionAxes } from "./plan.ts";
 import type { ModelPlan, PlanOptions } from "./plan.ts";
+import { saveModel } from "./save.ts";
+import type { Saved, SaveOptions } from "./save.ts";
 import { openModelSource } from "./source.ts";
 import type { ModelSource } from "./source.ts";
 
@@ -165,6 +167,14 @@ export class CausalLM {
     const known = this.forwards.get(key) ?? open();
     this.forwards.set(key, known);
     return known;
+  }
+
+  /**
+   * Writes the model to a folder as Transformers does; see saveModel. Weights are cast to the type in which the model was opened, or to `dtype`.
+   * @throws UserError for an option that makes no sense, before anything is written.
+   */
+  savePretrained(folder: string, options: SaveOptions = {}): Promise<Saved> {
+    return saveModel(this.source, folder, this.plan.dtype, options);
   }
 
   /** Frees device memory and closes the checkpoint. */

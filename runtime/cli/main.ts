@@ -1,11 +1,13 @@
 import { Command, CommanderError } from "commander";
 import { defineBench } from "./bench.ts";
 import { defineCompile } from "./compile.ts";
+import { defineConvert } from "./convert.ts";
 import { defineDemo } from "./demo.ts";
 import { defineForward } from "./forward.ts";
 import { defineGenerate } from "./generate.ts";
 import { defineInspect } from "./inspect.ts";
 import { defineRandomCheckpoint } from "./random-checkpoint.ts";
+import { defineTokenize } from "./tokenize.ts";
 import { reportError } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -53,7 +55,17 @@ export async function main(argv: readonly string[]): Promise<number> {
     .exitOverride()
     .configureOutput({ writeOut: terminal.out, writeErr: terminal.err });
   const run = (action: () => Promise<number | undefined>): Promise<void> => action().then((result) => void (code = result ?? 0));
-  for (const define of [defineDemo, defineGenerate, defineForward, defineCompile, defineInspect, defineBench, defineRandomCheckpoint])
+  for (const define of [
+    defineDemo,
+    defineGenerate,
+    defineForward,
+    defineTokenize,
+    defineConvert,
+    defineCompile,
+    defineInspect,
+    defineBench,
+    defineRandomCheckpoint,
+  ])
     inherit(define(program, terminal, run), program);
   try {
     if (argv.length === 0) {

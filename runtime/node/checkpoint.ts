@@ -90,7 +90,10 @@ function findIn(folder: string): string {
     statSync(join(folder, name), { throwIfNoEntry: false }),
   );
   throw new CheckpointError(`${folder}: neither ${singleName} nor ${indexName} is in this folder`, {
-    hint: other === undefined ? "give the folder that holds the weights" : `${other} is a pickle; convert it to safetensors first`,
+    hint:
+      other === undefined
+        ? "give the folder that holds the weights"
+        : `${other} is a pickle, which could run code and is not read; convert it in Python: safetensors.torch.save_file(torch.load(..., weights_only=True), "model.safetensors")`,
   });
 }
 
