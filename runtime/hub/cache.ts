@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { copyFile, mkdir, open, readFile, rename, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, rename, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isCommit } from "./names.ts";
@@ -88,7 +89,7 @@ async function appear(path: string, make: (temporary: string) => Promise<void>):
   }
 }
 
-/** A holder renews its lock this often, and one that was not renewed for so long belongs to a process that is gone. */
+/** A holder renews its lock this often. One that was not renewed for so long, or whose process this machine no longer has, was left behind. */
 const renewal = 5_000;
 const abandoned = 60_000;
 
@@ -120,13 +121,26 @@ export async function withLock<T>(
 
 async function take(lock: string): Promise<boolean> {
   try {
-    await (await open(lock, "wx")).close();
+    await writeFile(lock, `${process.pid} ${hostname()}`, { flag: "wx" });
     return true;
   } catch (error) {
     if (codeOf(error) !== "EEXIST") throw error;
-    const age = Date.now() - ((await stat(lock).catch(() => undefined))?.mtimeMs ?? Date.now());
-    if (age > abandoned) await rm(lock, { force: true });
+    if (await isAbandoned(lock)) await rm(lock, { force: true });
     return false;
+  }
+}
+
+async function isAbandoned(lock: string): Promise<boolean> {
+  const [found, holder] = await Promise.all([stat(lock).catch(() => undefined), readFile(lock, "utf8").catch(() => "")]);
+  if (found === undefined) return false;
+  if (Date.now() - found.mtimeMs > abandoned) return true;
+  const [, pid, host] = /^(\d+) (.*)$/.exec(holder) ?? [];
+  if (host !== hostname()) return false;
+  try {
+    process.kill(Number(pid), 0);
+    return false;
+  } catch (error) {
+    return codeOf(error) === "ESRCH";
   }
 }
 

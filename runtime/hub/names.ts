@@ -16,7 +16,6 @@ export function isCommit(text: string): boolean {
 /** Refuses what git has no such name for, and what would lead out of the cache's folder `refs`. @throws UserError */
 export function checkRevision(revision: string): string {
   const parts = revision.split("/");
-  // eslint-disable-next-line no-control-regex
   const wrong =
     revision.length > 200 || /[\u0000-\u0020\u007f\\:?*~^[\]]/.test(revision) || parts.some((part) => /^(\..*)?$|\.\.|\.$/.test(part));
   if (wrong) throw new UserError(`revision: expected a branch, tag or commit, got ${shown(revision)}`);

@@ -93,7 +93,7 @@ async function download(wanted: Wanted, settings: HubSettings, options: HubOptio
       return [...new Set(readShardIndex(join(snapshotPath(cache, commit), index.name)).values())];
     });
     await fetchFiles(pinned, cache, files, options.onDownload);
-    await Promise.all(optional(part).map((name) => (listing.has(name) ? undefined : markAbsent(cache, commit, name))));
+    for (const name of optional(part)) if (!listing.has(name)) await markAbsent(cache, commit, name);
   }
   // Last, so that a branch in the cache never points to half a model.
   if (!isCommit(revision)) await writeRef(cache, revision, commit);
