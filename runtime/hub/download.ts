@@ -5,7 +5,7 @@ import type { FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 import { UserError } from "../errors.ts";
 import { sizeOf } from "./cache.ts";
-import { retrying, send } from "./request.ts";
+import { retrying, send, TransientError } from "./request.ts";
 import type { Hub } from "./request.ts";
 
 /** A file as the hub lists it. */
@@ -54,6 +54,8 @@ export async function downloadBlob(hub: Hub, file: RemoteFile, blob: string, onB
     );
     await checkHash(hub, file, handle);
     await handle.datasync();
+    // Windows renames no file that is open.
+    await handle.close();
     // Another process may have finished first; its file is the same.
     await rename(partial, blob).catch(async (error: unknown) => {
       if ((await sizeOf(blob)) !== file.bytes) throw error;
@@ -84,7 +86,7 @@ async function receive(hub: Hub, file: RemoteFile, handle: FileHandle, position:
   let at = 0;
   try {
     at = checkedStart(hub, file, response, position);
-    for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
+    for await (const chunk of (response.body ?? []) as AsyncIterable<Uint8Array>) {
       if (at + chunk.length > file.bytes) throw new Mismatch(hub, file, `the server sends more than the ${file.bytes} bytes that it lists`);
       await writeAt(handle, chunk, at);
       at += chunk.length;
@@ -94,8 +96,7 @@ async function receive(hub: Hub, file: RemoteFile, handle: FileHandle, position:
     await response.body?.cancel().catch(() => undefined);
   }
   // Without a length in its head, an answer that was cut off can look like a whole one.
-  if (at < file.bytes)
-    throw new TypeError("terminated", { cause: Object.assign(new Error("the answer ended early"), { code: "UND_ERR_SOCKET" }) });
+  if (at < file.bytes) throw new TransientError(`the answer of ${hub.endpoint} ends at byte ${at} of ${file.bytes} of ${file.name}`);
 }
 
 /** The place in the file that an answer begins at. @throws Mismatch before a byte is written when the sizes do not agree */

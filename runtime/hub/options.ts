@@ -54,7 +54,7 @@ export function hubSettings(
   const get = (name: string): string | undefined => (environment[name] === "" ? undefined : environment[name]);
   const home = expandUser(get("HF_HOME") ?? join(get("XDG_CACHE_HOME") ?? "~/.cache", "huggingface"));
   const cacheDir = expandUser(options.cacheDir ?? get("HF_HUB_CACHE") ?? get("HUGGINGFACE_HUB_CACHE") ?? join(home, "hub"));
-  const offline = options.localFilesOnly ?? isTrue(get("HF_HUB_OFFLINE"));
+  const offline = options.localFilesOnly === true || isTrue(get("HF_HUB_OFFLINE"));
   return {
     endpoint: endpointOf(get("HF_ENDPOINT") ?? publicHub),
     cacheDir,

@@ -14,12 +14,12 @@ export interface Hub {
 /** The hub cannot be reached, or does not serve: nothing is wrong with what was asked for, and a cache may have it. */
 export class HubUnavailable extends UserError {}
 
-/** An answer that says "later". */
-class Busy extends Error {
-  /** Milliseconds; null when the server names none. */
+/** What another try may mend. */
+export class TransientError extends Error {
+  /** Milliseconds that the server asks to wait; null when it names none. */
   readonly retryAfter: number | null;
 
-  constructor(message: string, retryAfter: number | null) {
+  constructor(message: string, retryAfter: number | null = null) {
     super(message);
     this.retryAfter = retryAfter;
   }
@@ -72,7 +72,7 @@ function redirected(location: string | null, from: URL): URL {
 /** What an answer other than 200, 206 and a redirect means. Codes in X-Error-Code are the hub's own. */
 function refusal({ endpoint, token, repo, revision }: Hub, { status, headers }: Response, at: URL, own: boolean): Error {
   if (status === 408 || status === 429 || status >= 500)
-    return new Busy(`${at.origin} answers with status ${status}`, retryAfter(headers.get("retry-after")));
+    return new TransientError(`${at.origin} answers with status ${status}`, retryAfter(headers.get("retry-after")));
   if (!own) return new UserError(`${repo}: ${at.origin}, which the hub redirects to, answers with status ${status}`);
   const code = headers.get("x-error-code");
   const giveToken = "set HF_TOKEN, or give the token option (--token), to a token from the hub's settings";
@@ -123,7 +123,7 @@ export async function retrying<T>(hub: Hub, attempt: () => Promise<T>, progresse
       return await attempt();
     } catch (error) {
       hub.signal?.throwIfAborted();
-      const failure = error instanceof Busy ? error : connectionFailure(hub, error);
+      const failure = error instanceof TransientError ? error : connectionFailure(hub, error);
       failed = progressed() ? 1 : failed + 1;
       const wait = failure.retryAfter ?? firstDelay * 2 ** (failed - 1);
       if (failed >= attempts) throw new HubUnavailable(`${hub.repo}: ${failure.message}, ${attempts} times in a row`, { cause: error });
@@ -138,11 +138,11 @@ export async function retrying<T>(hub: Hub, attempt: () => Promise<T>, progresse
 const unreachable = /^(ENOTFOUND|EAI_|ECONNREFUSED|ENET|EHOST|UND_ERR_CONNECT_TIMEOUT|CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|ERR_TLS)/;
 
 /** A cut connection, as something to try again. @throws HubUnavailable for a server out of reach, and whatever is no failure of a connection. */
-function connectionFailure(hub: Hub, error: unknown): Busy {
+function connectionFailure(hub: Hub, error: unknown): TransientError {
   // fetch throws a TypeError of little meaning with the socket's error as its cause.
   const cause: unknown = error instanceof TypeError ? error.cause : undefined;
   if (!(cause instanceof Error) || !("code" in cause) || typeof cause.code !== "string") throw error;
   const why = cause.message === "" ? cause.code : cause.message;
   if (unreachable.test(cause.code)) throw new HubUnavailable(`${hub.repo}: cannot reach ${hub.endpoint} (${why})`, { cause: error });
-  return new Busy(`the connection to ${hub.endpoint} breaks (${why})`, null);
+  return new TransientError(`the connection to ${hub.endpoint} breaks (${why})`);
 }

@@ -103,14 +103,8 @@ async function download(wanted: Wanted, settings: HubSettings, options: HubOptio
 /** The commit that a branch or tag points to. */
 async function commitOf(hub: Hub): Promise<string> {
   const { modelInfo } = await import("@huggingface/hub");
-  const { sha } = await retrying(hub, () =>
-    modelInfo({
-      name: hub.repo,
-      revision: hub.revision,
-      hubUrl: hub.endpoint,
-      additionalFields: ["sha"],
-      fetch: (url) => send(hub, addressOf(url)),
-    }),
+  const { sha } = await asked(hub, (fetch) =>
+    modelInfo({ name: hub.repo, revision: hub.revision, hubUrl: hub.endpoint, additionalFields: ["sha"], fetch }),
   );
   if (typeof sha !== "string" || !isCommit(sha))
     throw new UserError(`${hub.repo}: the hub gives ${shown(sha)} as the commit of ${shown(hub.revision)}`);
@@ -120,22 +114,23 @@ async function commitOf(hub: Hub): Promise<string> {
 /** The files of the repository's top folder, where those of a model are. */
 async function list(hub: Hub): Promise<ReadonlyMap<string, RemoteFile>> {
   const { listFiles } = await import("@huggingface/hub");
-  return retrying(hub, () =>
-    checkListing(
-      listFiles({
-        repo: { type: "model", name: hub.repo },
-        revision: hub.revision,
-        hubUrl: hub.endpoint,
-        fetch: (url) => send(hub, addressOf(url)),
-      }),
-      hub.repo,
-    ),
-  );
+  const repo = { type: "model" as const, name: hub.repo };
+  return asked(hub, (fetch) => checkListing(listFiles({ repo, revision: hub.revision, hubUrl: hub.endpoint, fetch }), hub.repo));
 }
 
-// The client is given no token: `send` alone decides where that goes.
-function addressOf(input: string | URL | Request): string {
-  return input instanceof Request ? input.url : String(input);
+/** A call of the hub's client, which is given no token: `send` alone decides where that goes. The client trusts the form of what it is sent. */
+function asked<T>(hub: Hub, call: (fetch: typeof globalThis.fetch) => Promise<T>): Promise<T> {
+  return retrying(hub, async () => {
+    try {
+      return await call((input) => send(hub, input instanceof Request ? input.url : String(input)));
+    } catch (cause) {
+      if (!(cause instanceof SyntaxError) && !(cause instanceof TypeError && cause.cause === undefined)) throw cause;
+      throw new UserError(`${hub.repo}: ${hub.endpoint} answers with something other than a hub's JSON`, {
+        cause,
+        hint: "check HF_ENDPOINT, and whether a network's log-in page is in between",
+      });
+    }
+  });
 }
 
 /** Puts files into the snapshot of the commit, those that are in the cache already without a request. */
@@ -155,12 +150,12 @@ async function fetchFiles(
   for (const file of unlinked) {
     const blob = blobPath(cache, file.etag);
     if (absent.includes(file)) {
+      const arrived = (fileBytes: number): void =>
+        onDownload?.({ file: file.name, fileBytes, fileTotal: file.bytes, bytes: before + fileBytes, total });
       await withLock(cache, file.etag, hub.signal, async () => {
         // Whoever held the lock may have brought it.
-        if ((await sizeOf(blob)) === file.bytes) return;
-        await downloadBlob(hub, file, blob, (fileBytes) =>
-          onDownload?.({ file: file.name, fileBytes, fileTotal: file.bytes, bytes: before + fileBytes, total }),
-        );
+        if ((await sizeOf(blob)) === file.bytes) arrived(file.bytes);
+        else await downloadBlob(hub, file, blob, arrived);
       });
       before += file.bytes;
     }
@@ -183,7 +178,7 @@ async function checkSpace(cache: RepositoryCache, files: readonly RemoteFile[]):
 const fullDiskHint = "make room, or give another folder as cacheDir (--cache-dir) or HF_HUB_CACHE";
 
 /** An error with what the user needs to know beside it. Whatever is no mistake of the network, disk or hub is a bug of ours and stays as it is. */
-async function explained(error: unknown, wanted: Wanted, { endpoint, cacheDir }: HubSettings): Promise<unknown> {
+async function explained(error: unknown, wanted: Wanted, { cacheDir }: HubSettings): Promise<unknown> {
   const { repo, revision, part, cache } = wanted;
   if (error instanceof HubUnavailable) {
     const commit = isCommit(revision) ? revision : await readRef(cache, revision);
@@ -198,11 +193,6 @@ async function explained(error: unknown, wanted: Wanted, { endpoint, cacheDir }:
           hint: "check the network and HF_ENDPOINT; what has arrived is kept, and the next try goes on from there",
         });
   }
-  if (error instanceof SyntaxError)
-    return new UserError(`${repo}: ${endpoint} answers with something other than JSON`, {
-      cause: error,
-      hint: "check HF_ENDPOINT, and whether a network's log-in page is in between",
-    });
   const code = codeOf(error);
   if (["ENOSPC", "EDQUOT"].includes(code)) return new UserError(`${cacheDir}: the disk is full`, { cause: error, hint: fullDiskHint });
   if (code !== "" && error instanceof Error && "syscall" in error)

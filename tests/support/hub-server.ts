@@ -92,9 +92,12 @@ export async function openHub(files: ReadonlyMap<string, Buffer>, repo = "org/ti
       error(response, request.headers.authorization === undefined ? 401 : 404, "RepoNotFound");
     } else {
       const revision = decodeURIComponent((api?.[2] ?? file?.[1])!);
-      const sha = revision === commit ? commit : hub.refs.get(revision);
-      if (sha === undefined) return error(response, 404, "RevisionNotFound");
-      if (file !== null) return resolve(decodeURIComponent(file[2]!), sha, response);
+      const sha = [commit, ...hub.refs.values()].includes(revision) ? revision : hub.refs.get(revision);
+      if (sha === undefined) {
+        error(response, 404, "RevisionNotFound");
+        return;
+      }
+      if (file !== null) return void resolve(decodeURIComponent(file[2]!), sha, response);
       const entries = [...hub.files].map(([path, bytes]): TreeEntry => ({
         type: "file",
         path,
@@ -111,7 +114,7 @@ export async function openHub(files: ReadonlyMap<string, Buffer>, repo = "org/ti
 
   function resolve(path: string, sha: string, response: ServerResponse): void {
     const bytes = hub.files.get(path);
-    if (bytes === undefined) return error(response, 404, "EntryNotFound");
+    if (bytes === undefined) return void error(response, 404, "EntryNotFound");
     const linked = isLarge(bytes) ? { "x-linked-size": bytes.length, "x-linked-etag": `"${sha256(bytes)}"` } : {};
     // As the hub does: small files by a path of its own, large ones from another host.
     const location = isLarge(bytes) ? `${cdn}/${sha256(bytes)}` : `/api/resolve-cache/models/${gitBlob(bytes)}`;
