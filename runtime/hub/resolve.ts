@@ -179,7 +179,7 @@ const fullDiskHint = "make room, or give another folder as cacheDir (--cache-dir
 
 /** An error with what the user needs to know beside it. Whatever is no mistake of the network, disk or hub is a bug of ours and stays as it is. */
 async function explained(error: unknown, wanted: Wanted, { cacheDir }: HubSettings): Promise<unknown> {
-  const { repo, revision, part, cache } = wanted;
+  const { revision, part, cache } = wanted;
   if (error instanceof HubUnavailable) {
     const commit = isCommit(revision) ? revision : await readRef(cache, revision);
     const cached = commit !== null && (await missingFiles(cache, commit, part, false)).length === 0;
