@@ -1,4 +1,5 @@
-import { lstatSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { downloadFileToCacheDir, scanCacheDir } from "@huggingface/hub";
+import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { AutoModelForCausalLM, AutoTokenizer, resolveModel } from "../../models/auto/index.ts";
@@ -38,6 +39,29 @@ describe("a model by its name", () => {
     }
     expect(readdirSync(inCache(".no_exist", commit)).sort()).toEqual(["chat_template.jinja", "special_tokens_map.json"]);
     expect(readdirSync(fixture.place("..", ".locks", "models--org--tiny"))).toEqual([]);
+  });
+
+  test("the Hugging Face library reads that cache without a complaint, and takes a file of it without a request", async () => {
+    const folder = await resolveModel("org/tiny");
+    const { repos, warnings } = await scanCacheDir(fixture.place(".."));
+    expect(warnings).toEqual([]);
+    expect(repos).toMatchObject([
+      { id: { type: "model", name: "org/tiny" }, filesCount: 5, revisions: [{ commitOid: fixture.hub.commit, refs: ["main"] }] },
+    ]);
+    const fetch = (): never => expect.fail("a request was made");
+    const given = { repo: "org/tiny", revision: fixture.hub.commit, cacheDir: fixture.place(".."), fetch };
+    expect(await downloadFileToCacheDir({ ...given, path: "config.json" })).toBe(join(folder, "config.json"));
+  });
+
+  test("a cache that another library has filled, which does not note what a commit lacks, serves as well", async () => {
+    const folder = await resolveModel("org/tiny");
+    rmSync(fixture.place(".no_exist"), { recursive: true });
+    fixture.hub.log.length = 0;
+    expect(await resolveModel("org/tiny", { localFilesOnly: true })).toBe(folder);
+    expect(fixture.hub.log).toEqual([]);
+    // Online the hub is asked once whether there is more.
+    for (let i = 0; i < 2; i += 1) expect(await resolveModel("org/tiny", { revision: fixture.hub.commit })).toBe(folder);
+    expect(fixture.hub.log.map(({ path }) => path)).toEqual([`/api/models/org/tiny/tree/${fixture.hub.commit}`]);
   });
 
   test("the second time one request tells that nothing has changed, and a commit hash takes none", async () => {
