@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { symlink } from "node:fs/promises";
 import type { ServerResponse } from "node:http";
 import { hostname } from "node:os";
@@ -303,6 +303,14 @@ describe("at the same time", () => {
     await resolveModel("org/tiny");
     expectWhole();
   });
+});
+
+test.skipIf(!existsSync("/dev/full"))("a disk that fills up on the way", async () => {
+  mkdirSync(fixture.place("blobs"), { recursive: true });
+  symlinkSync("/dev/full", partial());
+  const failed = await resolveModel("org/tiny").catch((e: unknown) => e);
+  expect(failed).toMatchObject({ name: "UserError", message: `${fixture.place("..")}: the disk is full` });
+  expect(existsSync(blob())).toBe(false);
 });
 
 test("where links cannot be made, a snapshot has copies", async () => {
