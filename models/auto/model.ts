@@ -1,6 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../runtime/errors.ts";
+import type { HubOptions } from "../../runtime/hub/options.ts";
+import { resolveModel } from "../../runtime/hub/resolve.ts";
 import { createSession } from "../../runtime/session.ts";
 import type { Session } from "../../runtime/session.ts";
 import { generateSteps, generateTokens } from "../../runtime/text/generate.ts";
@@ -20,7 +22,7 @@ import type { Saved, SaveOptions } from "./save.ts";
 import { openModelSource } from "./source.ts";
 import type { ModelSource } from "./source.ts";
 
-export interface LoadOptions extends PlanOptions, EngineOptions {
+export interface LoadOptions extends PlanOptions, EngineOptions, HubOptions {
   /** "llvm" (compiled, the default) or "interpret". */
   readonly backend?: string;
 }
@@ -184,8 +186,9 @@ export class CausalLM {
   }
 }
 
-/** Checks a model's folder and makes it ready to run; nothing is compiled or loaded before it is used. */
-export async function openCausalLM(folder: string, options: LoadOptions = {}): Promise<CausalLM> {
+/** Checks a model, of a folder or of the hub, and makes it ready to run; nothing is compiled or loaded before it is used. */
+export async function openCausalLM(nameOrFolder: string, options: LoadOptions = {}): Promise<CausalLM> {
+  const folder = await resolveModel(nameOrFolder, options);
   const source = openModelSource(folder);
   try {
     const plan = planModel(source.config, source.dtype, options);

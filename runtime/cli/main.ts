@@ -19,7 +19,8 @@ Examples:
   $ culm bench --model DIR                                how fast, beside what this machine can do
   $ culm generate --help                                  each command has examples of its own
 
-DIR is a folder with config.json and safetensors weights, as models come from the Hugging Face hub.`;
+DIR is a folder with config.json and safetensors weights, or the name of a model on the Hugging Face hub, such as org/name,
+which is downloaded into the cache that the Hugging Face libraries share.`;
 
 /** As a shell counts a process that SIGINT ended. */
 const interrupted = 130;
