@@ -8,6 +8,7 @@ export { TextStreamer } from "../../runtime/text/streamer.ts";
 export { isUserError, UserError } from "../../runtime/errors.ts";
 export type { Session, Snapshot } from "../../runtime/session.ts";
 export type { FinishReason, Step } from "../../runtime/text/generate.ts";
+export type { LogitsProcessor, RowContext, StoppingCriterion } from "../../runtime/text/processor.ts";
 export type { ForwardResult, ForwardSession } from "./forward.ts";
 export { openCausalLM } from "./model.ts";
 export type { CausalLM, ForwardArguments, GenerateInput, GenerateOptions, GenerateResult, LoadOptions } from "./model.ts";
