@@ -13,6 +13,7 @@ export type { FinishReason, Step } from "../../runtime/text/generate.ts";
 export { BambaConfig } from "./config.ts";
 export type { BambaFields } from "./config.ts";
 export type { Saved, SaveOptions } from "./save.ts";
+export type { LogitsProcessor, RowContext, StoppingCriterion } from "../../runtime/text/processor.ts";
 export type { ForwardResult, ForwardSession } from "./forward.ts";
 export { openCausalLM } from "./model.ts";
 export type { CausalLM, ForwardArguments, GenerateInput, GenerateOptions, GenerateResult, LoadOptions } from "./model.ts";

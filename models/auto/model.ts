@@ -7,7 +7,7 @@ import { createSession } from "../../runtime/session.ts";
 import type { Session } from "../../runtime/session.ts";
 import { generateSteps, generateTokens } from "../../runtime/text/generate.ts";
 import type { Generated, LoopSettings, Prompts, Step } from "../../runtime/text/generate.ts";
-import { parseGenerationConfig, randomSeed, resolveGeneration } from "../../runtime/text/generation-config.ts";
+import { parseGenerationConfig, resolveGeneration, resolveSeeds } from "../../runtime/text/generation-config.ts";
 import type { GenerationFile, GenerationOptions } from "../../runtime/text/generation-config.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import type { CompiledModel } from "./compiled.ts";
@@ -37,8 +37,6 @@ export type GenerateInput =
     };
 
 export interface GenerateOptions extends GenerationOptions {
-  /** Of the draws, when sampling; a random one unless given. */
-  readonly seed?: number;
   readonly signal?: AbortSignal;
   /** Called with the tokens of each step as soon as they are known. */
   readonly onStep?: (step: Step) => void;
@@ -119,7 +117,7 @@ export class CausalLM {
     const given = promptsOf(input);
     const resolved = resolveGeneration(options, this.file, this.config, given.ids.length / given.rows);
     const prompts = given.mask === undefined ? withMask(given, resolved.padTokenId, resolved.eosTokenIds) : given;
-    return { prompts, settings: { ...resolved, seed: options.seed ?? randomSeed() }, warnings: resolved.warnings };
+    return { prompts, settings: { ...resolved, seed: resolveSeeds(options.seed, 1)[0]! }, warnings: resolved.warnings };
   }
 
   /** The logits of every position, and what else is asked for. Each call starts anew; `forwardSession` keeps states. */

@@ -110,9 +110,41 @@ describe("definitions", () => {
       return kept(s);
     };
     expect([0, 0.39, 0.41, 0.69, 0.71, 0.95, 1].map(after)).toEqual([[1], [1], [1, 3], [1, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]);
-    const removed = f(-Infinity, 1, 1, -Infinity);
+    const removed = f(-Infinity, 1, 0, -Infinity);
     applyTopP(removed, 0.5);
     expect(kept(removed)).toEqual([1]);
+  });
+
+  test("top-p keeps or removes equal scores together", () => {
+    const after = (p: number): number[] => {
+      const scores = f(2, 1, 2, -Infinity, 1);
+      applyTopP(scores, p);
+      return kept(scores);
+    };
+    const two = Math.exp(2) / (Math.exp(2) + Math.exp(1));
+    expect([0.01, two - 0.01, two + 0.01, 0.999].map(after)).toEqual([
+      [0, 2],
+      [0, 2],
+      [0, 1, 2, 4],
+      [0, 1, 2, 4],
+    ]);
+  });
+
+  test("with beams top-k, top-p and min-p leave at least as many as asked, and those equal to the last of them", () => {
+    const after = (apply: (scores: Float32Array) => void): number[] => {
+      const scores = f(9, 1, 3, 2, 2, -Infinity);
+      apply(scores);
+      return kept(scores);
+    };
+    expect(after((s) => applyTopK(s, 1, 2))).toEqual([0, 2]);
+    expect(after((s) => applyTopK(s, 4, 2))).toEqual([0, 2, 3, 4]);
+    for (const apply of [applyTopP, applyMinP]) {
+      const strict = apply === applyTopP ? 0.1 : 0.9;
+      expect(after((s) => apply(s, strict))).toEqual([0]);
+      expect(after((s) => apply(s, strict, 2))).toEqual([0, 2]);
+      expect(after((s) => apply(s, strict, 3))).toEqual([0, 2, 3, 4]);
+      expect(after((s) => apply(s, strict, 99))).toEqual([0, 1, 2, 3, 4]);
+    }
   });
 
   test("min-p compares with the best", () => {
