@@ -72,9 +72,9 @@ export function applyTopP(scores: Float32Array, topP: number, keep = 1): void {
   const ordered = scores.slice().sort();
   let above = 0;
   let threshold = best;
-  for (let place = ordered.length - 1; place >= 0 && above / total < topP;) {
+  for (let place = ordered.length - 1; place >= 0 && above < topP * total; place -= 1) {
     threshold = ordered[place]!;
-    for (; place >= 0 && ordered[place] === threshold; place -= 1) above += Math.exp(threshold - best);
+    above += Math.exp(threshold - best);
   }
   removeBelow(scores, Math.min(threshold, ordered[Math.max(0, ordered.length - keep)]!));
 }

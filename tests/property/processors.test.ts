@@ -131,7 +131,7 @@ describe("a truncation", () => {
     fc.assert(
       fc.property(someScores, options, (scores, { temperature, topK, topP, minP, typicalP }) => {
         const steps: GenerationOptions[] = [{ temperature }, { topK }, { topP }, { minP }, { typicalP }];
-        const expected = steps.reduce((from, step) => processed({ doSample: true, ...step }, from), scores);
+        const expected = steps.reduce<Float32Array>((from, step) => processed({ doSample: true, ...step }, from), scores);
         expect(processed({ doSample: true, temperature, topK, topP, minP, typicalP }, scores)).toEqual(expected);
       }),
     );

@@ -338,7 +338,7 @@ describe("resolution (spec e.1)", () => {
     expect(resolve(call).maxNewTokens).toBe(3);
   });
 
-  test.each([
+  test.each<[object, string]>([
     [{ assistantModel: {} }, "assistantModel: assisted generation is not supported with stateful models, such as BambaForCausalLM"],
     [{ promptLookupNumTokens: 3 }, "assisted generation is not supported with stateful models"],
     [{ numBeamGroups: 2 }, "group beam search is not supported"],
@@ -354,7 +354,7 @@ describe("resolution (spec e.1)", () => {
   });
 
   test("unsupported options that ask for nothing are accepted", () => {
-    const call = { cacheImplementation: "static", numBeamGroups: 1, assistantModel: null, watermarkingConfig: undefined };
+    const call: object = { cacheImplementation: "static", numBeamGroups: 1, assistantModel: null, watermarkingConfig: undefined };
     expect(resolve(call).warnings).toEqual([]);
   });
 });

@@ -92,11 +92,18 @@ describe("stop strings", () => {
   test("of one byte tokens are found whole however long they are, in a long text", () => {
     const decoder = decoderOf(...Array.from({ length: 128 }, (_, code) => String.fromCharCode(code)));
     const stop = "The quick brown fox. ".repeat(5);
-    const codes = (text: string): number[] => [...text].map((char) => char.charCodeAt(0));
+    const codes = (text: string): number[] => [...new TextEncoder().encode(text)];
     const text = codes("x".repeat(500) + stop);
     expect(stops(stop, decoder, text)).toBe(true);
     expect(stops(stop, decoder, text.slice(0, -1))).toBe(false);
     expect(stops(stop, decoder, [...text, 120])).toBe(false);
+  });
+
+  test("with a leading space are found by a tokenizer that drops the space at the beginning of what it decodes", () => {
+    const { decode } = decoderOf(" ", "a", "b");
+    const decoder: Decoder = { decode: (ids) => decode(ids).replace(/^ /, "") };
+    expect(stops(" ab", decoder, [1, 1, 0, 1, 2])).toBe(true);
+    expect(stops(" ab", decoder, [1, 1, 0, 1])).toBe(false);
   });
 
   test("with the embedded tokenizer end a text where a plain search of the whole text first finds them", () => {
