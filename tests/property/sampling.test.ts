@@ -1,23 +1,13 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { decomposeGraph } from "../../compiler/graph/decompose.ts";
-import { read } from "../../compiler/ir/dtype.ts";
-import type { DType } from "../../compiler/ir/dtype.ts";
 import type { Graph } from "../../compiler/ir/graph.ts";
-import { interpretGraph, tensor } from "../../compiler/run/graph.ts";
+import { interpretGraph } from "../../compiler/run/graph.ts";
 import type { Tensor } from "../../compiler/run/graph.ts";
 import { input, model, processLogits, sampleToken } from "../../dsl/index.ts";
-import type { Case } from "../support/problems/case.ts";
-import { logitsCase, tokenCase } from "../support/problems/sampling.ts";
+import { bound, logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 
 /** The interpreter's cells and the decompositions against the references of the kernels' problems: equal scores, removed ones, edges of top-p, a vocabulary of 1. */
-
-const bound = (c: Case<unknown>, param: string, dtype: DType, shape: readonly number[]): Tensor =>
-  tensor(
-    dtype,
-    shape,
-    Array.from(c.buffers[param]!, (_, i) => read(c.buffers[param]!, dtype, i)),
-  );
 
 function check(graph: Graph, inputs: Readonly<Record<string, Tensor>>, expected: ArrayLike<number>, about: string): void {
   for (const [how, g] of [
@@ -39,16 +29,11 @@ function check(graph: Graph, inputs: Readonly<Record<string, Tensor>>, expected:
 test("processLogits", () => {
   fc.assert(
     fc.property(logitsCase(40), (c) => {
-      const { vocab } = c.problem;
-      const batch = c.buffers["p0"]!.length / vocab;
+      const inputs = logitsInputs(c);
+      const [batch, vocab] = inputs.logits.shape as [number, number];
       const graph = model("test", { dims: { batch, vocab } }, () => ({
         out: processLogits(input("logits", ["batch", "vocab"]), input("seen", ["batch", "vocab"], "bool"), input("settings", ["batch", 5])),
       }));
-      const inputs = {
-        logits: bound(c, "p0", "f32", [batch, vocab]),
-        seen: bound(c, "p1", "bool", [batch, vocab]),
-        settings: bound(c, "p2", "f32", [batch, 5]),
-      };
       check(graph, inputs, c.expected["p3"]!, c.about);
     }),
     { numRuns: 300 },
