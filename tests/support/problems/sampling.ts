@@ -1,5 +1,9 @@
 import fc from "fast-check";
+import { read } from "../../../compiler/ir/dtype.ts";
+import type { DType } from "../../../compiler/ir/dtype.ts";
 import { add, i32, mul } from "../../../compiler/ir/expr.ts";
+import type { Tensor } from "../../../compiler/run/graph.ts";
+import { tensor } from "../../../compiler/run/graph.ts";
 import type { LogitsProblem, TokenProblem } from "../../../compiler/template.ts";
 import { dimension, memory, random, seed, size } from "./case.ts";
 import type { Case } from "./case.ts";
@@ -45,6 +49,25 @@ const processors = {
   },
   minP: (scores: readonly number[], p: number): number[] => exps(scores).map((w, i) => (w < p ? -Infinity : scores[i]!)),
 };
+
+/** A buffer of a case as the value of a graph's input. */
+export const bound = (c: Case<unknown>, param: string, dtype: DType, shape: readonly number[]): Tensor =>
+  tensor(
+    dtype,
+    shape,
+    Array.from(c.buffers[param]!, (_, i) => read(c.buffers[param]!, dtype, i)),
+  );
+
+/** The logits, what was seen and the settings of a case, for `processLogits`. */
+export function logitsInputs(c: Case<LogitsProblem>): Readonly<Record<"logits" | "seen" | "settings", Tensor>> {
+  const { vocab } = c.problem;
+  const batch = c.buffers["p0"]!.length / vocab;
+  return {
+    logits: bound(c, "p0", "f32", [batch, vocab]),
+    seen: bound(c, "p1", "bool", [batch, vocab]),
+    settings: bound(c, "p2", "f32", [batch, 5]),
+  };
+}
 
 /**
  * Rows of logits with settings of their own. `grid`: few values, so that many are equal, and settings with which f32 arithmetic is exact. Some logits are
