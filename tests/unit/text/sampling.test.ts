@@ -111,7 +111,7 @@ describe("definitions", () => {
       return kept(s);
     };
     expect([0, 0.39, 0.41, 0.69, 0.71, 0.95, 1].map(after)).toEqual([[1], [1], [1, 3], [1, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]);
-    const removed = f(-Infinity, 1, 0, -Infinity);
+    const removed = f(-Infinity, 1, 1, -Infinity);
     applyTopP(removed, 0.5);
     expect(kept(removed)).toEqual([1, 2]);
   });
