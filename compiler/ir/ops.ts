@@ -81,6 +81,8 @@ export const OPS = {
   ssdScan: { kind: "composite", operands: named("x", "dt", "A", "B", "C", "D", "dtBias", "state"), infer: composite.inferSsdScan },
   attention: { kind: "composite", operands: ({ mask }) => ["q", "k", "v", ...(mask ? ["mask"] : [])], infer: composite.inferAttention },
   crossEntropy: { kind: "composite", operands: named("logits", "labels"), infer: composite.inferCrossEntropy },
+  processLogits: { kind: "composite", operands: named("logits", "seen", "settings"), infer: composite.inferProcessLogits },
+  sampleToken: { kind: "composite", operands: named("scores", "draw"), infer: composite.inferSampleToken },
 } as const satisfies { readonly [K in Op]: Row<K> };
 
 type OfKind<Kind> = { [K in Op]: (typeof OPS)[K]["kind"] extends Kind ? K : never }[Op];

@@ -96,13 +96,15 @@ export function softmaxOf(scores: Float32Array): { readonly best: number; readon
   let total = 0;
   for (const score of scores) total += Math.exp(score - best);
   // The best one alone contributes 1: less is no score at all, and NaN compares with nothing.
-  if (!(total >= 1 && total < Infinity)) {
-    throw new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
-      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
-    });
-  }
+  if (!(total >= 1 && total < Infinity)) throw noDistribution();
   return { best, total };
 }
+
+/** No token can be chosen from such scores. */
+export const noDistribution = (): UserError =>
+  new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
+    hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
+  });
 
 /**
  * The index that `draw` in [0, 1) falls on, by the cumulative softmax of the scores in order of index.
@@ -150,7 +152,7 @@ export function applyAll(scores: Float32Array, options: SamplingOptions): void {
   applyMinP(scores, options.minP);
 }
 
-/** Draws tokens for the rows of a batch. A row's token depends on its own logits, the seed, its number and the step, and on nothing else. */
+/** Draws tokens. One depends on the row's own logits, the seed, the return index and the step, and on nothing else. */
 export class Sampler {
   private readonly options: SamplingOptions;
   private readonly seed: number;
@@ -163,14 +165,15 @@ export class Sampler {
   }
 
   /**
-   * The token of row `row` at step `step`.
+   * The token at step `step`.
    * @param logits [vocab], left as they are
+   * @param returnIndex which of the sequences returned for one prompt this is, from 0
    * @throws UserError when the logits hold NaN or infinity.
    */
-  next(logits: Float32Array, row: number, step: number): number {
+  next(logits: Float32Array, returnIndex: number, step: number): number {
     if (this.scores.length !== logits.length) this.scores = new Float32Array(logits.length);
     this.scores.set(logits);
     applyAll(this.scores, this.options);
-    return pick(this.scores, uniform(this.seed, row, step));
+    return pick(this.scores, uniform(this.seed, returnIndex, step));
   }
 }
