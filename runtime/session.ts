@@ -152,7 +152,7 @@ class ModelSession implements Session {
     const length = ids.length / rows;
     this.checkCall(rows, length);
     this.checkIds(ids);
-    for (const [what, values] of Object.entries({ mask, "sequence labels": sequences, positions })) {
+    for (const [what, values] of Object.entries({ mask, "list of sequence labels": sequences, positions })) {
       if (values !== undefined && values.length !== ids.length)
         throw new UserError(`the ${what} has ${values.length} elements, the ids have ${ids.length}`);
     }

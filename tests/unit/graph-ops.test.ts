@@ -501,6 +501,24 @@ describe("errors say where, what of what, and what to do", () => {
     `);
   });
 
+  test("sequence ids", () => {
+    const conv = { width: 4, bias: false, activation: null, past: i32(0) };
+    const convOf = (ids: Node, ends: Node): unknown => make("causalConv1d", [x("f32", batch, seq, 6), x("f32", 6, 4), ids, ends, x("f32", batch, 4, 6)], conv); // prettier-ignore
+    const scanOf = (ids: Node): unknown => make("ssdScan", [...ssdInputs(2, 1).slice(0, -1), ids, x("f32", batch, 2, 2, 5)], { ...ssd, past: i32(0) }); // prettier-ignore
+    const refusals: [() => unknown, string][] = [
+      [() => convOf(x("f32", batch, 99), x("i32", batch)), "ids has dtype f32"],
+      [() => convOf(x("i32", batch), x("i32", batch)), "ids has the wrong number of axes"],
+      [() => convOf(x("i32", seq, 99), x("i32", batch)), "ids has the wrong shape"],
+      [() => convOf(x("i32", batch, 99), x("i32", batch, 1)), "ends has the wrong number of axes"],
+      [() => convOf(x("i32", batch, 99), x("f32", batch)), "ends has dtype f32"],
+      [() => scanOf(x("bf16", batch, 99)), "ids has dtype bf16"],
+      [() => scanOf(x("i32", 3, 99)), "ids has the wrong shape"],
+      [() => make("ssdScan", ssdInputs(2, 1), { ...ssd, past: i32(0) }), "wrong number of operands"],
+      [() => make("ssdScan", [...ssdInputs(2, 1).slice(0, -1), x("i32", batch, 99), x("f32", batch, 2, 2, 5)], { ...ssd, past: f32(0) }), "past is f32"], // prettier-ignore
+    ];
+    for (const [attempt, what] of refusals) expect(errorOf(attempt)).toContain(what);
+  });
+
   test("attention", () => {
     const inputs = (H: number, Hkv: number): Node[] => [
       x("f32", batch, seq, H, 8),
