@@ -19,6 +19,8 @@ export interface ModelPlan {
   readonly loss: boolean;
   /** Rounding of the rotary frequencies. */
   readonly rotary: "f32" | "bf16";
+  /** Whether the configuration's time_step_limit holds in single steps too. */
+  readonly limitSteps: boolean;
 }
 
 export interface PlanOptions {
@@ -31,6 +33,8 @@ export interface PlanOptions {
   readonly batch?: number;
   /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
+  /** Apply the configuration's time_step_limit in single steps as in prefill: true unless given. False is what Transformers does. */
+  readonly limitSteps?: boolean;
 }
 
 const defaultLength = 4096;
@@ -55,14 +59,15 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     embeds: false,
     loss: false,
     rotary: options.rotary ?? "f32",
+    limitSteps: options.limitSteps ?? true,
   };
 }
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const [{ bambaGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
-  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss, rotary } = plan;
-  const common = { capacity, weights: dtype, rotary };
+  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss, rotary, limitSteps } = plan;
+  const common = { capacity, weights: dtype, rotary, limitSteps };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
     const graph = bambaGraph(config, {

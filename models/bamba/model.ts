@@ -1,4 +1,4 @@
-import type { Expr, Float, Graph, Range, Tensor } from "../../dsl/index.ts";
+import type { Expr, Float, Graph, Range, Sequences, Tensor } from "../../dsl/index.ts";
 import {
   CulmError,
   activate,
@@ -27,7 +27,6 @@ import {
   rmsNorm,
   rope,
   scope,
-  slice,
   split,
   ssdScan,
   ssmState,
@@ -43,13 +42,13 @@ export interface BambaOptions {
   readonly batch: number | Range;
   /** Most tokens that one prefill call takes. Default: `capacity`. */
   readonly maxSeq?: number;
-  /** Positions that the key/value caches, and with them key_mask, have room for. */
+  /** Positions that the key/value caches, and with them sequence_ids, have room for. */
   readonly capacity: number;
   /** How the weights are stored. Default f32. */
   readonly weights?: Float;
   /**
-   * Apply `timeStepLimit` in decode too. Default false, as in Transformers, where a single step forgets the limit (spec Q4) and so disagrees with a
-   * prefill of the same token; no published configuration has a limit.
+   * Apply `timeStepLimit` in decode too. Default true. False is Transformers' behaviour: there a single step forgets the limit (spec Q4) and so
+   * disagrees with a prefill of the same token; no published configuration has a limit.
    */
   readonly limitSteps?: boolean;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
@@ -66,13 +65,13 @@ export interface BambaOptions {
 
 type Hidden = Tensor<["batch", "seq", "hidden"]>;
 
-/** What the mixers share: where the tokens stand, and which of them are padding. */
+/** What the mixers share: where the tokens stand, and to which sequence they belong. */
 interface Positions {
   readonly ids: Tensor<["batch", "seq"], "i32">;
-  /** 1 where there is a token, at each absolute position. */
-  readonly keys: Tensor<["batch", "capacity"]>;
-  /** The part of `keys` that this call feeds; null in decode, where no row is padding. */
-  readonly keep: Tensor<["batch", "seq", 1]> | null;
+  /** At each absolute position, those of earlier calls included. */
+  readonly sequenceIds: Tensor<["batch", "capacity"], "i32">;
+  /** For the parts with a recurrent state; null in decode, where each row's token continues its sequence. */
+  readonly sequences: (Sequences<"batch"> & { readonly ends: Tensor<["batch"], "i32"> }) | null;
   /** Tokens that the caches hold already, padding included. */
   readonly past: Expr;
   /** Bounds of the scan's step sizes in this program. */
@@ -81,9 +80,11 @@ interface Positions {
 }
 
 /**
- * The graph of one program of the model. Inputs: `input_ids` (or `inputs_embeds`), `position_ids` [batch, seq] i32, `key_mask` [batch, capacity] f32
- * and the symbol `past`; states: `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads
- * (positions in a model without attention) is not in the graph. Throws CulmError when `options` contradict each other.
+ * The graph of one program of the model. Inputs: `input_ids` (or `inputs_embeds`), `position_ids` [batch, seq] i32, `sequence_ids` [batch, capacity] i32
+ * (by absolute position: a token has the number n >= 1 of its sequence within the row, padding has -n of the last token before it or -1), in prefill
+ * `sequence_ends` [batch] i32 (how many positions of this call the convolution states are after: up to the row's last token), and the symbol `past`; states:
+ * `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads (positions in a model without
+ * attention) is not in the graph. Throws CulmError when `options` contradict each other.
  */
 export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
   const {
@@ -96,7 +97,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     hiddenStates = false,
     embeds = false,
     loss = false,
-    limitSteps = false,
+    limitSteps = true,
     maxSeq = capacity,
   } = options;
   if (loss && which !== "all")
@@ -156,13 +157,13 @@ function sizesOf(c: BambaConfig): Record<string, number> {
 
 function positionsOf(c: BambaConfig, phase: "prefill" | "decode", capacity: number, rotary: "f32" | "bf16"): Omit<Positions, "stepLimit"> {
   const past = symbol("past");
-  const keys = input("key_mask", ["batch", "capacity"]);
-  const keep = phase === "decode" ? null : reshape(slice(keys, "capacity", { start: past, size: "seq" }), ["batch", "seq", 1]);
+  const sequenceIds = input("sequence_ids", ["batch", "capacity"], "i32");
+  const sequences = phase === "decode" ? null : { ids: sequenceIds, past, ends: input("sequence_ends", ["batch"], "i32") };
   const ids = input("position_ids", ["batch", "seq"], "i32");
-  if (c.attentionLayers.length === 0) return { ids, keys, keep, past, tables: null };
+  if (c.attentionLayers.length === 0) return { ids, sequenceIds, sequences, past, tables: null };
   const { cos, sin } = ropeTables(c, capacity, { frequencies: rotary });
   const tables = { cos: literal("rope.cos", ["capacity", "pairs"], cos), sin: literal("rope.sin", ["capacity", "pairs"], sin) };
-  return { ids, keys, keep, past, tables };
+  return { ids, sequenceIds, sequences, past, tables };
 }
 
 type Mixer = (x: Hidden, c: BambaConfig, positions: Positions) => Hidden;
@@ -178,8 +179,9 @@ function feedForward(x: Hidden, c: BambaConfig): Hidden {
   return linear(mul(gate, up), "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias });
 }
 
-function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit }: Positions): Hidden {
-  const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
+function mambaMixer(x: Hidden, c: BambaConfig, { sequences, stepLimit }: Positions): Hidden {
+  const following = sequences ? { sequences } : {};
+  const projected = linear(x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
   const { z, xBC, dt } = split(projected, "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
 
   const conv = causalConv1d(xBC, "mamba.conv1d", {
@@ -187,9 +189,9 @@ function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit }: Positions): 
     bias: c.mambaConvBias,
     activation: c.hiddenAct,
     state: convState(["batch", c.mambaConvWidth, "xBC"]),
+    ...following,
   });
-  // bias and activation have made padding non-zero again
-  const channels = split(keep ? mul(conv, keep) : conv, "xBC", {
+  const channels = split(conv, "xBC", {
     x: ["heads", "head_dim"],
     B: ["groups", "state"],
     C: ["groups", "state"],
@@ -204,12 +206,13 @@ function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit }: Positions): 
     D: param("mamba.D", ["heads"]),
     chunk: c.chunkSize,
     state: ssmState(["batch", "heads", "head_dim", "state"]),
+    ...following,
   });
   const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps);
   return linear(gated, "mamba.out_proj", { out: "hidden", bias: c.mambaProjBias });
 }
 
-function attentionMixer(x: Hidden, c: BambaConfig, { ids, keys, past, tables }: Positions): Hidden {
+function attentionMixer(x: Hidden, c: BambaConfig, { ids, sequenceIds, past, tables }: Positions): Hidden {
   if (!tables) throw new Error("bamba: an attention layer without rotary tables");
   const bias = c.attentionBias;
   const q = reshape(linear(x, "self_attn.q_proj", { out: "query_heads*size", bias }), ["batch", "seq", "query_heads", "size"]);
@@ -217,7 +220,7 @@ function attentionMixer(x: Hidden, c: BambaConfig, { ids, keys, past, tables }: 
   const v = reshape(linear(x, "self_attn.v_proj", { out: "kv_heads*size", bias }), ["batch", "seq", "kv_heads", "size"]);
   const mixed = attention(rope(q, ids, tables), rope(k, ids, tables), v, {
     scale: c.attentionScale,
-    mask: keys,
+    ids: sequenceIds,
     cache: kvCache(["batch", "kv_heads", "capacity", "size"], past),
   });
   return linear(reshape(mixed, ["batch", "seq", "query_heads*size"]), "self_attn.o_proj", { out: "hidden", bias });

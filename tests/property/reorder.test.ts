@@ -59,6 +59,8 @@ describe.each([
           const ids = draw(rows * length);
           // Row r has r tokens of padding, as far as there is room for them.
           const mask = Int32Array.from(ids, (_, at) => (at % length < Math.min(Math.floor(at / length), length - 1) ? 0 : 1));
+          // Odd rows are two texts, as far as they have tokens for them.
+          const sequences = Int32Array.from(ids, (_, at) => (Math.floor(at / length) % 2 === 1 && at % length > length / 2 ? 8 : 7));
           const first = draw(rows);
           const later = draw(source.length);
           const permuted = (values: Int32Array): Int32Array => {
@@ -70,7 +72,7 @@ describe.each([
           };
 
           await session.reset();
-          await session.prefill(permuted(ids), { rows: source.length, mask: permuted(mask) });
+          await session.prefill(permuted(ids), { rows: source.length, mask: permuted(mask), sequences: permuted(sequences) });
           await session.decode(permuted(first));
           const straight = { logits: await lastLogits(session), next: [...session.next.subarray(0, source.length)] };
           await session.decode(later);
@@ -78,7 +80,7 @@ describe.each([
           const straightEnd = await session.snapshot();
 
           await session.reset();
-          await session.prefill(ids, { rows, mask });
+          await session.prefill(ids, { rows, mask, sequences });
           await session.decode(first);
           await session.reorder(source);
           expect([session.rows, session.past]).toEqual([source.length, length + 1]);
@@ -90,7 +92,8 @@ describe.each([
             expect(farthest(logits, straightLater[row]!)).toBeLessThan(1e-5);
           const end = await session.snapshot();
           expect([...end.positions]).toEqual([...straightEnd.positions]);
-          expect([...end.mask]).toEqual([...straightEnd.mask]);
+          expect([...end.labels]).toEqual([...straightEnd.labels]);
+          expect([...end.sequenceIds]).toEqual([...straightEnd.sequenceIds]);
         },
       ),
       { numRuns },
