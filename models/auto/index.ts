@@ -1,11 +1,27 @@
 /** `culm`: open a model by its folder, as in Transformers. */
+import { UserError } from "../../runtime/errors.ts";
+import { AutoTokenizer } from "../../runtime/text/auto-tokenizer.ts";
+import type { Tokenizer } from "../../runtime/text/tokenizer.ts";
 import { openCausalLM } from "./model.ts";
 import type { CausalLM, LoadOptions } from "./model.ts";
+import { textGenerationPipeline } from "./pipeline.ts";
+import type { TextGenerationOptions, TextGenerationPipeline } from "./pipeline-options.ts";
 
 export { AutoTokenizer } from "../../runtime/text/auto-tokenizer.ts";
-export type { Tokenizer } from "../../runtime/text/tokenizer.ts";
-export { TextStreamer } from "../../runtime/text/streamer.ts";
+export type { ChatEncodingOptions, DecodeOptions, Tokenizer } from "../../runtime/text/tokenizer.ts";
+export type { Chat, ChatMessage, ChatOptions } from "../../runtime/text/chat-template.ts";
+export type { Encoding, EncodingOptions } from "../../runtime/text/encoding.ts";
+export { TextIteratorStreamer, TextStreamer } from "../../runtime/text/streamer.ts";
+export type { Streamer, TextStreamerOptions } from "../../runtime/text/streamer.ts";
 export { isUserError, UserError } from "../../runtime/errors.ts";
+export type {
+  GeneratedChat,
+  GeneratedText,
+  GeneratedTokens,
+  PipelineInput,
+  TextGenerationOptions,
+  TextGenerationPipeline,
+} from "./pipeline-options.ts";
 export type { Session, Snapshot } from "../../runtime/session.ts";
 export type { FinishReason, Step } from "../../runtime/text/generate.ts";
 export type { ForwardResult, ForwardSession } from "./forward.ts";
@@ -28,3 +44,32 @@ export const AutoModelForCausalLM = {
     }
   },
 };
+
+/** Of a pipeline: defaults of its calls, and how its model is opened. */
+export interface PipelineOptions extends TextGenerationOptions {
+  /** That of the model's folder unless given. */
+  readonly tokenizer?: Tokenizer | string;
+  readonly dtype?: LoadOptions["dtype"];
+  /** What `AutoModelForCausalLM.fromPretrained` is told, `model_kwargs` of Transformers; its maxLength is what the model is compiled for. */
+  readonly modelOptions?: LoadOptions;
+}
+
+/**
+ * Opens a model and its tokenizer for continuing texts and chats (spec bamba e.7).
+ * @param model a name as for fromPretrained, or an open model, which `close` then closes too
+ * @throws UserError for another task, and as fromPretrained.
+ */
+export async function pipeline<const Options extends PipelineOptions = object>(
+  task: "text-generation",
+  model: string | CausalLM,
+  options?: Options,
+): Promise<TextGenerationPipeline<Options>> {
+  if ((task as string) !== "text-generation")
+    throw new UserError(`Unknown task ${JSON.stringify(task)}, available tasks are ["text-generation"]`);
+  const { tokenizer: given, dtype, modelOptions = {}, ...defaults }: PipelineOptions = options ?? {};
+  const folder = typeof model === "string" ? model : model.source.folder;
+  const tokenizer = given !== undefined && typeof given !== "string" ? given : await AutoTokenizer.fromPretrained(given ?? folder);
+  const load: LoadOptions = { batch: defaults.batchSize ?? 1, ...(dtype === undefined ? {} : { dtype }), ...modelOptions };
+  const opened = typeof model === "string" ? await AutoModelForCausalLM.fromPretrained(model, load) : model;
+  return textGenerationPipeline(opened, tokenizer, defaults as Options);
+}
