@@ -15,6 +15,7 @@ export interface TemplateNode {
 export interface TemplateValue {
   readonly type: string;
   readonly value: unknown;
+  toString(): string;
 }
 
 interface TemplateScope {
@@ -23,6 +24,7 @@ interface TemplateScope {
 
 export interface TemplateInterpreter {
   evaluate: (node: TemplateNode | undefined, scope: TemplateScope) => TemplateValue;
+  evaluateBlock: (statements: readonly TemplateNode[], scope: TemplateScope) => TemplateValue;
   run(program: TemplateNode): TemplateValue;
 }
 

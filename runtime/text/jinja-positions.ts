@@ -116,12 +116,12 @@ function isTokenOf(token: TemplateToken, node: TemplateNode): boolean {
 function childrenOf(node: TemplateNode): readonly unknown[] {
   if (node.type === "Ternary") return [node["trueExpr"], node["condition"], node["falseExpr"]];
   if (node.type === "CallStatement") return [node["callerArgs"], node["call"], node["body"]];
-  return Object.values(node);
+  // An operator is a token, and may be a word.
+  return Object.entries(node).flatMap(([name, part]) => (name === "operator" ? [] : [part]));
 }
 
 function isNode(value: unknown): value is TemplateNode {
-  // A binary operator is a token, which has a type too, and no place among the words that are matched.
-  return typeof value === "object" && value !== null && "type" in value && !/Operator$/.test(String(value.type));
+  return typeof value === "object" && value !== null && "type" in value;
 }
 
 function first(offsets: readonly (number | undefined)[]): number | undefined {

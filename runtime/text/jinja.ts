@@ -1,4 +1,5 @@
 import { UserError } from "../errors.ts";
+import { keepLoopText } from "./jinja-loops.ts";
 import { findBadTag, locate, showPlace, tokenOffsets } from "./jinja-positions.ts";
 import type { Positions } from "./jinja-positions.ts";
 import { createTemplateInterpreter, lexTemplate, parseTemplate } from "./jinja-library.ts";
@@ -121,6 +122,7 @@ function render(
   let failure: { readonly error: unknown; readonly nodes: readonly TemplateNode[] } = { error: undefined, nodes: [] };
   try {
     const interpreter = createTemplateInterpreter({ ...globals, ...variables });
+    keepLoopText(interpreter);
     watch(interpreter, limits, (error, node) => {
       failure = { error, nodes: failure.error === error ? [...failure.nodes, node] : [node] };
     });
