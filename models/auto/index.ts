@@ -71,5 +71,10 @@ export async function pipeline<const Options extends PipelineOptions = object>(
   const tokenizer = given !== undefined && typeof given !== "string" ? given : await AutoTokenizer.fromPretrained(given ?? folder);
   const load: LoadOptions = { batch: defaults.batchSize ?? 1, ...(dtype === undefined ? {} : { dtype }), ...modelOptions };
   const opened = typeof model === "string" ? await AutoModelForCausalLM.fromPretrained(model, load) : model;
-  return textGenerationPipeline(opened, tokenizer, defaults as Options);
+  try {
+    return textGenerationPipeline(opened, tokenizer, defaults as Options);
+  } catch (error) {
+    if (typeof model === "string") await opened.close();
+    throw error;
+  }
 }

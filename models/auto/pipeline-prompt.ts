@@ -43,9 +43,10 @@ export function promptFor(input: PipelineInput, options: TextGenerationOptions, 
 }
 
 function chatPrompt(chat: Chat, options: TextGenerationOptions, encoding: EncodingOptions, tokenizer: Tokenizer): Prompt {
-  if (!Array.isArray(chat) || chat.length === 0)
+  const messages: unknown = chat;
+  if (!Array.isArray(messages) || messages.length === 0)
     throw new UserError(`pipeline: expected a text or a chat (a list of { role, content }), got ${shown(chat)}`);
-  for (const message of chat as readonly unknown[]) {
+  for (const message of messages as readonly unknown[]) {
     if (typeof message !== "object" || message === null || !("role" in message) || !("content" in message))
       throw new UserError(`When passing chat dicts as input, each dict must have a 'role' and 'content' key, got ${shown(message)}`);
   }

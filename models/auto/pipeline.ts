@@ -30,6 +30,8 @@ export function textGenerationPipeline<Defaults extends TextGenerationOptions>(
   };
 
   async function run(prompts: readonly Prompt[], options: TextGenerationOptions): Promise<readonly (readonly Result[])[]> {
+    // generate ends what it has begun; nothing further is begun.
+    options.signal?.throwIfAborted();
     const { ids, attentionMask, length } = tokenizer.pack(
       prompts.map((prompt) => prompt.ids),
       { side: "left" },

@@ -149,6 +149,20 @@ describe("prompts", () => {
     );
   });
 
+  test("are not begun once the signal is aborted", async () => {
+    const { calls, pipe } = asked();
+    const controller = new AbortController();
+    const source = function* (): Generator<string> {
+      yield "a";
+      controller.abort();
+      yield "b";
+    };
+    const results = pipe()(source(), { signal: controller.signal });
+    expect((await results.next()).value).toHaveLength(1);
+    await expect(results.next()).rejects.toThrow("aborted");
+    expect(calls).toHaveLength(1);
+  });
+
   test("of a wrong kind are refused before any is run", async () => {
     const { calls, tokenizer, pipe } = asked();
     tokenizer.chatTemplate = "{{ messages[0].content }}";
