@@ -1,4 +1,4 @@
-/** `culm`: open a model by its folder, as in Transformers. */
+/** `culm`: open a model by its folder, or its name on the Hugging Face hub, as in Transformers. */
 import { UserError } from "../../runtime/errors.ts";
 import { AutoTokenizer } from "../../runtime/text/auto-tokenizer.ts";
 import type { Tokenizer } from "../../runtime/text/tokenizer.ts";
@@ -13,6 +13,8 @@ export type { Chat, ChatMessage, ChatOptions } from "../../runtime/text/chat-tem
 export type { Encoding, EncodingOptions } from "../../runtime/text/encoding.ts";
 export { TextIteratorStreamer, TextStreamer } from "../../runtime/text/streamer.ts";
 export type { Streamer, TextStreamerOptions } from "../../runtime/text/streamer.ts";
+export { resolveModel } from "../../runtime/hub/resolve.ts";
+export type { DownloadProgress, HubOptions } from "../../runtime/hub/options.ts";
 export { isUserError, UserError } from "../../runtime/errors.ts";
 export type {
   GeneratedChat,
@@ -24,17 +26,21 @@ export type {
 } from "./pipeline-options.ts";
 export type { Session, Snapshot } from "../../runtime/session.ts";
 export type { FinishReason, Step } from "../../runtime/text/generate.ts";
+export { BambaConfig } from "./config.ts";
+export type { BambaFields } from "./config.ts";
+export type { Saved, SaveOptions } from "./save.ts";
 export type { ForwardResult, ForwardSession } from "./forward.ts";
 export { openCausalLM } from "./model.ts";
 export type { CausalLM, ForwardArguments, GenerateInput, GenerateOptions, GenerateResult, LoadOptions } from "./model.ts";
 
 export const AutoModelForCausalLM = {
   /**
-   * Opens the model in a folder (config.json, safetensors, generation_config.json), compiles it or takes what was compiled before, and loads its weights.
-   * @throws UserError naming the file and the field or tensor at fault.
+   * Opens the model in a folder (config.json, safetensors, generation_config.json) or in a repository of the hub, which is downloaded first unless the cache has it;
+   * compiles it or takes what was compiled before, and loads its weights.
+   * @throws UserError naming the file and the field or tensor at fault; as `resolveModel` for what the hub and its cache have.
    */
-  async fromPretrained(folder: string, options: LoadOptions = {}): Promise<CausalLM> {
-    const model = await openCausalLM(folder, options);
+  async fromPretrained(nameOrFolder: string, options: LoadOptions = {}): Promise<CausalLM> {
+    const model = await openCausalLM(nameOrFolder, options);
     try {
       await model.session();
       return model;
@@ -45,11 +51,11 @@ export const AutoModelForCausalLM = {
   },
 };
 
-/** Of a pipeline: defaults of its calls, and how its model is opened. */
-export interface PipelineOptions extends TextGenerationOptions {
-  /** That of the model's folder unless given. */
+/** Of a pipeline: defaults of its calls, and where its model comes from and how it is opened. */
+export interface PipelineOptions
+  extends TextGenerationOptions, Pick<LoadOptions, "dtype" | "revision" | "cacheDir" | "token" | "localFilesOnly" | "onDownload"> {
+  /** That of the model unless given. */
   readonly tokenizer?: Tokenizer | string;
-  readonly dtype?: LoadOptions["dtype"];
   /** What `AutoModelForCausalLM.fromPretrained` is told, `model_kwargs` of Transformers; its maxLength is what the model is compiled for. */
   readonly modelOptions?: LoadOptions;
 }
@@ -66,10 +72,24 @@ export async function pipeline<const Options extends PipelineOptions = object>(
 ): Promise<TextGenerationPipeline<Options>> {
   if ((task as string) !== "text-generation")
     throw new UserError(`Unknown task ${JSON.stringify(task)}, available tasks are ["text-generation"]`);
-  const { tokenizer: given, dtype, modelOptions = {}, ...defaults }: PipelineOptions = options ?? {};
-  const folder = typeof model === "string" ? model : model.source.folder;
-  const tokenizer = given !== undefined && typeof given !== "string" ? given : await AutoTokenizer.fromPretrained(given ?? folder);
-  const load: LoadOptions = { batch: defaults.batchSize ?? 1, ...(dtype === undefined ? {} : { dtype }), ...modelOptions };
+  const {
+    tokenizer: given,
+    modelOptions,
+    dtype,
+    revision,
+    cacheDir,
+    token,
+    localFilesOnly,
+    onDownload,
+    ...defaults
+  }: PipelineOptions = options ?? {};
+  const load: LoadOptions = {
+    batch: defaults.batchSize ?? 1,
+    ...defined({ dtype, revision, cacheDir, token, localFilesOnly, onDownload }),
+    ...modelOptions,
+  };
+  const name = typeof model === "string" ? model : model.source.folder;
+  const tokenizer = given !== undefined && typeof given !== "string" ? given : await AutoTokenizer.fromPretrained(given ?? name, load);
   const opened = typeof model === "string" ? await AutoModelForCausalLM.fromPretrained(model, load) : model;
   try {
     return textGenerationPipeline(opened, tokenizer, defaults as Options);
@@ -78,3 +98,9 @@ export async function pipeline<const Options extends PipelineOptions = object>(
     throw error;
   }
 }
+
+type Defined<T> = { readonly [K in keyof T]?: Exclude<T[K], undefined> };
+
+/** The fields that have a value. */
+const defined = <T extends object>(fields: T): Defined<T> =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Defined<T>;
