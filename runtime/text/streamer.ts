@@ -5,7 +5,8 @@ import type { DecodeOptions } from "./tokenizer.ts";
 /** What a streamer needs of a tokenizer. */
 export interface Decoder {
   decode(ids: readonly number[], options?: DecodeOptions): string;
-  cleansUp(options?: DecodeOptions): boolean;
+  /** Whether `decode` takes spaces before punctuation away (cleanUpSpaces); without this function it does not. */
+  cleansUp?(options?: DecodeOptions): boolean;
 }
 
 /** Is told of tokens while they are made: first the prompt's, then those of each step, a row for each text. Given to `generate` as `streamer`. */
@@ -36,7 +37,7 @@ export function decodeContinuation(
 ): string {
   const { ids: context, text } = contextOf(decoder, prompt, options);
   const added = decoder.decode([...context, ...ids], unclean(options)).slice(text.length);
-  return decoder.cleansUp(options) ? cleanUpSpaces(added) : added;
+  return decoder.cleansUp?.(options) === true ? cleanUpSpaces(added) : added;
 }
 
 /** The ids that come before a text. Those that end within a character say nothing about what follows. */
@@ -78,7 +79,7 @@ export class TextStreamer implements Streamer {
   constructor(decoder: Decoder, { skipPrompt = false, onFinalizedText, ...decode }: TextStreamerOptions = {}) {
     this.decoder = decoder;
     this.options = { skipSpecialTokens: true, ...decode };
-    this.cleanUp = decoder.cleansUp(this.options);
+    this.cleanUp = decoder.cleansUp?.(this.options) ?? false;
     this.skipPrompt = skipPrompt;
     this.onFinalizedText = onFinalizedText;
   }
