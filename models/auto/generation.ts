@@ -1,4 +1,6 @@
 import { UserError } from "../../runtime/errors.ts";
+import type { Session } from "../../runtime/session.ts";
+import { generateTokens } from "../../runtime/text/generate.ts";
 import type { Generated } from "../../runtime/text/generate.ts";
 import { resolveGeneration, resolveSeeds } from "../../runtime/text/generation-config.ts";
 import type { GenerationFile, GenerationOptions, ResolvedGeneration } from "../../runtime/text/generation-config.ts";
@@ -6,7 +8,8 @@ import type { Step } from "../../runtime/text/loop.ts";
 import { buildProcessors } from "../../runtime/text/processors/chain.ts";
 import type { LoopSettings } from "../../runtime/text/settings.ts";
 import { buildStopping } from "../../runtime/text/stopping.ts";
-import type { Decoder } from "../../runtime/text/streamer.ts";
+import { startStreamer } from "../../runtime/text/streamer.ts";
+import type { Decoder, Streamer } from "../../runtime/text/streamer.ts";
 import type { Prompts } from "../../runtime/text/token-rows.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 
@@ -25,6 +28,8 @@ export interface GenerateOptions extends GenerationOptions {
   readonly signal?: AbortSignal;
   /** Called with the tokens of each step as soon as they are known. Not with beams: theirs are known at the end. */
   readonly onStep?: (step: Step) => void;
+  /** Told of the prompt and of each new token, as in Transformers; a TextStreamer makes text of them. Not with beams. */
+  readonly streamer?: Streamer;
 }
 
 export interface GenerateResult extends Generated {
@@ -75,6 +80,31 @@ export function prepareGeneration(
     seed: new Set(seeds).size === 1 ? seeds[0]! : seeds,
     warnings: resolved.warnings,
   };
+}
+
+/** Runs a settled call on the session that it needs. @throws UserError when the prompts do not fit the session. */
+export async function runGeneration(
+  session: () => Promise<Session>,
+  { prompts, settings, outputScores, outputLogits, seed, warnings }: GenerationRequest,
+  { streamer, onStep, signal }: GenerateOptions,
+): Promise<GenerateResult> {
+  try {
+    const feed = streamer === undefined ? undefined : startStreamer(streamer, prompts, settings.numBeams);
+    const told = (step: Step): void => {
+      feed?.(step);
+      onStep?.(step);
+    };
+    const result = await generateTokens(await session(), prompts, settings, {
+      onStep: told,
+      outputScores,
+      outputLogits,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    return { ...result, seed, warnings };
+  } finally {
+    // Whoever reads from it waits for the end, whether that was planned or not.
+    streamer?.end();
+  }
 }
 
 /** The error of whoever wants the tokens of beams one by one. */

@@ -5,7 +5,6 @@ import type { HubOptions } from "../../runtime/hub/options.ts";
 import { resolveModel } from "../../runtime/hub/resolve.ts";
 import { createSession } from "../../runtime/session.ts";
 import type { Session } from "../../runtime/session.ts";
-import { generateTokens } from "../../runtime/text/generate.ts";
 import { parseGenerationConfig } from "../../runtime/text/generation-config.ts";
 import type { GenerationFile } from "../../runtime/text/generation-config.ts";
 import { generateSteps } from "../../runtime/text/loop.ts";
@@ -16,7 +15,7 @@ import type { Engine, EngineOptions } from "./engine.ts";
 import { openEngine } from "./engines.ts";
 import { createForwardSession } from "./forward.ts";
 import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
-import { noStreaming, prepareGeneration, stack } from "./generation.ts";
+import { noStreaming, prepareGeneration, runGeneration, stack } from "./generation.ts";
 import type { GenerateInput, GenerateOptions, GenerateResult, GenerationRequest } from "./generation.ts";
 import { planModel, positionAxes } from "./plan.ts";
 import type { ModelPlan, PlanOptions } from "./plan.ts";
@@ -46,7 +45,8 @@ export class CausalLM {
   readonly plan: ModelPlan;
   readonly backend: string;
   private readonly engine: Engine;
-  private readonly file: GenerationFile | undefined;
+  /** generation_config.json of the model's folder; undefined without one. */
+  readonly file: GenerationFile | undefined;
   private readonly forwards = new Map<string, Promise<ForwardSession>>();
   /** By their number of rows. */
   private readonly sessions = new Map<number, Promise<Session>>();
@@ -85,9 +85,8 @@ export class CausalLM {
 
   /** Continues the prompts. @throws UserError for ids, settings or lengths that do not fit the model. */
   async generate(input: GenerateInput, options: GenerateOptions = {}): Promise<GenerateResult> {
-    const { prompts, settings, rows, outputScores, outputLogits, seed, warnings } = this.prepare(input, options);
-    const result = await generateTokens(await this.session(rows), prompts, settings, { ...options, outputScores, outputLogits });
-    return { ...result, seed, warnings };
+    const request = this.prepare(input, options);
+    return runGeneration(() => this.session(request.rows), request, options);
   }
 
   /** As `generate`, step by step: `for await (const { tokens } of model.stream(ids)) ...`. Leaving the loop stops the work. */
