@@ -180,6 +180,17 @@ describe("bamba-tiny, what a token costs and what a session holds", () => {
     expect(finish).toEqual(["eos"]);
   });
 
+  test("ends at a stop string, which stays in the text, and needs the tokenizer for that", async () => {
+    const [greedy] = (await model.generate(prompt, { maxNewTokens: 20 })).newTokens;
+    const third = tokenizer.decode([greedy![2]!]);
+    const { newTokens, finish } = await model.generate(prompt, { maxNewTokens: 20, stopStrings: third, tokenizer });
+    expect([...newTokens[0]!]).toEqual([...greedy!.subarray(0, newTokens[0]!.length)]);
+    expect(newTokens[0]!.length).toBeLessThanOrEqual(3);
+    expect(tokenizer.decode([...newTokens[0]!])).toContain(third);
+    expect(finish).toEqual(["stop"]);
+    await expect(model.generate(prompt, { stopStrings: third })).rejects.toThrow("no tokenizer to find them with");
+  });
+
   test("more than the compiled limit is refused with the limit and what raises it", async () => {
     await expect(model.generate(new Int32Array(161).fill(9))).rejects.toThrow(
       "the prompt has 161 tokens, but the model was compiled for at most 160 positions",
