@@ -82,9 +82,10 @@ export interface Attrs {
   causalConv1d: { readonly width: number; readonly bias: boolean; readonly activation: Activation | null };
   /**
    * x [batch, seq, H, P], dt [batch, seq, H] (raw), A [H] (negative), B, C [batch, seq, G, N], D [H], dtBias [H], state [batch, H, P, N]
-   * -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax). spec/ssd.md section 1. All f32.
+   * -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax), without the
+   * softplus where `softplus` is false. spec/ssd.md section 1. All f32.
    */
-  ssdScan: { readonly chunk: number; readonly dtMin: number; readonly dtMax: number };
+  ssdScan: { readonly chunk: number; readonly softplus: boolean; readonly dtMin: number; readonly dtMax: number };
   /**
    * q [batch, seq, H, D], k, v [batch, Hkv, T, D] (T = cache capacity or seq), mask? [batch, T] (f32, 1 = keep) -> [batch, seq, H, D].
    * Query t (absolute position past + t) sees keys j with j <= past + t (when causal), j < past + seq, mask != 0. A row that sees no key gives 0.

@@ -12,9 +12,11 @@ export interface Feed {
   readonly positions?: Tensor;
   /** [batch, keys so far], 1 = keep. */
   readonly mask?: Tensor;
+  /** Positions whose logits are wanted, of a program with `logits: "kept"`; all unless given. */
+  readonly kept?: number;
 }
 
-type Fixed = Pick<BambaOptions, "batch" | "capacity" | "weights" | "rotary" | "limitSteps">;
+type Fixed = Pick<BambaOptions, "batch" | "capacity" | "weights" | "rotary" | "limitSteps" | "strict">;
 
 /** A running Bamba model on the graph interpreter: states, position and mask are kept from call to call as a session does. */
 export class Interpreted {
@@ -55,7 +57,7 @@ export class Interpreted {
       ...(feed.labels ? { labels: feed.labels } : {}),
     };
     const { outputs, states } = interpretGraph(graph, {
-      symbols: { batch, seq, past: this.past },
+      symbols: { batch, seq, past: this.past, kept: feed.kept ?? seq },
       inputs,
       params: this.params,
       states: this.states,

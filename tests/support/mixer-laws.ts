@@ -222,7 +222,7 @@ export function mixerGraph({ hidden, H, P, G, N, K, chunk }: MixerSizes, batch: 
   const scan = makeNode(
     "ssdScan",
     [part(0, H, P), dt, A, part(E, G, N), part(E + G * N, G, N), param("D", [H]), param("dt_bias", [H]), ssmState],
-    { chunk, dtMin: 0, dtMax: Infinity },
+    { chunk, softplus: true, dtMin: 0, dtMax: Infinity },
   );
   const norm = makeNode("gatedRmsNorm", [b.reshape(get(scan, 0), [batch, seq, E]), z, param("norm", [E])], { eps: 1e-5 });
   return {

@@ -256,7 +256,7 @@ const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   // a factor of 30 reaches the linear part of softplus
   const dt = g.b.binary("mul", g.projected(H), g.decide(3) === 2 ? 30 : 1);
   const inputs = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N), g.param([H], -1, 1), g.param([H], -1, 1), state];
-  const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), dtMin, dtMax });
+  const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), softplus: g.decide(4) > 0, dtMin, dtMax });
   g.update(state, get(n, 1));
   return bounded(g, merged(g, get(n, 0)));
 };
