@@ -43,8 +43,16 @@ export interface PrefillOptions {
   readonly mask?: ArrayLike<number>;
   /** Position of each token for the rotary embedding, [rows, length]. Unless given, tokens count on from the row's last one and padding has 0. */
   readonly positions?: ArrayLike<number>;
-  /** Called after each chunk, while outputs hold that chunk's values: position of its first token in `ids`, and its length. */
-  readonly onChunk?: (first: number, length: number) => void | Promise<void>;
+  /**
+   * First token of a row whose logits are wanted, for programs that compute as many as are asked for; 0 unless given. A chunk before it computes those
+   * of its last token only.
+   */
+  readonly logitsFrom?: number;
+  /**
+   * Called after each chunk, while outputs hold that chunk's values: position of its first token in `ids`, its length, and of how many of its last
+   * tokens a program that is asked for a number has computed logits.
+   */
+  readonly onChunk?: (first: number, length: number, kept: number) => void | Promise<void>;
   /** Other inputs, by name, [rows, length, width] row-major: `inputs_embeds`, `labels`. Cut into chunks as the ids are. */
   readonly extra?: Readonly<Record<string, Float32Array | Int32Array>>;
 }
@@ -66,6 +74,13 @@ export interface SessionOptions {
   readonly positionAxes?: Readonly<Record<string, number>>;
   /** Program that takes many tokens: "prefill" unless given. */
   readonly prefill?: string;
+  /** Tokens there are, for programs that give no logits. */
+  readonly vocabSize?: number;
+  /**
+   * Called before each run, when the inputs are written: the positions of the run's `count` tokens, one more than the greatest position of the whole
+   * call (which may be longer than this run), and what the caches hold. For inputs that follow from the positions. It must not allocate.
+   */
+  readonly onPositions?: (positions: HostArray, count: number, length: number, past: number) => void;
 }
 
 /** Starts a session on an executor, which must be its own: two sessions would share the states. */
@@ -94,13 +109,17 @@ class ModelSession implements Session {
   /** Decode programs by their number of rows, ascending. */
   private readonly decodes: readonly (readonly [rows: number, name: string])[];
   private readonly positionAxes: Readonly<Record<string, number>>;
-  private readonly symbols = { batch: 1, seq: 1, past: 0 };
+  private readonly onPositions: SessionOptions["onPositions"];
+  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1 };
+  /** One more than the greatest position of the call at work. */
+  private reach = 0;
   private busy = false;
 
-  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill" }: SessionOptions) {
+  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill", vocabSize = 0, onPositions }: SessionOptions) {
     this.executor = executor;
     this.main = prefill;
     this.positionAxes = positionAxes;
+    this.onPositions = onPositions;
     const program = executor.programs.find(({ name }) => name === prefill);
     if (program === undefined)
       throw new UserError(`the compiled model has no program "${prefill}", only ${executor.programs.map(({ name }) => name).join(", ")}`);
@@ -119,10 +138,12 @@ class ModelSession implements Session {
     this.mask = executor.input("key_mask");
     const logits = executor.output("logits");
     const last = program.outputs.find(({ name }) => name === "logits")?.shape.at(-1);
-    this.vocabSize = typeof last === "number" ? last : 0;
-    if (!(logits instanceof Float32Array) || this.vocabSize === 0)
-      throw new UserError(`program "${prefill}" of the compiled model gives no logits`);
-    this.logitRows = Array.from({ length: this.maxRows }, (_, row) => logits.subarray(row * this.vocabSize, (row + 1) * this.vocabSize));
+    this.vocabSize = typeof last === "number" ? last : vocabSize;
+    if (this.vocabSize === 0) throw new UserError(`program "${prefill}" of the compiled model gives no logits`);
+    this.logitRows =
+      logits instanceof Float32Array
+        ? Array.from({ length: this.maxRows }, (_, row) => logits.subarray(row * this.vocabSize, (row + 1) * this.vocabSize))
+        : [];
     const next = executor.output("argmax");
     this.next = next instanceof Int32Array ? next : new Int32Array(this.maxRows);
     this.positions = new Int32Array(this.maxRows);
@@ -130,7 +151,7 @@ class ModelSession implements Session {
   }
 
   async prefill(ids: Int32Array, options: PrefillOptions = {}): Promise<void> {
-    const { rows = 1, mask, positions, onChunk, extra = {} } = options;
+    const { rows = 1, mask, positions, onChunk, extra = {}, logitsFrom = 0 } = options;
     const length = ids.length / rows;
     this.checkCall(rows, length);
     this.checkIds(ids);
@@ -145,8 +166,9 @@ class ModelSession implements Session {
         const count = Math.min(this.chunk, length - first);
         this.fill(first, count, length, ids, mask, positions);
         for (const [name, values] of Object.entries(extra)) this.fillExtra(name, values, first, count, length);
-        await this.run(this.main, count);
-        await onChunk?.(first, count);
+        const kept = Math.max(1, Math.min(count, first + count - logitsFrom));
+        await this.run(this.main, count, kept);
+        await onChunk?.(first, count, kept);
       }
       await this.executor.fetch("argmax", rows);
     });
@@ -278,13 +300,14 @@ class ModelSession implements Session {
     }
   }
 
-  /** Positions given before may have run ahead of the caches, so those that follow are looked at too. */
+  /** Positions given before may have run ahead of the caches, so those that follow are looked at too. Notes how far the call reaches. */
   private checkPositions(
     rows: number,
     length: number,
     mask: ArrayLike<number> | undefined,
     positions: ArrayLike<number> | undefined,
   ): void {
+    this.reach = 0;
     for (let row = 0; row < rows; row += 1) {
       let next = this.rows === 0 ? 0 : this.positions[row]!;
       for (let i = 0; i < length; i += 1) {
@@ -295,6 +318,8 @@ class ModelSession implements Session {
             hint: "compile it for more: --max-length on the command line, maxLength in fromPretrained",
           });
         if (mask?.[at] !== 0) next = position + 1;
+        // padding without a position of its own has 0
+        if (mask?.[at] !== 0 || positions !== undefined) this.reach = Math.max(this.reach, position + 1);
       }
     }
   }
@@ -348,10 +373,12 @@ class ModelSession implements Session {
     this.executor.wrote(name, 0, this.rows * count * width);
   }
 
-  private async run(program: string, count: number): Promise<void> {
+  private async run(program: string, count: number, kept = 1): Promise<void> {
+    if (this.positionIds !== undefined) this.onPositions?.(this.positionIds, this.rows * count, this.reach, this.past);
     this.symbols.batch = this.rows;
     this.symbols.seq = count;
     this.symbols.past = this.past;
+    this.symbols.kept = kept;
     await this.executor.run(program, this.symbols);
     this.past += count;
   }

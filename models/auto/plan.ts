@@ -12,13 +12,19 @@ export interface ModelPlan {
   readonly chunk: number;
   /** Most rows. */
   readonly batch: number;
-  /** `generate`: prefill and decode, logits of the last position. `forward`: those of every position. */
+  /** `generate`: prefill and decode, logits of the last position. `forward`: of as many of the last positions as a call asks for. */
   readonly use: "generate" | "forward";
   readonly hiddenStates: boolean;
+  /** `forward` only: the attention weights too. */
+  readonly attentions: boolean;
+  /** `forward` only: false leaves the head out, as Transformers' BambaModel, and gives the output of the final norm. */
+  readonly head: boolean;
   readonly embeds: boolean;
   readonly loss: boolean;
   /** Rounding of the rotary frequencies. */
   readonly rotary: "f32" | "bf16";
+  /** Transformers' rounding points, for weights of 16 bits. */
+  readonly strict: boolean;
 }
 
 export interface PlanOptions {
@@ -31,6 +37,11 @@ export interface PlanOptions {
   readonly batch?: number;
   /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
+  /**
+   * Round wherever Transformers' eager PyTorch path holds a result in the type of the weights (bf16 or f16), to get its numbers instead of more exact ones;
+   * and, with weights of any type, forget time_step_limit in single steps as it does. Slow. False unless given.
+   */
+  readonly strict?: boolean;
 }
 
 const defaultLength = 4096;
@@ -52,34 +63,29 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     batch: count("batch", "--batch", options.batch, 1),
     use: "generate",
     hiddenStates: false,
+    attentions: false,
+    head: true,
     embeds: false,
     loss: false,
     rotary: options.rotary ?? "f32",
+    strict: options.strict ?? false,
   };
 }
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const { bambaGraph } = await import("../bamba/model.ts");
-  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss, rotary } = plan;
-  const common = { capacity, weights: dtype, rotary };
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict } = plan;
+  const common = { capacity, weights: dtype, rotary, strict };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
-    const graph = bambaGraph(config, {
-      ...common,
-      phase: "prefill",
-      batch: rows,
-      maxSeq: chunk,
-      logits: "all",
-      hiddenStates,
-      embeds,
-      loss,
-    });
+    const logits = loss ? "all" : head ? "kept" : "none";
+    const asked = { ...common, logits, hiddenStates, attentions } as const;
+    const graph = bambaGraph(config, { ...asked, phase: "prefill", batch: rows, maxSeq: chunk, embeds, loss });
     if (embeds || loss) return [{ name: "prefill", graph }];
-    const step = bambaGraph(config, { ...common, phase: "decode", batch, logits: "all", hiddenStates });
     return [
       { name: "prefill", graph },
-      { name: `decode.${batch}`, graph: step },
+      { name: `decode.${batch}`, graph: bambaGraph(config, { ...asked, phase: "decode", batch }) },
     ];
   }
   return [

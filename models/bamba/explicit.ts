@@ -58,14 +58,20 @@ export function attend(
   const { scale, cache, rounding } = options;
   const rounded = <S extends Shape>(x: Tensor<S>): Tensor<S> => round(x, rounding);
   const append = (held: State<["batch", "kv_heads", "capacity", "size"]>, fresh: Heads<"kv_heads">) =>
-    reshape(
-      writeState(held, { axis: "capacity", start: cache.past }, transpose(fresh, ["batch", "kv_heads", "seq", "size"])),
-      ["batch", "kv_heads", 1, "capacity", "size"],
-    );
-  const queries = transpose(
-    reshape(rename(q, { query_heads: "kv_heads*sharing" }), ["batch", "seq", "kv_heads", "sharing", "size"]),
-    ["batch", "kv_heads", "sharing", "seq", "size"],
-  );
+    reshape(writeState(held, { axis: "capacity", start: cache.past }, transpose(fresh, ["batch", "kv_heads", "seq", "size"])), [
+      "batch",
+      "kv_heads",
+      1,
+      "capacity",
+      "size",
+    ]);
+  const queries = transpose(reshape(rename(q, { query_heads: "kv_heads*sharing" }), ["batch", "seq", "kv_heads", "sharing", "size"]), [
+    "batch",
+    "kv_heads",
+    "sharing",
+    "seq",
+    "size",
+  ]);
   const scores = rounded(mul(rounded(matmulT(queries, append(cache.keys, k))), scale));
   const visible = select(seen(options.keys, cache.past), scores, full([], lowest[rounding]));
   const weights = rounded(softmax(visible, "capacity"));
