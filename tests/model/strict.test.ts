@@ -1,0 +1,61 @@
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { CausalLM } from "../../models/auto/index.ts";
+import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
+import { decodeFloats, decodeIntegers } from "../../runtime/numeric.ts";
+import { openGoldenModel, openGoldenTensors } from "../support/running.ts";
+
+const reference = openCheckpoint(fileURLToPath(new URL("../reference/extra/strict.safetensors", import.meta.url)));
+const floats = (name: string): Float32Array => decodeFloats("F32", reference.read(name));
+
+function rms(ours: ArrayLike<number>, theirs: ArrayLike<number>): number {
+  expect(ours.length).toBe(theirs.length);
+  let squares = 0;
+  for (let i = 0; i < theirs.length; i += 1) squares += (ours[i]! - theirs[i]!) ** 2;
+  return Math.sqrt(squares / theirs.length);
+}
+
+/** As in tests/unit/bamba-strict.test.ts, where the same programs are interpreted; without the rounding it is 0.009 to 0.013. */
+const close = 0.006;
+
+/** Compiled, against Transformers with weights and activations in bfloat16. */
+describe.each(["base", "options", "all-attention", "bf16"])("strict %s", (name) => {
+  const golden = openGoldenTensors(name);
+  const ids = golden.rows("forward.input_ids");
+  let model: CausalLM;
+  beforeAll(async () => {
+    model = await openGoldenModel(name, { dtype: "bf16", strict: true, rotary: "f32" });
+  });
+  afterAll(() => model.close());
+
+  test("hidden states, logits and loss", async () => {
+    const all = await model.forward({ inputIds: ids, labels: ids, hiddenStates: true });
+    for (const [i, hidden] of all.hiddenStates.entries())
+      expect(rms(hidden, floats(`${name}.hidden_states.${i}`)), `hidden state ${i}`).toBeLessThan(close);
+    expect(rms(all.logits, floats(`${name}.logits`))).toBeLessThan(close);
+    expect(Math.abs(all.loss! - floats(`${name}.loss`)[0]!)).toBeLessThan(2e-3);
+  });
+
+  test("a prompt, five single steps and a chunk", async () => {
+    const { session, forward } = await model.forwardSession({ rows: 2 });
+    await session.reset();
+    const feed = async (from: number, to: number): Promise<Float32Array> =>
+      (await forward({ ids: Int32Array.from(ids.flatMap((row) => [...row.subarray(from, to)])), rows: 2 })).logits;
+    const { vocabSize } = model.config;
+    expect(rms(await feed(0, 20), floats(`${name}.prefill_logits`))).toBeLessThan(close);
+    const steps: Float32Array[] = [];
+    for (let at = 20; at < 25; at += 1) steps.push(await feed(at, at + 1));
+    const inOrder = [0, 1].flatMap((row) => steps.flatMap((logits) => [...logits.subarray(row * vocabSize, (row + 1) * vocabSize)]));
+    expect(rms(inOrder, floats(`${name}.step_logits`))).toBeLessThan(close);
+    expect(rms(await feed(25, 37), floats(`${name}.chunk_logits`))).toBeLessThan(close);
+  });
+
+  // The others come to a choice between two logits that are neighbours in bf16.
+  test.runIf(name === "options")("greedy continuation of a padded batch, token for token", async () => {
+    const input = { inputIds: golden.rows("padded.input_ids"), attentionMask: golden.rows("padded.attention_mask") };
+    const { sequences } = await model.generate(input, { maxNewTokens: 24, eosTokenId: [] });
+    const range = { min: 0, max: 2 ** 31 - 1 };
+    const expected = decodeIntegers("I64", reference.read(`${name}.greedy`), range, "greedy");
+    expect(sequences.flatMap((row) => [...row])).toEqual([...expected]);
+  });
+});
