@@ -10,7 +10,9 @@ import { farthest, openGoldenTensors } from "../support/running.ts";
 
 const extra = (name: string): string => fileURLToPath(new URL(`../reference/extra/${name}`, import.meta.url));
 const reference = openCheckpoint(extra("rope.safetensors"));
-const { rope_configs: configs } = JSON.parse(readFileSync(extra("extra.json"), "utf8")) as { rope_configs: Readonly<Record<string, unknown>> };
+const { rope_configs: configs } = JSON.parse(readFileSync(extra("extra.json"), "utf8")) as {
+  rope_configs: Readonly<Record<string, unknown>>;
+};
 const scratch = scratchFolder("rope");
 afterAll(() => scratch.remove());
 

@@ -101,7 +101,12 @@ describe("strict", () => {
     const golden = openGolden("options");
     const ids = golden.get("forward.input_ids");
     const logits = [true, false].map((strict) => {
-      const run = new Interpreted(golden.config, golden.params, { batch: 2, capacity: 37, strict, ...(strict ? {} : { limitSteps: false }) });
+      const run = new Interpreted(golden.config, golden.params, {
+        batch: 2,
+        capacity: 37,
+        strict,
+        ...(strict ? {} : { limitSteps: false }),
+      });
       const text = run.run({ ids: columns(ids, 0, 20) }, { phase: "prefill" })["logits"]!;
       return [...text.data, ...run.run({ ids: columns(ids, 20, 1) }, { phase: "decode" })["logits"]!.data];
     });
