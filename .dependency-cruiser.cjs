@@ -71,7 +71,7 @@ module.exports = {
       name: "runtime-core-runs-in-a-page",
       severity: "error",
       comment:
-        "Files directly in runtime/ use no Node built-ins, so that they bundle for a browser. Node's side is in runtime/node, drivers, text, cli.",
+        "Files directly in runtime/ use no Node built-ins, so that they bundle for a browser. Node's side is in runtime/node, hub, drivers, text, cli.",
       from: { path: "^runtime/[^/]+\\.ts$" },
       to: { dependencyTypes: ["core"] },
     },
@@ -95,6 +95,13 @@ module.exports = {
       comment: "One folder makes native calls.",
       from: { path: parts, pathNot: "^ffi/" },
       to: { path: "node_modules/koffi" },
+    },
+    {
+      name: "the-hub-is-behind-its-room",
+      severity: "error",
+      comment: "One folder speaks to the Hugging Face hub: it decides where the token goes and what is checked.",
+      from: { path: parts, pathNot: "^runtime/hub/" },
+      to: { path: "node_modules/@huggingface/hub" },
     },
     {
       name: "nobody-imports-a-composition-root",

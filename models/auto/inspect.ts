@@ -1,14 +1,18 @@
 import { basename, resolve } from "node:path";
 import { llvmBackend } from "../../backends/llvm/index.ts";
+import { resolveModel } from "../../runtime/hub/resolve.ts";
 import { compileBamba } from "./compiled.ts";
 import type { CompiledModel } from "./compiled.ts";
 import type { LoadOptions } from "./model.ts";
 import { planModel } from "./plan.ts";
 import { openModelSource } from "./source.ts";
 
-/** Compiles the model in a folder for generation and loads nothing. */
-export async function compileFolder(folder: string, options: LoadOptions & { readonly device?: string } = {}): Promise<CompiledModel> {
-  const source = openModelSource(folder);
+/** Compiles a model, of a folder or of the hub, for generation and loads nothing. */
+export async function compileFolder(
+  nameOrFolder: string,
+  options: LoadOptions & { readonly device?: string } = {},
+): Promise<CompiledModel> {
+  const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
     return await compileBamba(
       source.config,
@@ -29,7 +33,7 @@ export async function compileFolder(folder: string, options: LoadOptions & { rea
   }
 }
 
-/** What a model's folder is called. */
+/** What a model's folder or repository is called. */
 export function modelName(folder: string): string {
   return basename(resolve(folder));
 }

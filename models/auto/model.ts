@@ -1,6 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../../runtime/errors.ts";
+import type { HubOptions } from "../../runtime/hub/options.ts";
+import { resolveModel } from "../../runtime/hub/resolve.ts";
 import type { Session } from "../../runtime/session.ts";
 import { generateSteps, generateTokens } from "../../runtime/text/generate.ts";
 import type { Generated, LoopSettings, Prompts, Step } from "../../runtime/text/generate.ts";
@@ -14,11 +16,13 @@ import { createForwardSession } from "./forward.ts";
 import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
 import { planModel } from "./plan.ts";
 import type { ModelPlan, PlanOptions } from "./plan.ts";
+import { saveModel } from "./save.ts";
+import type { Saved, SaveOptions } from "./save.ts";
 import { createModelSession } from "./sessions.ts";
 import { openModelSource } from "./source.ts";
 import type { ModelSource } from "./source.ts";
 
-export interface LoadOptions extends PlanOptions, EngineOptions {
+export interface LoadOptions extends PlanOptions, EngineOptions, HubOptions {
   /** "llvm" (compiled, the default) or "interpret". */
   readonly backend?: string;
 }
@@ -196,6 +200,14 @@ export class CausalLM {
     return known;
   }
 
+  /**
+   * Writes the model to a folder as Transformers does; see saveModel. Weights are cast to the type in which the model was opened, or to `dtype`.
+   * @throws UserError for an option that makes no sense, before anything is written.
+   */
+  savePretrained(folder: string, options: SaveOptions = {}): Promise<Saved> {
+    return saveModel(this.source, folder, this.plan.dtype, options);
+  }
+
   /** Frees device memory and closes the checkpoint. */
   async close(): Promise<void> {
     this.source.checkpoint.close();
@@ -203,8 +215,9 @@ export class CausalLM {
   }
 }
 
-/** Checks a model's folder and makes it ready to run; nothing is compiled or loaded before it is used. */
-export async function openCausalLM(folder: string, options: LoadOptions = {}): Promise<CausalLM> {
+/** Checks a model, of a folder or of the hub, and makes it ready to run; nothing is compiled or loaded before it is used. */
+export async function openCausalLM(nameOrFolder: string, options: LoadOptions = {}): Promise<CausalLM> {
+  const folder = await resolveModel(nameOrFolder, options);
   const source = openModelSource(folder);
   try {
     const plan = planModel(source.config, source.dtype, options);

@@ -155,6 +155,11 @@ function layerKindsOf(layers: number, attention: ReadonlySet<number>): readonly 
   return Array.from({ length: layers }, (_, layer) => (attention.has(layer) ? "attention" : "mamba"));
 }
 
+/** The kind of each layer by Transformers' names (spec bamba a.2). */
+export function layersBlockType({ layerKinds }: BambaConfig): readonly ("full_attention" | "linear_attention")[] {
+  return layerKinds.map((kind) => (kind === "attention" ? "full_attention" : "linear_attention"));
+}
+
 function checkAttention(
   fields: Fields,
   sizes: Readonly<Record<"hiddenSize" | "numAttentionHeads" | "numKeyValueHeads" | "headDim", number>>,

@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import type { BenchReport } from "../../models/auto/bench.ts";
 import { UserError } from "../errors.ts";
 import type { Run } from "./generate.ts";
-import { addModelFlags, loadOptions, numberList, wholeNumber } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, numberList, wholeNumber } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -32,7 +32,7 @@ export function defineBench(program: Command, terminal: Terminal, run: Run): Com
   const command = program
     .command("bench")
     .description("measure how fast a model runs, beside what this machine can do")
-    .option("--model <dir>", "folder of the model")
+    .option("--model <model>", modelDescription)
     .option("--config <file>", "config.json of a model that is made of random weights first")
     .option("--prefill <n>", "tokens of the prompt", wholeNumber, 512)
     .option("--decode <n>", "tokens of the answer", wholeNumber, 32)

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { UserError } from "../errors.ts";
 import type { Run } from "./generate.ts";
-import { addModelFlags, loadOptions, wholeNumber } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, wholeNumber } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import { formatBytes, formatTime } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
@@ -26,7 +26,7 @@ export function defineCompile(program: Command, terminal: Terminal, run: Run): C
   const command = program
     .command("compile")
     .description("compile a model to a folder of kernels")
-    .requiredOption("--model <dir>", "folder of the model")
+    .requiredOption("--model <model>", modelDescription)
     .requiredOption("--out <dir>", "folder to write, by custom called something.culm")
     .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber)
     .option("--device <name>", "what to compile for", "host");

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import type { Run } from "./generate.ts";
-import { addModelFlags, loadOptions } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -29,7 +29,7 @@ export function defineForward(program: Command, terminal: Terminal, run: Run): C
   const command = program
     .command("forward")
     .description("compute the logits of every position")
-    .requiredOption("--model <dir>", "folder of the model")
+    .requiredOption("--model <model>", modelDescription)
     .requiredOption("--inputs <file>", "safetensors file with the inputs")
     .requiredOption("--output <file>", "safetensors file to write")
     .option("--hidden-states", "write the hidden states of every layer too");
@@ -47,7 +47,10 @@ async function forward(flags: Flags, terminal: Terminal): Promise<undefined> {
     import("../node/write-safetensors.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal);
-  const model = await openCausalLM(flags.model, options);
+  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
+    stop();
+    throw error;
+  });
   try {
     const inputs = readForwardInputs(flags.inputs, model.config);
     const result = await model.forward({ ...inputs, hiddenStates: flags.hiddenStates ?? false }).finally(stop);

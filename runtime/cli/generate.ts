@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { addGenerationFlags, addModelFlags, generationOptions, loadOptions } from "./options.ts";
+import { addGenerationFlags, addModelFlags, generationOptions, loadOptions, modelDescription } from "./options.ts";
 import type { GenerationFlags, ModelFlags } from "./options.ts";
 import { formatTime, significant } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
@@ -14,6 +14,7 @@ Examples:
   $ culm generate --model models/bamba-tiny --prompt "It was the best of"
   $ culm generate --model DIR --prompt "Dear Sir" --sample --temperature 0.8 --top-p 0.95 --seed 7
   $ culm generate --model DIR --prompt "2 + 2 =" --max-new-tokens 5 --json | jq .text
+  $ culm generate --model org/name --revision v1.0 --prompt "Hello"  a model of the Hugging Face hub, downloaded once
   $ culm generate --model DIR --prompt "..." --backend interpret     the same by the reference, slowly
 
 Without --sample the likeliest token is taken each time, and the same prompt gives the same text.
@@ -24,7 +25,7 @@ The text goes to standard output as it is made; figures go to standard error. Wi
 export type Run = (action: () => Promise<number | undefined>) => Promise<void>;
 
 export function defineGenerate(program: Command, terminal: Terminal, run: Run): Command {
-  const command = program.command("generate").description("continue a text").requiredOption("--model <dir>", "folder of the model");
+  const command = program.command("generate").description("continue a text").requiredOption("--model <model>", modelDescription);
   command.requiredOption("--prompt <text>", "what to continue");
   addGenerationFlags(command);
   addModelFlags(command);
@@ -40,9 +41,12 @@ async function generate(flags: Flags, terminal: Terminal): Promise<undefined> {
     import("../text/auto-tokenizer.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal);
-  const model = await openCausalLM(flags.model, options);
+  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
+    stop();
+    throw error;
+  });
   try {
-    const tokenizer = loadTokenizer(flags.model);
+    const tokenizer = loadTokenizer(model.source.folder);
     const promptIds = tokenizer.encode(flags.prompt);
     // Without a tokenizer that begins a text by itself, an empty prompt is the beginning of a text.
     if (promptIds.length === 0 && model.config.bosTokenId !== null) promptIds.push(model.config.bosTokenId);

@@ -3,7 +3,7 @@ import type { Manifest } from "../../compiler/artifact.ts";
 import { UserError } from "../errors.ts";
 import type { Run } from "./generate.ts";
 import { describeArtifact } from "./inspect-report.ts";
-import { addModelFlags, loadOptions, wholeNumber } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, wholeNumber } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -26,7 +26,7 @@ export function defineInspect(program: Command, terminal: Terminal, run: Run): C
   const command = program
     .command("inspect")
     .description("show what a model becomes: programs, kernels, memory, precision")
-    .option("--model <dir>", "folder of a model, which is compiled if it was not before")
+    .option("--model <model>", `${modelDescription}; it is compiled if it was not before`)
     .option("--artifact <dir>", "folder that `culm compile` wrote")
     .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber);
   addModelFlags(command);

@@ -1,11 +1,13 @@
 import { Command, CommanderError } from "commander";
 import { defineBench } from "./bench.ts";
 import { defineCompile } from "./compile.ts";
+import { defineConvert } from "./convert.ts";
 import { defineDemo } from "./demo.ts";
 import { defineForward } from "./forward.ts";
 import { defineGenerate } from "./generate.ts";
 import { defineInspect } from "./inspect.ts";
 import { defineRandomCheckpoint } from "./random-checkpoint.ts";
+import { defineTokenize } from "./tokenize.ts";
 import { reportError } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -17,7 +19,8 @@ Examples:
   $ culm bench --model DIR                                how fast, beside what this machine can do
   $ culm generate --help                                  each command has examples of its own
 
-DIR is a folder with config.json and safetensors weights, as models come from the Hugging Face hub.`;
+DIR is a folder with config.json and safetensors weights, or the name of a model on the Hugging Face hub, such as org/name,
+which is downloaded into the cache that the Hugging Face libraries share.`;
 
 /** As a shell counts a process that SIGINT ended. */
 const interrupted = 130;
@@ -53,7 +56,17 @@ export async function main(argv: readonly string[]): Promise<number> {
     .exitOverride()
     .configureOutput({ writeOut: terminal.out, writeErr: terminal.err });
   const run = (action: () => Promise<number | undefined>): Promise<void> => action().then((result) => void (code = result ?? 0));
-  for (const define of [defineDemo, defineGenerate, defineForward, defineCompile, defineInspect, defineBench, defineRandomCheckpoint])
+  for (const define of [
+    defineDemo,
+    defineGenerate,
+    defineForward,
+    defineTokenize,
+    defineConvert,
+    defineCompile,
+    defineInspect,
+    defineBench,
+    defineRandomCheckpoint,
+  ])
     inherit(define(program, terminal, run), program);
   try {
     if (argv.length === 0) {

@@ -41,6 +41,10 @@ export interface ModelFlags {
   readonly maxLength?: number;
   readonly prefillChunk?: number;
   readonly cache: boolean;
+  readonly revision?: string;
+  readonly cacheDir?: string;
+  readonly token?: string;
+  readonly offline?: boolean;
   /** Whoever reads JSON wants nothing else on the way. */
   readonly json?: boolean;
 }
@@ -78,8 +82,15 @@ export function addModelFlags(command: Command, { threads, description }: typeof
       wholeNumber,
     )
     .option("--prefill-chunk <n>", "most tokens of a prompt worked on at once (default: 512)", wholeNumber)
-    .option("--no-cache", "compile anew, and keep nothing for the next start");
+    .option("--no-cache", "compile anew, and keep nothing for the next start")
+    .option("--revision <name>", "of a model of the hub: branch, tag or commit (default: main)")
+    .option("--cache-dir <dir>", "where models of the hub are kept (default: HF_HUB_CACHE, or hub in HF_HOME)")
+    .option("--token <token>", "access token of the hub; HF_TOKEN is better, because others can see command lines")
+    .option("--offline", "take a model of the hub from the cache and make no request (as HF_HUB_OFFLINE=1)");
 }
+
+/** What `--model` takes. */
+export const modelDescription = "folder of the model, or its name on the Hugging Face hub";
 
 /** How a model is loaded, and what is shown while that lasts. Call `stop` when it is done. */
 export function loadOptions(
@@ -88,6 +99,7 @@ export function loadOptions(
   batch?: number,
 ): { readonly options: LoadOptions; readonly stop: () => void } {
   const interactive = terminal.interactive && flags.json !== true;
+  const downloading = new Progress(interactive, "downloading", formatBytes);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
   const options: LoadOptions = {
@@ -100,6 +112,15 @@ export function loadOptions(
     ...(flags.prefillChunk === undefined ? {} : { prefillChunk: flags.prefillChunk }),
     ...(flags.cache ? {} : { cache: null }),
     ...(batch === undefined ? {} : { batch }),
+    ...(flags.revision === undefined ? {} : { revision: flags.revision }),
+    ...(flags.cacheDir === undefined ? {} : { cacheDir: flags.cacheDir }),
+    ...(flags.token === undefined ? {} : { token: flags.token }),
+    ...(flags.offline === true ? { localFilesOnly: true } : {}),
+    signal: terminal.signal,
+    onDownload: ({ bytes, total }) => {
+      downloading.update(bytes, total);
+      if (bytes === total) downloading.stop();
+    },
     onCompile: ({ done, total }) => {
       terminal.signal.throwIfAborted();
       compiling.update(done, total);
@@ -112,6 +133,7 @@ export function loadOptions(
   return {
     options,
     stop: () => {
+      downloading.stop();
       compiling.stop();
       loading.stop();
     },

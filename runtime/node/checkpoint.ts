@@ -90,7 +90,10 @@ function findIn(folder: string): string {
     statSync(join(folder, name), { throwIfNoEntry: false }),
   );
   throw new CheckpointError(`${folder}: neither ${singleName} nor ${indexName} is in this folder`, {
-    hint: other === undefined ? "give the folder that holds the weights" : `${other} is a pickle; convert it to safetensors first`,
+    hint:
+      other === undefined
+        ? "give the folder that holds the weights"
+        : `${other} is a pickle, which could run code and is not read; convert it in Python: safetensors.torch.save_file(torch.load(..., weights_only=True), "model.safetensors")`,
   });
 }
 
@@ -181,7 +184,7 @@ function readAt(descriptor: number, target: Uint8Array, position: number, file: 
 
 /** Opens every shard that an index names and takes the tensors that it places there, and those it does not mention at all. */
 function openShards(index: string, open: OpenCheckpoint): void {
-  const places = readIndex(index);
+  const places = readShardIndex(index);
   const folder = dirname(index);
   for (const shard of new Set(places.values())) {
     const file = join(folder, shard);
@@ -198,8 +201,11 @@ function openShards(index: string, open: OpenCheckpoint): void {
   }
 }
 
-/** Tensor name -> shard file name. A shard lies beside its index: a name with a path in it could make us read any file of the machine. */
-function readIndex(index: string): ReadonlyMap<string, string> {
+/**
+ * Tensor name -> shard file name. A shard lies beside its index: a name with a path in it could make us read any file of the machine.
+ * @throws CheckpointError naming the file and the tensor
+ */
+export function readShardIndex(index: string): ReadonlyMap<string, string> {
   const stat = statOf(index);
   if (!stat.isFile() || stat.size > maxIndexBytes)
     throw new CheckpointError(`${index}: is not an index file of at most ${maxIndexBytes} bytes`);

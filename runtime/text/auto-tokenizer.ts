@@ -1,24 +1,24 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { shown, UserError } from "../errors.ts";
+import type { HubOptions } from "../hub/options.ts";
+import { resolveModel } from "../hub/resolve.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Loads a tokenizer as `AutoTokenizer.from_pretrained` does, from a folder. */
+/** Loads a tokenizer as `AutoTokenizer.from_pretrained` does. */
 export const AutoTokenizer = {
   /**
-   * Reads `tokenizer.json`, and the special tokens from `tokenizer_config.json` or else the older `special_tokens_map.json`.
-   * @throws UserError naming the file that is missing or wrong.
+   * From a folder, or a repository of the Hugging Face hub, of which only the tokenizer's files are downloaded. Reads `tokenizer.json`, and the special tokens from `tokenizer_config.json` or else the older `special_tokens_map.json`.
+   * @throws UserError naming the file that is missing or wrong; as `resolveModel` for what the hub and its cache have.
    */
-  // Asynchronous like its namesakes, so that loading from elsewhere than a folder does not change the callers.
-  // eslint-disable-next-line @typescript-eslint/require-await
-  async fromPretrained(folder: string): Promise<Tokenizer> {
-    return loadTokenizer(folder);
+  async fromPretrained(nameOrFolder: string, options: HubOptions = {}): Promise<Tokenizer> {
+    return loadTokenizer(await resolveModel(nameOrFolder, { ...options, part: "tokenizer" }));
   },
 };
 
-/** As AutoTokenizer.fromPretrained, at once. */
+/** As AutoTokenizer.fromPretrained from a folder, at once. */
 export function loadTokenizer(folder: string): Tokenizer {
   const file = join(folder, "tokenizer.json");
   const tokenizer = readJson(file);

@@ -54,6 +54,8 @@ describe("the rules catch what they are for", () => {
     "backends/c-like.ts": ["compiler/ir/graph.ts", "ffi/llvm.ts"],
     "runtime/session.ts": ["compiler/artifact.ts", "compiler/fuse.ts", "package node:fs", "models/auto/index.ts"],
     "runtime/drivers/cpu.ts": ["ffi/llvm.ts", "package node:fs", "package typescript"],
+    "runtime/hub/resolve.ts": ["package @huggingface/hub"],
+    "runtime/text/tokenizer.ts": ["package @huggingface/hub"],
     "runtime/cli/main.ts": ["models/auto/index.ts", "compiler/fuse.ts", "backends/llvm/print.ts"],
     "ffi/llvm.ts": ["package koffi", "compiler/ir/graph.ts"],
     "tests/helper.ts": [],
@@ -70,12 +72,15 @@ describe("the rules catch what they are for", () => {
       `${lines.join("\n")}\nexport default [${imports.flatMap((l, i) => (l.startsWith("type") ? [] : `x${String(i)}`)).join()}];`,
     );
   }
-  for (const name of ["koffi", "typescript"]) {
+  for (const name of ["koffi", "@huggingface/hub", "typescript"]) {
     mkdirSync(join(root, "node_modules", name), { recursive: true });
     writeFileSync(join(root, "node_modules", name, "package.json"), JSON.stringify({ name, main: "index.js" }));
     writeFileSync(join(root, "node_modules", name, "index.js"), "");
   }
-  writeFileSync(join(root, "package.json"), JSON.stringify({ dependencies: { koffi: "*" }, devDependencies: { typescript: "*" } }));
+  writeFileSync(
+    join(root, "package.json"),
+    JSON.stringify({ dependencies: { koffi: "*", "@huggingface/hub": "*" }, devDependencies: { typescript: "*" } }),
+  );
   writeFileSync(join(root, "tsconfig.json"), "{}");
   const found = cruise(root);
 
@@ -95,6 +100,7 @@ describe("the rules catch what they are for", () => {
     "ffi-stands-alone: ffi/llvm.ts -> compiler/ir/graph.ts",
     "ffi-is-for-toolchains-and-drivers: backends/c-like.ts -> ffi/llvm.ts",
     "koffi-is-behind-ffi: backends/cuda/print.ts -> node_modules/koffi/index.js",
+    "the-hub-is-behind-its-room: runtime/text/tokenizer.ts -> node_modules/@huggingface/hub/index.js",
     "nobody-imports-a-composition-root: runtime/session.ts -> models/auto/index.ts",
     "product-does-not-import-tests: compiler/trace.ts -> tests/helper.ts",
     "product-does-not-import-dev-dependencies: runtime/drivers/cpu.ts -> node_modules/typescript/index.js",
@@ -114,6 +120,7 @@ describe("the rules catch what they are for", () => {
       "runtime/drivers/cpu.ts -> ffi/llvm.ts",
       "runtime/drivers/cpu.ts -> fs",
       "ffi/llvm.ts -> node_modules/koffi/index.js",
+      "runtime/hub/resolve.ts -> node_modules/@huggingface/hub/index.js",
       "models/auto/index.ts -> compiler/fuse.ts",
       "runtime/cli/main.ts -> models/auto/index.ts",
     ];

@@ -16,7 +16,7 @@ describe("help", () => {
   test("without arguments, and of each command, with examples", async () => {
     const { code, out } = await culm();
     expect(code).toBe(0);
-    for (const command of ["demo", "generate", "forward", "compile", "inspect", "bench", "random-checkpoint"]) {
+    for (const command of ["demo", "generate", "forward", "tokenize", "convert", "compile", "inspect", "bench", "random-checkpoint"]) {
       expect(out).toContain(command);
       const help = await culm(command, "--help");
       expect(help.code).toBe(0);
