@@ -1,7 +1,7 @@
 import type { Node } from "./ir/graph.ts";
-import { typeOf } from "./ir/graph.ts";
 import type { Decisions } from "./decisions.ts";
 import { isLinear } from "./decisions.ts";
+import { isStep } from "./graph/decompose-ssd.ts";
 import type { KernelPlan } from "./plan.ts";
 import { gemm } from "./lowering/gemm.ts";
 import { attention, ssdScan, ssdStep, conv } from "./lowering/mixers.ts";
@@ -29,7 +29,7 @@ export function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): Ke
       return runningSum(d, sink, anchor);
     case "get": {
       const tuple = anchor.inputs[0]!;
-      if (tuple.op === "ssdScan") return typeOf(anchor).shape[1] === 1 ? ssdStep(d, sink, anchor, tuple) : ssdScan(d, sink, anchor, tuple);
+      if (tuple.op === "ssdScan") return isStep(tuple) ? ssdStep(d, sink, anchor, tuple) : ssdScan(d, sink, anchor, tuple);
       if (tuple.op === "causalConv1d") return conv(d, sink, anchor, tuple);
       break;
     }

@@ -61,7 +61,7 @@ export interface Prologue {
   readonly value: (row: Expr, k: Expr, stat: Expr | null) => Expr;
 }
 
-/** Masked, causal or full attention over a cache; graph op `attention`. All functions give f32. */
+/** Causal or full attention over a cache; graph op `attention`. All functions give f32 unless they say otherwise. */
 export interface AttentionProblem {
   readonly frame: Frame;
   readonly batch: Expr;
@@ -78,8 +78,8 @@ export interface AttentionProblem {
   readonly q: (b: Expr, t: Expr, h: Expr, d: Expr) => Expr;
   readonly k: (b: Expr, hkv: Expr, j: Expr, d: Expr) => Expr;
   readonly v: (b: Expr, hkv: Expr, j: Expr, d: Expr) => Expr;
-  /** True where key j of row b may be seen; null = all. */
-  readonly mask: ((b: Expr, j: Expr) => Expr) | null;
+  /** Sequence id (ir/graph.ts) of key j, i32; null: all are of one sequence. Query t is position past + t. */
+  readonly ids: ((b: Expr, j: Expr) => Expr) | null;
   readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, d: Expr]>[];
 }
 
@@ -98,6 +98,8 @@ export interface SsdProblem {
   readonly B: (b: Expr, t: Expr, g: Expr, n: Expr) => Expr;
   readonly C: (b: Expr, t: Expr, g: Expr, n: Expr) => Expr;
   readonly D: (h: Expr) => Expr;
+  /** Sequence id (ir/graph.ts) of position t of this call, or of the one before it at t = -1; i32. null: everything continues one sequence. */
+  readonly ids: ((b: Expr, t: Expr) => Expr) | null;
   /** [batch, H, P, N], read and then replaced; the buffer and the index of an element. */
   readonly state: { readonly buffer: string; readonly dtype: DType; readonly index: (b: Expr, h: Expr, p: Expr, n: Expr) => Expr };
   readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, p: Expr]>[];
@@ -113,6 +115,11 @@ export interface ConvProblem {
   readonly x: (b: Expr, t: Expr, c: Expr) => Expr;
   readonly weight: (c: Expr, k: number) => Expr;
   readonly bias: ((c: Expr) => Expr) | null;
+  /**
+   * `id`: sequence id (ir/graph.ts) of position t of this call, or of the one before it at t = -1. `end`: how many positions the new state is after.
+   * Both i32. null: everything continues one sequence, and the new state is that at the end.
+   */
+  readonly sequences: { readonly id: (b: Expr, t: Expr) => Expr; readonly end: (b: Expr) => Expr } | null;
   /** [batch, K, C]: the last K inputs, oldest first; read and then replaced. */
   readonly state: { readonly buffer: string; readonly dtype: DType; readonly index: (b: Expr, k: Expr, c: Expr) => Expr };
   readonly outs: readonly Out<[b: Expr, t: Expr, c: Expr]>[];

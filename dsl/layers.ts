@@ -2,6 +2,7 @@ import type { Activation, Node } from "../compiler/ir/graph.ts";
 import { round } from "./elementwise.ts";
 import { emit, filled, grow, handle, operand, stored } from "./node.ts";
 import * as rules from "./shape.ts";
+import type { Sequences } from "./mixers.ts";
 import type { State } from "./sources.ts";
 import { param, setState } from "./sources.ts";
 import { fail, located } from "./trace.ts";
@@ -119,6 +120,11 @@ export interface ConvOptions<B extends Dim, C extends Dim> {
   readonly width: number;
   readonly bias?: boolean;
   readonly activation?: Activation;
+  /**
+   * Inputs of other sequences and padding read as 0. The new state is that after the first `ends` [batch] positions of this call, 0 to leave it as it is:
+   * with the place after each row's last token, padding on the right leaves no trace. Without it everything continues one sequence.
+   */
+  readonly sequences?: Sequences<B> & { readonly ends: Tensor<[B], "i32"> };
   /** The last `width` inputs of the calls before, oldest first, [batch, width, channels]; without it the sequence begins here. */
   readonly state?: State<[B, number, C]>;
 }
@@ -133,7 +139,7 @@ export function causalConv1d<B extends Dim, T extends Dim, C extends Dim>(
   options: ConvOptions<NoInfer<B>, NoInfer<C>>,
 ): Tensor<[B, T, C]> {
   return located(causalConv1d, name, () => {
-    const { width, bias = false, activation = null, state } = options;
+    const { width, bias = false, activation = null, sequences, state } = options;
     const [batch, , channels] = x.axes;
     const window = [batch, width, channels];
     if (state && !rules.same(state.axes, window))
@@ -141,9 +147,19 @@ export function causalConv1d<B extends Dim, T extends Dim, C extends Dim>(
         what: `causalConv1d: the state ${rules.show(state.axes)} is not ${rules.show(window)}`,
         operands: [operand("x", x), operand("state", state)],
       });
-    const inputs = [x.node, param(`${name}.weight`, [channels, width]).node, state?.node ?? filled(0, window, "f32")];
-    if (bias) inputs.splice(2, 0, param(`${name}.bias`, [channels]).node);
-    const both = emit("causalConv1d", inputs, { width, bias, activation });
+    if (sequences && (sequences.ids.axes[0] !== batch || !rules.same(sequences.ends.axes, [batch])))
+      fail({
+        what: `causalConv1d: the sequences ${rules.show(sequences.ids.axes)} with ends ${rules.show(sequences.ends.axes)} are not by '${batch}'`,
+        operands: [operand("x", x), operand("ids", sequences.ids), operand("ends", sequences.ends)],
+      });
+    const inputs = [
+      x.node,
+      param(`${name}.weight`, [channels, width]).node,
+      ...(bias ? [param(`${name}.bias`, [channels]).node] : []),
+      ...(sequences ? [sequences.ids.node, sequences.ends.node] : []),
+      state?.node ?? filled(0, window, "f32"),
+    ];
+    const both = emit("causalConv1d", inputs, { width, bias, activation, past: sequences?.past ?? null });
     if (state) setState(state, handle(emit("get", [both], { index: 1 }), state.axes));
     return handle(emit("get", [both], { index: 0 }), x.axes);
   });

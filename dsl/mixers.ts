@@ -78,13 +78,22 @@ function roundedRope(x: AnyTensor, positions: Node, tables: readonly [Node, Node
   return emit("concat", kept > 0 ? [...parts, piece(2 * pairs, kept)] : parts, { axis: 3 });
 }
 
+/**
+ * Which tokens of a row belong together, for parts that carry a state. `ids` [batch, positions] counts absolute positions, of which this call's begin
+ * at `past`: a token has the number n >= 1 of its sequence within the row, padding has -n of the last token before it, or -1 when there was none.
+ */
+export interface Sequences<B extends Dim, C extends Dim = Dim> {
+  readonly ids: Tensor<[B, C], "i32">;
+  readonly past: Expr;
+}
+
 export interface AttentionOptions<B extends Dim, G extends Dim, C extends Dim, D extends Dim, E extends Float> {
   /** Factor of the scores. Default 1 / sqrt(head size). */
   readonly scale?: number;
   /** Position t sees keys up to its own only. Default true. */
   readonly causal?: boolean;
-  /** 0 hides a key from every query of its row, anything else shows it. */
-  readonly mask?: Tensor<[B, C]>;
+  /** Sequence ids of the keys (see `Sequences`): a query sees those of its own sequence, and no padding. */
+  readonly ids?: Tensor<[B, C], "i32">;
   /** Keys and values are appended to the cache, and all of it is attended to. */
   readonly cache?: KvCache<[B, G, C, D], E>;
 }
@@ -109,7 +118,7 @@ export function attention<
   options: AttentionOptions<NoInfer<B>, NoInfer<G>, C, NoInfer<D>, E> = {},
 ): Tensor<[B, T, H, D]> {
   return located(attention, "attention", () => {
-    const { causal = true, mask, cache } = options;
+    const { causal = true, ids, cache } = options;
     const [batch, , , size] = q.axes;
     expect("attention: keys", k, [batch, k.axes[1], k.axes[2], size]);
     expect("attention: values", v, k.axes);
@@ -118,9 +127,9 @@ export function attention<
     const byHead = (x: Tensor<[B, S, G, D]>): Node => emit("transpose", [x.node], { perm: [0, 2, 1, 3] });
     const keys = cache ? append(cache.keys, byHead(k), cache.past, k.axes) : byHead(k);
     const values = cache ? append(cache.values, byHead(v), cache.past, k.axes) : byHead(v);
-    if (mask) expect("attention: mask", mask, [batch, cache ? cache.keys.axes[2] : k.axes[1]]);
-    const inputs = [q.node, keys, values, ...(mask ? [mask.node] : [])];
-    return handle(emit("attention", inputs, { scale, causal, mask: mask !== undefined, past: cache?.past ?? i32(0) }), q.axes);
+    if (ids) expect("attention: ids", ids, [batch, cache ? cache.keys.axes[2] : k.axes[1]]);
+    const inputs = [q.node, keys, values, ...(ids ? [ids.node] : [])];
+    return handle(emit("attention", inputs, { scale, causal, ids: ids !== undefined, past: cache?.past ?? i32(0) }), q.axes);
   });
 }
 
@@ -150,6 +159,8 @@ export interface SsdInputs<B extends Dim, T extends Dim, H extends Dim, P extend
   readonly dtLimit?: readonly [min: number, max: number];
   /** Positions that are computed together; changes speed and nothing else. */
   readonly chunk: number;
+  /** The state starts anew where a sequence begins, and padding leaves it alone; without it everything continues one sequence. */
+  readonly sequences?: Sequences<NoInfer<B>>;
   /** The recurrent state [batch, heads, head size, state size]; without it the sequence begins here. */
   readonly state?: State<[NoInfer<B>, NoInfer<H>, NoInfer<P>, NoInfer<N>]>;
 }
@@ -162,7 +173,7 @@ export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends D
   inputs: SsdInputs<B, T, H, P, G, N>,
 ): Tensor<[B, T, H, P]> {
   return located(ssdScan, "ssdScan", () => {
-    const { x, dt, dtBias, A, B, C, D, state, dtLimit = [0, Infinity], chunk } = inputs;
+    const { x, dt, dtBias, A, B, C, D, sequences, state, dtLimit = [0, Infinity], chunk } = inputs;
     const [batch, seq, heads, size] = x.axes;
     expect("ssdScan: dt", dt, [batch, seq, heads]);
     expect("ssdScan: B", B, [batch, seq, B.axes[2], B.axes[3]]);
@@ -171,11 +182,15 @@ export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends D
     const kept = [batch, heads, size, B.axes[3]];
     if (state) expect(`ssdScan: state '${state.state}'`, state, kept);
     const before = state?.node ?? filled(0, kept, "f32");
-    const both = emit("ssdScan", [x.node, dt.node, A.node, B.node, C.node, D.node, dtBias?.node ?? filled(0, [heads], "f32"), before], {
+    if (sequences) expect("ssdScan: ids", sequences.ids, [batch, sequences.ids.axes[1]]);
+    const bias = dtBias?.node ?? filled(0, [heads], "f32");
+    const operands = [x.node, dt.node, A.node, B.node, C.node, D.node, bias, ...(sequences ? [sequences.ids.node] : [])];
+    const both = emit("ssdScan", [...operands, before], {
       chunk,
       softplus: dtBias !== undefined,
       dtMin: dtLimit[0],
       dtMax: dtLimit[1],
+      past: sequences?.past ?? null,
     });
     if (state) setState(state, handle(emit("get", [both], { index: 1 }), kept));
     return handle(emit("get", [both], { index: 0 }), x.axes);

@@ -2,10 +2,14 @@ import type { TensorEntry } from "../compiler/artifact.ts";
 import { evaluateIntExpr } from "../compiler/artifact.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, ProgramInfo } from "./executor.ts";
+import type { Placement } from "./sequences.ts";
+import { checkPosition, placeTokens } from "./sequences.ts";
 
 /**
  * A conversation with a model: rows of tokens go in, the logits of what comes next come out, and the states in between stay on the device. All rows
- * advance together and share `past`; a shorter prompt is padded on the left and masked.
+ * advance together and share `past`; a shorter prompt is padded and masked. Padding leaves no trace in the states, on either side; only padding between
+ * tokens of one sequence in one call takes the place of inputs of the convolution (as zeros), as in Transformers. Padded on the left, a row's last
+ * position is a token's, whose logits say what comes next.
  */
 export interface Session {
   readonly executor: Executor;
@@ -24,7 +28,7 @@ export interface Session {
   readonly next: Int32Array;
   /** Feeds `rows` rows of tokens of one length, [rows, length] row-major. States continue from what they are. */
   prefill(ids: Int32Array, options?: PrefillOptions): Promise<void>;
-  /** Feeds one token a row. @param positions of these tokens for the rotary embedding; they count on unless given */
+  /** Feeds one token a row, which continues its sequence. @param positions of these tokens for the rotary embedding; they count on unless given */
   decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void>;
   /** Logits of the last position of a row: valid until the next call. Only the rows asked for are brought to the host. */
   logits(row: number): Promise<Float32Array>;
@@ -41,7 +45,16 @@ export interface PrefillOptions {
   readonly rows?: number;
   /** 1 for a token, 0 for padding, [rows, length]; all ones unless given. */
   readonly mask?: ArrayLike<number>;
-  /** Position of each token for the rotary embedding, [rows, length]. Unless given, tokens count on from the row's last one and padding has 0. */
+  /**
+   * A label for each token, [rows, length], any 32-bit integers: several sequences in one row (packing). A token whose label differs from that of the token
+   * before it, in this call or the last one, begins a sequence, which sees nothing of those before. Unless given, every token continues its row's sequence
+   * (whose label is 0 if none was ever given). Labels of padding do not matter.
+   */
+  readonly sequences?: ArrayLike<number>;
+  /**
+   * Position of each token for the rotary embedding, [rows, length]. Unless given, tokens count on from the row's last one, from 0 where a sequence begins,
+   * and padding has 0.
+   */
   readonly positions?: ArrayLike<number>;
   /**
    * First token of a row whose logits are wanted, for programs that compute as many as are asked for; 0 unless given. A chunk before it computes those
@@ -63,8 +76,10 @@ export interface Snapshot {
   readonly past: number;
   /** Next position of each row. */
   readonly positions: Int32Array;
-  /** [rows, past] */
-  readonly mask: Float32Array;
+  /** Label of each row's last token. */
+  readonly labels: Int32Array;
+  /** Sequence of each position, and whether it is padding, [rows, past]: see sequences.ts. */
+  readonly sequenceIds: Int32Array;
   /** The used part of each state: `shape` has the rows in use, and `past` on an axis that runs over positions. */
   readonly states: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: HostArray }>;
 }
@@ -100,12 +115,14 @@ class ModelSession implements Session {
   private readonly main: string;
   private readonly ids: HostArray | undefined;
   private readonly positionIds: HostArray | undefined;
-  private readonly mask: HostArray | undefined;
+  /** Of every row so far, [maxRows, capacity]. */
+  private readonly sequenceIds: HostArray;
+  private readonly ends: HostArray | undefined;
   private readonly logitRows: readonly Float32Array[];
   /** Next position of each row. */
   private readonly positions: Int32Array;
-  /** The mask of every row so far, which also a program without attention needs for a snapshot. */
-  private readonly kept: Float32Array;
+  /** Label of each row's last token. */
+  private readonly labels: Int32Array;
   /** Decode programs by their number of rows, ascending. */
   private readonly decodes: readonly (readonly [rows: number, name: string])[];
   private readonly positionAxes: Readonly<Record<string, number>>;
@@ -135,7 +152,8 @@ class ModelSession implements Session {
       .sort(([a], [b]) => a - b);
     this.ids = executor.input("input_ids");
     this.positionIds = executor.input("position_ids");
-    this.mask = executor.input("key_mask");
+    this.sequenceIds = executor.input("sequence_ids") ?? new Int32Array(this.maxRows * this.capacity);
+    this.ends = executor.input("sequence_ends");
     const logits = executor.output("logits");
     const last = program.outputs.find(({ name }) => name === "logits")?.shape.at(-1);
     this.vocabSize = typeof last === "number" ? last : vocabSize;
@@ -147,24 +165,29 @@ class ModelSession implements Session {
     const next = executor.output("argmax");
     this.next = next instanceof Int32Array ? next : new Int32Array(this.maxRows);
     this.positions = new Int32Array(this.maxRows);
-    this.kept = new Float32Array(this.maxRows * this.capacity);
+    this.labels = new Int32Array(this.maxRows);
   }
 
   async prefill(ids: Int32Array, options: PrefillOptions = {}): Promise<void> {
-    const { rows = 1, mask, positions, onChunk, extra = {}, logitsFrom = 0 } = options;
+    const { rows = 1, mask, sequences, positions, onChunk, extra = {}, logitsFrom = 0 } = options;
     const length = ids.length / rows;
     this.checkCall(rows, length);
     this.checkIds(ids);
-    for (const [what, values] of Object.entries({ mask, positions })) {
+    for (const [what, values] of Object.entries({ mask, "sequence labels": sequences, positions })) {
       if (values !== undefined && values.length !== ids.length)
         throw new UserError(`the ${what} has ${values.length} elements, the ids have ${ids.length}`);
     }
-    this.checkPositions(rows, length, mask, positions);
+    const placement = placeTokens(
+      { sequence: (row) => this.sequenceOf(row), label: (row) => this.labels[row]!, position: (row) => this.positions[row]! },
+      { rows, length, mask, sequences, positions },
+      this.capacity,
+    );
     await this.alone(async () => {
       this.rows = rows;
+      this.reach = placement.positions.reduce((reach, position) => Math.max(reach, position + 1), 0);
       for (let first = 0; first < length; first += this.chunk) {
         const count = Math.min(this.chunk, length - first);
-        this.fill(first, count, length, ids, mask, positions);
+        this.fill(first, count, length, ids, placement, sequences);
         for (const [name, values] of Object.entries(extra)) this.fillExtra(name, values, first, count, length);
         const kept = Math.max(1, Math.min(count, first + count - logitsFrom));
         await this.run(this.main, count, kept);
@@ -180,11 +203,14 @@ class ModelSession implements Session {
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
     this.checkCall(rows, 1);
     this.checkIds(ids);
-    this.checkPositions(rows, 1, undefined, positions);
+    let reach = 0;
+    for (let row = 0; row < rows; row += 1)
+      reach = Math.max(reach, checkPosition(positions?.[row] ?? this.positions[row]!, this.capacity) + 1);
     if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
     this.busy = true;
     try {
-      this.fill(0, 1, 1, ids, undefined, positions);
+      this.reach = reach;
+      this.fillStep(ids, positions);
       await this.run(this.decodeProgram(rows), 1);
       await this.executor.fetch("argmax", rows);
     } finally {
@@ -207,8 +233,8 @@ class ModelSession implements Session {
 
   async snapshot(): Promise<Snapshot> {
     const { rows, past, capacity } = this;
-    const mask = new Float32Array(rows * past);
-    for (let row = 0; row < rows; row += 1) mask.set(this.kept.subarray(row * capacity, row * capacity + past), row * past);
+    const sequenceIds = new Int32Array(rows * past);
+    for (let row = 0; row < rows; row += 1) sequenceIds.set(this.sequenceIds.subarray(row * capacity, row * capacity + past), row * past);
     const states = new Map<string, { shape: readonly number[]; data: HostArray }>();
     for (const entry of this.executor.states) {
       const { shape, blocks, length, stride } = this.used(entry, rows, past);
@@ -217,11 +243,11 @@ class ModelSession implements Session {
         await this.executor.readState(entry.name, block * stride, data.subarray(block * length, (block + 1) * length));
       states.set(entry.name, { shape, data });
     }
-    return { rows, past, positions: this.positions.slice(0, rows), mask, states };
+    return { rows, past, positions: this.positions.slice(0, rows), labels: this.labels.slice(0, rows), sequenceIds, states };
   }
 
   async restore(snapshot: Snapshot): Promise<void> {
-    const { rows, past, positions, mask, states } = snapshot;
+    const { rows, past, positions, labels, sequenceIds, states } = snapshot;
     if (rows > this.maxRows || past > this.capacity)
       throw new UserError(
         `the snapshot has ${rows} rows and ${past} positions, the session has room for ${this.maxRows} and ${this.capacity}`,
@@ -245,10 +271,10 @@ class ModelSession implements Session {
       this.rows = rows;
       this.past = past;
       this.positions.set(positions);
+      this.labels.set(labels);
       for (let row = 0; row < rows; row += 1) {
-        this.kept.set(mask.subarray(row * past, (row + 1) * past), row * this.capacity);
-        this.mask?.set(mask.subarray(row * past, (row + 1) * past), row * this.capacity);
-        this.executor.wrote("key_mask", row * this.capacity, past);
+        this.sequenceIds.set(sequenceIds.subarray(row * past, (row + 1) * past), row * this.capacity);
+        this.executor.wrote("sequence_ids", row * this.capacity, past);
       }
     });
   }
@@ -258,6 +284,7 @@ class ModelSession implements Session {
     this.rows = 0;
     this.past = 0;
     this.positions.fill(0);
+    this.labels.fill(0);
     if (!used) return;
     // Of a state that runs over positions nothing beyond `past` is ever read. Clearing it would touch memory that may never be needed.
     for (const { name } of this.executor.states) if (this.positionAxes[name] === undefined) await this.executor.clearState(name);
@@ -300,28 +327,10 @@ class ModelSession implements Session {
     }
   }
 
-  /** Positions given before may have run ahead of the caches, so those that follow are looked at too. Notes how far the call reaches. */
-  private checkPositions(
-    rows: number,
-    length: number,
-    mask: ArrayLike<number> | undefined,
-    positions: ArrayLike<number> | undefined,
-  ): void {
-    this.reach = 0;
-    for (let row = 0; row < rows; row += 1) {
-      let next = this.rows === 0 ? 0 : this.positions[row]!;
-      for (let i = 0; i < length; i += 1) {
-        const at = row * length + i;
-        const position = positions?.[at] ?? next;
-        if (!Number.isInteger(position) || position < 0 || position >= this.capacity)
-          throw new UserError(`position ${position} is outside the compiled model's 0 to ${this.capacity - 1}`, {
-            hint: "compile it for more: --max-length on the command line, maxLength in fromPretrained",
-          });
-        if (mask?.[at] !== 0) next = position + 1;
-        // padding without a position of its own has 0
-        if (mask?.[at] !== 0 || positions !== undefined) this.reach = Math.max(this.reach, position + 1);
-      }
-    }
+  /** The sequence that a row's next token continues; 0 before its first one. */
+  private sequenceOf(row: number): number {
+    // a token moves the position on, so at 0 there was none
+    return this.positions[row] === 0 ? 0 : Math.abs(this.sequenceIds[row * this.capacity + this.past - 1]!);
   }
 
   /**
@@ -339,25 +348,47 @@ class ModelSession implements Session {
     count: number,
     length: number,
     ids: Int32Array,
-    mask: ArrayLike<number> | undefined,
-    positions: ArrayLike<number> | undefined,
+    placement: Placement,
+    sequences: ArrayLike<number> | undefined,
   ): void {
-    const { capacity, past, kept } = this;
     for (let row = 0; row < this.rows; row += 1) {
       for (let i = 0; i < count; i += 1) {
         const from = row * length + first + i;
-        const to = row * count + i;
-        const keep = mask === undefined || mask[from] !== 0;
-        let position = positions?.[from];
-        if (position === undefined) position = keep ? this.positions[row]! : 0;
-        if (keep) this.positions[row] = position + 1;
-        if (this.ids !== undefined) this.ids[to] = ids[from]!;
-        if (this.positionIds !== undefined) this.positionIds[to] = position;
-        kept[row * capacity + past + i] = keep ? 1 : 0;
-        if (this.mask !== undefined) this.mask[row * capacity + past + i] = keep ? 1 : 0;
+        const id = placement.ids[from]!;
+        const position = placement.positions[from]!;
+        this.place(row, i, count, ids[from]!, id, position);
+        if (id > 0) {
+          this.positions[row] = position + 1;
+          this.labels[row] = sequences?.[from] ?? this.labels[row]!;
+        }
       }
-      this.executor.wrote("key_mask", row * capacity + past, count);
+      // Padding before later tokens of the row is part of this chunk's inputs, as it is when the chunks are one call; padding after the last is not.
+      if (this.ends !== undefined) this.ends[row] = Math.min(Math.max(placement.ends[row]! - first, 0), count);
     }
+    this.wrote(count);
+  }
+
+  /** The same for one token a row. Allocates nothing. */
+  private fillStep(ids: Int32Array, positions: ArrayLike<number> | undefined): void {
+    for (let row = 0; row < this.rows; row += 1) {
+      const position = positions?.[row] ?? this.positions[row]!;
+      this.place(row, 0, 1, ids[row]!, this.sequenceOf(row) || 1, position);
+      this.positions[row] = position + 1;
+      if (this.ends !== undefined) this.ends[row] = 1;
+    }
+    this.wrote(1);
+  }
+
+  private place(row: number, i: number, count: number, token: number, sequenceId: number, position: number): void {
+    const to = row * count + i;
+    if (this.ids !== undefined) this.ids[to] = token;
+    if (this.positionIds !== undefined) this.positionIds[to] = position;
+    this.sequenceIds[row * this.capacity + this.past + i] = sequenceId;
+  }
+
+  private wrote(count: number): void {
+    for (let row = 0; row < this.rows; row += 1) this.executor.wrote("sequence_ids", row * this.capacity + this.past, count);
+    this.executor.wrote("sequence_ends", 0, this.rows);
     this.executor.wrote("input_ids", 0, this.rows * count);
     this.executor.wrote("position_ids", 0, this.rows * count);
   }

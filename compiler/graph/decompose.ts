@@ -82,7 +82,7 @@ const UNSEEN = -3e38;
  * a cache holds there has to be finite (states begin at zero).
  */
 function attention(n: NodeOf<"attention">, b: Builder): Node {
-  const [q, k, v, mask] = n.inputs as [Node, Node, Node, Node | undefined];
+  const [q, k, v, ids] = n.inputs as [Node, Node, Node, Node | undefined];
   const { scale, causal, past } = n.attrs;
   const [batch, seq, H, D] = shapeOf(q) as [number, number, number, number];
   const [, Hkv, T] = shapeOf(k) as [number, number, number, number];
@@ -93,7 +93,9 @@ function attention(n: NodeOf<"attention">, b: Builder): Node {
   const grid = [seq, T];
   const end = causal ? b.binary("add", b.binary("add", b.iota(grid, 0), b.scalar(past, grid)), 1) : b.scalar(add(past, seq), grid);
   const inTime = b.spread(b.binary("lt", b.iota(grid, 1), end), shape, [2, 3]);
-  const seen = mask ? b.binary("and", inTime, b.spread(b.binary("ne", mask, 0), shape, [0, 3])) : inTime;
+  const sequence = (keys: Node): Node => b.unary("abs", b.slice(keys, 1, past, seq));
+  const together = (keys: Node): Node => b.binary("eq", b.spread(keys, shape, [0, 3]), b.spread(sequence(keys), shape, [0, 2]));
+  const seen = ids ? b.binary("and", inTime, together(ids)) : inTime;
 
   const visible = b.select(seen, scores, UNSEEN);
   const e = b.select(seen, b.unary("exp", b.binary("sub", visible, b.reduceSpread("max", visible, 3))), 0);

@@ -366,6 +366,7 @@ export const and = (...es: readonly Expr[]): Expr => es.reduce((a, b) => binary(
 export const or = (a: Expr, b: Expr): Expr => binary("or", a, b);
 export const not = (a: Expr): Expr => unary("not", a);
 export const neg = (a: Expr): Expr => unary("neg", a);
+export const abs = (a: Expr): Expr => unary("abs", a);
 export const exp = (a: Expr): Expr => unary("exp", a);
 export const ceilDiv = (a: Operand, d: number): Expr => idiv(add(a, d - 1), d);
 

@@ -84,6 +84,9 @@ function expressionsOf(n: Node): Expr[] {
       return [n.attrs.start];
     case "attention":
       return [n.attrs.past];
+    case "ssdScan":
+    case "causalConv1d":
+      return n.attrs.past ? [n.attrs.past] : [];
     default:
       return [];
   }

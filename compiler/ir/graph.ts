@@ -17,6 +17,13 @@ export type Layout = { readonly kind: "rows" } | { readonly kind: "panels"; read
 
 export type Activation = "silu" | "gelu" | "geluTanh" | "relu" | "softplus" | "sigmoid" | "tanh";
 
+/*
+ * Sequence ids, i32 by absolute position, say which tokens of a row belong together. A token has the number n >= 1 of its sequence within the row; padding
+ * has -n of the last token before it, or -1 when there was none. So |id| is the sequence that a position continues and its sign says whether it is
+ * padding; |id| never decreases along a row. An operation whose call begins at position `past` takes |ids[max(past - 1, 0)]| as the sequence of its
+ * incoming state.
+ */
+
 /** What each operation carries beside its inputs. Input order is given in the comment; `?` marks an input that is there only when the attribute says so. */
 export interface Attrs {
   // ---- sources: no inputs
@@ -78,19 +85,32 @@ export interface Attrs {
   gatedRmsNorm: { readonly eps: number };
   /** x [batch, seq, heads, D], positions [batch, seq] i32, cos and sin [maxPositions, R/2]: rotates the first R of D dimensions, halves paired (NeoX) */
   rope: { readonly rotary: number };
-  /** x [batch, seq, C], weight [C, K], bias? [C], state [batch, K, C] (the last K inputs, oldest first) -> (y [batch, seq, C], new state) */
-  causalConv1d: { readonly width: number; readonly bias: boolean; readonly activation: Activation | null };
   /**
-   * x [batch, seq, H, P], dt [batch, seq, H] (raw), A [H] (negative), B, C [batch, seq, G, N], D [H], dtBias [H], state [batch, H, P, N]
-   * -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax), without the
+   * x [batch, seq, C], weight [C, K], bias? [C], ids? [batch, T], ends? [batch] i32, state [batch, K, C] (the last K inputs, oldest first)
+   * -> (y [batch, seq, C], new state).
+   * With sequence ids (`past` not null): an input of another sequence than the output's, or of padding, reads as 0. The new state is that after the
+   * first ends[row] positions of this call (0: the old one), with inputs of another sequence than the last of them as 0.
+   */
+  causalConv1d: { readonly width: number; readonly bias: boolean; readonly activation: Activation | null; readonly past: Expr | null };
+  /**
+   * x [batch, seq, H, P], dt [batch, seq, H] (raw), A [H] (negative), B, C [batch, seq, G, N], D [H], dtBias [H], ids? [batch, T] i32,
+   * state [batch, H, P, N] -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax), without the
    * softplus where `softplus` is false. spec/ssd.md section 1. All f32.
+   * With sequence ids (`past` not null): where a sequence begins the state is zero before it, and padding neither adds to the state nor lets it decay.
    */
-  ssdScan: { readonly chunk: number; readonly softplus: boolean; readonly dtMin: number; readonly dtMax: number };
+  ssdScan: {
+    readonly chunk: number;
+    readonly softplus: boolean;
+    readonly dtMin: number;
+    readonly dtMax: number;
+    readonly past: Expr | null;
+  };
   /**
-   * q [batch, seq, H, D], k, v [batch, Hkv, T, D] (T = cache capacity or seq), mask? [batch, T] (f32, 1 = keep) -> [batch, seq, H, D].
-   * Query t (absolute position past + t) sees keys j with j <= past + t (when causal), j < past + seq, mask != 0. A row that sees no key gives 0.
+   * q [batch, seq, H, D], k, v [batch, Hkv, T, D] (T = cache capacity or seq), ids? [batch, T] i32 -> [batch, seq, H, D].
+   * Query t (absolute position past + t) sees keys j with j <= past + t (when causal), j < past + seq and, with sequence ids, ids[j] = |ids[past + t]|.
+   * A row that sees no key gives 0.
    */
-  attention: { readonly scale: number; readonly causal: boolean; readonly mask: boolean; readonly past: Expr };
+  attention: { readonly scale: number; readonly causal: boolean; readonly ids: boolean; readonly past: Expr };
   /** logits [batch, seq, V] f32, labels [batch, seq] i32 -> []: mean of -log softmax at labels over the positions whose label is not ignoreIndex (already shifted); NaN when there is none */
   crossEntropy: { readonly ignoreIndex: number };
 }

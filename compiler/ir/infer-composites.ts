@@ -1,3 +1,4 @@
+import type { Expr } from "./expr.ts";
 import { printDim, printShape } from "./graph-text.ts";
 import type { Attrs, Dim, TensorType } from "./graph.ts";
 import type { Infer, Types } from "./infer.ts";
@@ -12,6 +13,18 @@ const f32 = (shape: readonly Dim[]): TensorType => ({ dtype: "f32", shape });
 function expectPositive(ctx: Infer, what: string, value: number): void {
   if (!Number.isInteger(value) || value < 1)
     throw ctx.error(`${what} is ${value}`, { expected: "a whole number of at least 1", got: String(value), fix: `correct ${what}` });
+}
+
+function expectPast(ctx: Infer, past: Expr): void {
+  if (past.dtype !== "i32")
+    throw ctx.error(`past is ${past.dtype}`, { expected: "i32", got: past.dtype, fix: "use an integer expression" });
+}
+
+/** Ids by absolute position, for at least the positions of this call. */
+function expectIds(ctx: Infer, ids: TensorType, batch: Dim): void {
+  expectDType(ctx, "ids", ids, ["i32"]);
+  expectRank(ctx, "ids", ids, 2, "[batch, positions]");
+  expectShape(ctx, "ids", ids, [batch, ids.shape[1]!], "[batch, positions]");
 }
 
 export function inferActivation([x]: Types, _: Attrs["activation"], ctx: Infer): Types {
@@ -68,9 +81,9 @@ export function inferRope([x, positions, cos, sin]: Types, { rotary }: Attrs["ro
   return [f32(x!.shape)];
 }
 
-export function inferCausalConv1d(inputs: Types, { width, bias }: Attrs["causalConv1d"], ctx: Infer): Types {
+export function inferCausalConv1d(inputs: Types, { width, bias, past }: Attrs["causalConv1d"], ctx: Infer): Types {
   const [x, weight] = inputs;
-  const state = inputs[bias ? 3 : 2]!;
+  const state = inputs.at(-1)!;
   expectRank(ctx, "x", x!, 3, "[batch, seq, channels]");
   expectPositive(ctx, "width", width);
   const [batch, , channels] = x!.shape;
@@ -86,14 +99,23 @@ export function inferCausalConv1d(inputs: Types, { width, bias }: Attrs["causalC
     expectFloat(ctx, "bias", inputs[2]!);
     expectShape(ctx, "bias", inputs[2]!, [channels!], "[channels]");
   }
+  if (past) {
+    const [ids, ends] = inputs.slice(-3) as [TensorType, TensorType];
+    expectPast(ctx, past);
+    expectIds(ctx, ids, batch!);
+    expectDType(ctx, "ends", ends, ["i32"]);
+    expectShape(ctx, "ends", ends, [batch!], "[batch]");
+  }
   expectShape(ctx, "state", state, [batch!, width, channels!], "[batch, width, channels]");
   return [f32(x!.shape), state];
 }
 
-export function inferSsdScan([x, dt, A, B, C, D, dtBias, state]: Types, attrs: Attrs["ssdScan"], ctx: Infer): Types {
+export function inferSsdScan(inputs: Types, attrs: Attrs["ssdScan"], ctx: Infer): Types {
+  const [x, dt, A, B, C, D, dtBias] = inputs;
+  const state = inputs.at(-1)!;
   const operands = { x: x!, dt: dt!, A: A!, B: B!, C: C!, D: D!, dtBias: dtBias! };
   for (const [label, t] of Object.entries(operands)) expectDType(ctx, label, t, ["f32"]);
-  expectFloat(ctx, "state", state!);
+  expectFloat(ctx, "state", state);
   expectRank(ctx, "x", x!, 4, "[batch, seq, heads, P]");
   expectRank(ctx, "B", B!, 4, "[batch, seq, groups, N]");
   const [batch, seq, H, P] = x!.shape as readonly [Dim, Dim, Dim, Dim];
@@ -117,7 +139,11 @@ export function inferSsdScan([x, dt, A, B, C, D, dtBias, state]: Types, attrs: A
     ["dtBias", dtBias!],
   ] as const)
     expectShape(ctx, label, t, [H], "[heads]");
-  expectShape(ctx, "state", state!, [batch, H, P, N], "[batch, heads, P, N]");
+  if (attrs.past) {
+    expectPast(ctx, attrs.past);
+    expectIds(ctx, inputs[7]!, batch);
+  }
+  expectShape(ctx, "state", state, [batch, H, P, N], "[batch, heads, P, N]");
   expectPositive(ctx, "chunk", attrs.chunk);
   if (!(attrs.dtMin <= attrs.dtMax))
     throw ctx.error("the limits of dt are empty", {
@@ -125,10 +151,10 @@ export function inferSsdScan([x, dt, A, B, C, D, dtBias, state]: Types, attrs: A
       got: `${attrs.dtMin} and ${attrs.dtMax}`,
       fix: "check time_step_limit",
     });
-  return [x!, state!];
+  return [x!, state];
 }
 
-export function inferAttention(inputs: Types, { scale, mask, past }: Attrs["attention"], ctx: Infer): Types {
+export function inferAttention(inputs: Types, { scale, ids, past }: Attrs["attention"], ctx: Infer): Types {
   const [q, k, v] = inputs;
   for (const [label, t] of [
     ["q", q!],
@@ -151,12 +177,11 @@ export function inferAttention(inputs: Types, { scale, mask, past }: Attrs["atte
     });
   expectShape(ctx, "k", k!, [batch, Hkv, T, D], "[batch, kvHeads, keys, D]");
   expectShape(ctx, "v", v!, k!.shape, "[shape of k]");
-  if (mask) {
-    expectDType(ctx, "mask", inputs[3]!, ["f32"]);
-    expectShape(ctx, "mask", inputs[3]!, [batch, T], "[batch, keys]");
+  if (ids) {
+    expectDType(ctx, "ids", inputs[3]!, ["i32"]);
+    expectShape(ctx, "ids", inputs[3]!, [batch, T], "[batch, keys]");
   }
-  if (past.dtype !== "i32")
-    throw ctx.error(`past is ${past.dtype}`, { expected: "i32", got: past.dtype, fix: "use an integer expression" });
+  expectPast(ctx, past);
   if (!Number.isFinite(scale))
     throw ctx.error(`scale is ${scale}`, { expected: "a finite number", got: String(scale), fix: "correct scale" });
   return [f32(q!.shape)];

@@ -75,11 +75,15 @@ export const OPS = {
   rope: { kind: "composite", operands: named("x", "positions", "cos", "sin"), infer: composite.inferRope },
   causalConv1d: {
     kind: "composite",
-    operands: ({ bias }) => ["x", "weight", ...(bias ? ["bias"] : []), "state"],
+    operands: ({ bias, past }) => ["x", "weight", ...(bias ? ["bias"] : []), ...(past ? ["ids", "ends"] : []), "state"],
     infer: composite.inferCausalConv1d,
   },
-  ssdScan: { kind: "composite", operands: named("x", "dt", "A", "B", "C", "D", "dtBias", "state"), infer: composite.inferSsdScan },
-  attention: { kind: "composite", operands: ({ mask }) => ["q", "k", "v", ...(mask ? ["mask"] : [])], infer: composite.inferAttention },
+  ssdScan: {
+    kind: "composite",
+    operands: ({ past }) => ["x", "dt", "A", "B", "C", "D", "dtBias", ...(past ? ["ids"] : []), "state"],
+    infer: composite.inferSsdScan,
+  },
+  attention: { kind: "composite", operands: ({ ids }) => ["q", "k", "v", ...(ids ? ["ids"] : [])], infer: composite.inferAttention },
   crossEntropy: { kind: "composite", operands: named("logits", "labels"), infer: composite.inferCrossEntropy },
 } as const satisfies { readonly [K in Op]: Row<K> };
 

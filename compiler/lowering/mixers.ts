@@ -1,5 +1,5 @@
 import type { Expr } from "../ir/expr.ts";
-import { add, cast, exp, f32, i32, idiv, intVar, load, max, min, mul, ne } from "../ir/expr.ts";
+import { add, cast, exp, f32, i32, idiv, intVar, load, max, min, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -12,7 +12,7 @@ import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
 
 export function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): KernelPlan {
   const k = begin(d, sink, "attention");
-  const [q, keys, values, mask] = a.inputs as [Node, Node, Node, Node | undefined];
+  const [q, keys, values, ids] = a.inputs as [Node, Node, Node, Node | undefined];
   const [batch, seq, heads, dim] = typeOf(q).shape as [Dim, Dim, Dim, Dim];
   const [, kvHeads, capacity] = typeOf(keys).shape as [Dim, Dim, Dim];
   const h = dimMax(heads);
@@ -32,23 +32,29 @@ export function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): Ker
     q: (b: Expr, t: Expr, head: Expr, i: Expr) => f32Of(k.at(q, [b, t, head, i])),
     k: (b: Expr, head: Expr, j: Expr, i: Expr) => f32Of(k.at(keys, [b, head, j, i])),
     v: (b: Expr, head: Expr, j: Expr, i: Expr) => f32Of(k.at(values, [b, head, j, i])),
-    mask: mask ? (b: Expr, j: Expr) => ne(f32Of(k.at(mask, [b, j])), 0) : null,
+    ids: ids ? (b: Expr, j: Expr) => k.at(ids, [b, j]) : null,
     outs: [out],
   };
   const [v0, v1, v2, v3] = ["b", "t", "h", "i"].map((name) => intVar(name, 0, 1 << 20)) as [Expr, Expr, Expr, Expr];
   problem.q(v0, v1, v2, v3);
   problem.k(v0, v2, v1, v3);
   problem.v(v0, v2, v1, v3);
-  problem.mask?.(v0, v1);
+  problem.ids?.(v0, v1);
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const visible = add(a.attrs.past, dimExpr(seq));
   return plan(k, a, problem, mul(mul(mul(dimExpr(batch), dimExpr(seq)), visible), 4 * h * dimMax(dim)));
 }
 
+/** The sequence ids of a call whose first position is `past`, as the templates ask for them: from position -1 on, which at past = 0 is position 0. */
+const idsOfCall =
+  (k: Kernel, ids: Node, past: Expr) =>
+  (b: Expr, t: Expr): Expr =>
+    k.at(ids, [b, max(add(past, t), 0)]);
+
 /** dt' = clamp(softplus(dt + bias)), or clamp(dt + bias): spec/ssd.md section 1. */
 function timeStep(k: Kernel, n: NodeOf<"ssdScan">, b: Expr, t: Expr, h: Expr): Expr {
-  const [, dt, , , , , bias] = n.inputs as [Node, Node, Node, Node, Node, Node, Node, Node];
+  const [, dt, , , , , bias] = n.inputs as [Node, Node, Node, Node, Node, Node, Node];
   const { softplus, dtMin, dtMax } = n.attrs;
   const given = add(f32Of(k.at(dt, [b, t, h])), f32Of(k.at(bias, [h])));
   const raw = softplus ? activation("softplus", given) : given;
@@ -78,6 +84,7 @@ export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
     B: (b: Expr, t: Expr, g: Expr, i: Expr) => f32Of(k.at(B, [b, t, g, i])),
     C: (b: Expr, t: Expr, g: Expr, i: Expr) => f32Of(k.at(C, [b, t, g, i])),
     D: (h: Expr) => f32Of(k.at(D, [h])),
+    ids: n.attrs.past ? idsOfCall(k, n.inputs[7]!, n.attrs.past) : null,
     state: {
       buffer: k.scope.use(state, "readwrite"),
       dtype: state.dtype,
@@ -92,6 +99,7 @@ export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
   problem.B(v0, v1, v2, v3);
   problem.C(v0, v1, v2, v3);
   problem.D(v2);
+  problem.ids?.(v0, v1);
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const q = n.attrs.chunk;
@@ -165,6 +173,8 @@ export function ssdStep(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
 export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalConv1d">): KernelPlan {
   const k = begin(d, sink, "conv1d");
   const [x, weight, bias] = n.inputs as [Node, Node, Node];
+  const [ids, ends] = n.inputs.slice(-3) as [Node, Node];
+  const { past } = n.attrs;
   const [batch, seq, channels] = typeOf(x).shape as [Dim, Dim, number];
   const state = d.stateOf.get(n)!;
   const act = n.attrs.activation;
@@ -180,6 +190,7 @@ export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalCo
     x: (b: Expr, t: Expr, c: Expr) => f32Of(k.at(x, [b, t, c])),
     weight: (c: Expr, tap: number) => f32Of(k.at(weight, [c, i32(tap)])),
     bias: n.attrs.bias ? (c: Expr) => f32Of(k.at(bias, [c])) : null,
+    sequences: past ? { id: idsOfCall(k, ids, past), end: (b: Expr) => k.at(ends, [b]) } : null,
     state: {
       buffer: k.scope.use(state, "readwrite"),
       dtype: state.dtype,
@@ -191,6 +202,8 @@ export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalCo
   problem.x(v0, v1, v2);
   problem.weight(v2, 0);
   problem.bias?.(v2);
+  problem.sequences?.id(v0, v1);
+  problem.sequences?.end(v0);
   out.index(v0, v1, v2);
   out.value([f32(0)], v0, v1, v2);
   return plan(k, n, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * channels * n.attrs.width));

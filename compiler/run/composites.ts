@@ -87,13 +87,25 @@ export function rope(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, rot
   return out;
 }
 
-/** y[t] = activation(bias + sum over k of weight[k] * full[t + 1 + k]) over full = state ++ x, whose last `width` inputs are the new state. */
+/** The sequence id at position t of this call of a row; at t = -1 that of the position before it. */
+export type IdAt = (row: number, t: number) => number;
+
+export const idsFrom =
+  (ids: Tensor, past: number): IdAt =>
+  (row, t) =>
+    ids.data[row * ids.shape[1]! + Math.max(past + t, 0)]!;
+
+/**
+ * y[t] = activation(bias + sum over k of weight[k] * full[t + 1 + k]) over full = state ++ x, whose last `width` inputs are the new state. With
+ * sequences, inputs of another one read as 0, and the new state is that after the first `ends` positions.
+ */
 export function causalConv1d(
   x: Tensor,
   weight: Tensor,
   bias: Tensor | null,
   state: Tensor,
   { width, activation: fn }: Attrs["causalConv1d"],
+  sequences: { readonly idAt: IdAt; readonly ends: Tensor } | null,
 ): [y: Float64Array, state: Float64Array] {
   const [batch, seq, C] = x.shape as [number, number, number];
   const y = new Float64Array(x.data.length);
@@ -102,27 +114,40 @@ export function causalConv1d(
     const full = new Float64Array((width + seq) * C);
     full.set(state.data.subarray(b * width * C, (b + 1) * width * C));
     full.set(x.data.subarray(b * seq * C, (b + 1) * seq * C), width * C);
-    next.set(full.subarray(seq * C), b * width * C);
+    /** Whether full[i] is a token of the sequence that position t continues. */
+    const belongs = (i: number, t: number): boolean => {
+      if (!sequences) return true;
+      const { idAt } = sequences;
+      return (i < width ? Math.abs(idAt(b, -1)) : idAt(b, i - width)) === Math.abs(idAt(b, t));
+    };
+    const end = sequences ? sequences.ends.data[b]! : seq;
+    for (let k = 0; k < width; k++)
+      if (belongs(end + k, end - 1)) next.set(full.subarray((end + k) * C, (end + k + 1) * C), (b * width + k) * C);
     for (let t = 0; t < seq; t++)
       for (let c = 0; c < C; c++) {
         let sum = bias ? bias.data[c]! : 0;
-        for (let k = 0; k < width; k++) sum += weight.data[c * width + k]! * full[(t + 1 + k) * C + c]!;
+        for (let k = 0; k < width; k++) if (belongs(t + 1 + k, t)) sum += weight.data[c * width + k]! * full[(t + 1 + k) * C + c]!;
         y[(b * seq + t) * C + c] = fn ? activate(fn, sum) : sum;
       }
   }
   return [y, next];
 }
 
-/** The recurrence S_t = exp(dt A) S_{t-1} + (dt x) (outer) B, y_t = S_t C + D x, one position at a time. */
-export function ssdScan(inputs: readonly Tensor[], attrs: Attrs["ssdScan"]): [y: Float64Array, state: Float64Array] {
-  const [x, dt, A, B, C, D, dtBias, state] = inputs.map((t) => t.data) as [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array]; // prettier-ignore
+/**
+ * The recurrence S_t = exp(dt A) S_{t-1} + (dt x) (outer) B, y_t = S_t C + D x, one position at a time. S is zero where a sequence begins, and padding
+ * leaves it alone.
+ */
+export function ssdScan(inputs: readonly Tensor[], attrs: Attrs["ssdScan"], idAt: IdAt | null): [y: Float64Array, state: Float64Array] {
+  const [x, dt, A, B, C, D, dtBias] = inputs.map((t) => t.data) as [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array]; // prettier-ignore
   const { softplus: soft, dtMin, dtMax } = attrs;
   const [batch, seq, H, P] = inputs[0]!.shape as [number, number, number, number];
   const [G, N] = inputs[3]!.shape.slice(2) as [number, number];
   const y = new Float64Array(x.length);
-  const S = state.slice();
+  const S = inputs.at(-1)!.data.slice();
   for (let b = 0; b < batch; b++)
-    for (let t = 0; t < seq; t++)
+    for (let t = 0; t < seq; t++) {
+      const padding = idAt !== null && idAt(b, t) <= 0;
+      if (idAt && Math.abs(idAt(b, t)) !== Math.abs(idAt(b, t - 1))) S.fill(0, b * H * P * N, (b + 1) * H * P * N);
       for (let h = 0; h < H; h++) {
         const at = (b * seq + t) * H + h;
         const raw = dt[at]! + dtBias[h]!;
@@ -134,13 +159,13 @@ export function ssdScan(inputs: readonly Tensor[], attrs: Attrs["ssdScan"]): [y:
           const row = ((b * H + h) * P + p) * N;
           let sum = D[h]! * value;
           for (let n = 0; n < N; n++) {
-            const s = decay * S[row + n]! + delta * value * B[group + n]!;
-            S[row + n] = s;
-            sum += s * C[group + n]!;
+            if (!padding) S[row + n] = decay * S[row + n]! + delta * value * B[group + n]!;
+            sum += S[row + n]! * C[group + n]!;
           }
           y[at * P + p] = sum;
         }
       }
+    }
   return [y, S];
 }
 
@@ -148,7 +173,7 @@ export function attention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  mask: Tensor | null,
+  ids: Tensor | null,
   { scale, causal }: Attrs["attention"],
   past: number,
 ): Float64Array {
@@ -162,11 +187,12 @@ export function attention(
         const query = ((b * seq + t) * H + h) * D;
         const keys = (b * Hkv + Math.floor((h * Hkv) / H)) * T * D;
         const end = Math.min(T, causal ? past + t + 1 : past + seq);
+        const sequence = ids ? Math.abs(ids.data[b * T + past + t]!) : 0;
         let top = -Infinity;
         for (let j = 0; j < end; j++) {
           let dot = 0;
           for (let d = 0; d < D; d++) dot += q.data[query + d]! * k.data[keys + j * D + d]!;
-          weights[j] = mask && mask.data[b * T + j] === 0 ? -Infinity : dot * scale;
+          weights[j] = ids && ids.data[b * T + j] !== sequence ? -Infinity : dot * scale;
           top = Math.max(top, weights[j]!);
         }
         if (top === -Infinity) continue; // no key is seen: zeros

@@ -171,10 +171,14 @@ const INTERPRET: { readonly [K in Op]: Interpret<K> } = {
   rope: ([x, positions, cos, sin], { rotary }, call) => [
     found(call, composite.rope(x!, positions!, cos!, sin!, rotary), "position", cos!.shape[0]!),
   ],
-  causalConv1d: (inputs, attrs) =>
-    composite.causalConv1d(inputs[0]!, inputs[1]!, attrs.bias ? inputs[2]! : null, inputs[attrs.bias ? 3 : 2]!, attrs),
-  ssdScan: (inputs, attrs) => composite.ssdScan(inputs, attrs),
-  attention: ([q, k, v, mask], attrs, call) => [composite.attention(q!, k!, v!, mask ?? null, attrs, call.int(attrs.past))],
+  causalConv1d: (inputs, attrs, call) => {
+    const [ids, ends] = inputs.slice(-3) as [Tensor, Tensor];
+    const sequences = attrs.past ? { idAt: composite.idsFrom(ids, call.int(attrs.past)), ends } : null;
+    return composite.causalConv1d(inputs[0]!, inputs[1]!, attrs.bias ? inputs[2]! : null, inputs.at(-1)!, attrs, sequences);
+  },
+  ssdScan: (inputs, attrs, call) =>
+    composite.ssdScan(inputs, attrs, attrs.past ? composite.idsFrom(inputs[7]!, call.int(attrs.past)) : null),
+  attention: ([q, k, v, ids], attrs, call) => [composite.attention(q!, k!, v!, ids ?? null, attrs, call.int(attrs.past))],
   crossEntropy: ([logits, labels], { ignoreIndex }, call) => [
     found(call, composite.crossEntropy(logits!, labels!, ignoreIndex), "label", logits!.shape[2]!),
   ],

@@ -1,5 +1,5 @@
 import type { DType } from "../ir/dtype.ts";
-import { add, and, div, exp, i32, idiv, lt, max, min, mod, mul, ne, select, sub } from "../ir/expr.ts";
+import { abs, add, and, div, eq, exp, i32, idiv, lt, max, min, mod, mul, select, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
@@ -64,24 +64,35 @@ export function divisorUpTo(n: number, limit: number): number {
 /** The type a value is stored as, for targets whose unit does not take f32; f32 when it is computed. */
 export const storedType = (e: Expr): DType => (e.op === "cast" && e.a.op === "load" ? e.a.dtype : "f32");
 
-// ---- masks ------------------------------------------------------------------------------------------------------------
+// ---- sequences --------------------------------------------------------------------------------------------------------
 
-/** Which keys of a tile may be seen at all, looked up once a tile rather than once a row. */
-export interface KeyMask {
-  /** Fetches the tile of `keys` keys from `from` on. */
+/** Which rows and keys are of one sequence: ids are looked up once a block for the rows and once a tile for the keys. */
+export interface Sequences {
+  /** Fetches the ids of the tile of `keys` keys from `from` on. */
   readonly load: (from: Expr) => void;
-  readonly shows: (i: Expr) => Expr;
+  /** Key i of the tile is a token of the sequence that the row continues. */
+  readonly together: (row: Expr, i: Expr) => Expr;
+  /** Key i of the tile is a token and no padding. */
+  readonly real: (i: Expr) => Expr;
 }
 
-export function keyMask(b: TileBuilder, p: AttentionProblem, block: QueryBlock, keys: number): KeyMask | null {
-  const { mask } = p;
-  if (!mask) return null;
-  const shown = b.shared("shown", 1, keys);
+export function sequencesOf(
+  b: TileBuilder,
+  p: AttentionProblem,
+  block: QueryBlock,
+  size: { readonly rows: number; readonly keys: number },
+): Sequences | null {
+  const { ids } = p;
+  if (!ids) return null;
+  const own = b.shared("row_ids", size.rows, 1, "i32");
+  const tile = b.shared("key_ids", 1, size.keys, "i32");
+  b.load(own, (row) => abs(ids(block.batch, add(p.past, block.query(row)))));
   return {
     load(from) {
-      b.load(shown, (_, col) => select(mask(block.batch, block.key(add(from, col))), 1, 0));
+      b.load(tile, (_, col) => ids(block.batch, block.key(add(from, col))));
     },
-    shows: (i) => ne(at(shown, 0, i), 0),
+    together: (row, i) => eq(at(tile, 0, i), at(own, row, 0)),
+    real: (i) => lt(0, at(tile, 0, i)),
   };
 }
 
@@ -130,24 +141,24 @@ export function visibleScores(
   b: TileBuilder,
   p: AttentionProblem,
   block: QueryBlock,
-  mask: KeyMask | null,
+  sequences: Sequences | null,
   scores: Tile,
   from: Expr,
   product: (row: Expr, col: Expr) => Expr,
 ): void {
   b.map(scores, (row, col) => {
     const near = lt(add(from, col), block.limit(row));
-    return select(mask ? and(near, mask.shows(col)) : near, mul(product(row, col), p.scale), -Infinity);
+    return select(sequences ? and(near, sequences.together(row, col)) : near, mul(product(row, col), p.scale), -Infinity);
   });
 }
 
 /**
- * A staged value. One that a mask hides is replaced, because its weight of 0 does not silence a NaN. (Values that only the causal order hides are
- * results of this same call or of earlier ones, and are trusted.)
+ * A staged value. That of padding is replaced, because its weight of 0 does not silence a NaN. (Values of tokens are results of this same call or of
+ * earlier ones, and are trusted where the causal order or another sequence hides them.)
  */
-export const valueOf = (p: AttentionProblem, block: QueryBlock, mask: KeyMask | null, from: Expr, i: Expr, d: Expr): Expr => {
+export const valueOf = (p: AttentionProblem, block: QueryBlock, sequences: Sequences | null, from: Expr, i: Expr, d: Expr): Expr => {
   const value = p.v(block.batch, block.kvHead, block.key(add(from, i)), d);
-  return mask ? select(mask.shows(i), value, 0) : value;
+  return sequences ? select(sequences.real(i), value, 0) : value;
 };
 
 // ---- results ----------------------------------------------------------------------------------------------------------

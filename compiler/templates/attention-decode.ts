@@ -6,10 +6,10 @@ import type { TileProgram } from "../ir/tile.ts";
 import type { AttentionProblem, Config, Reject, Template } from "../template.ts";
 import {
   divisorUpTo,
-  keyMask,
   misfit,
   onlineSoftmax,
   queryBlock,
+  sequencesOf,
   sharing,
   storedType,
   storeRows,
@@ -86,7 +86,7 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   const products = b.shared("products", count * keys, 1);
   const scores = b.frag("scores", rows, keys);
   const acc = b.frag("acc", rows, width);
-  const mask = keyMask(b, p, block, keys);
+  const sequences = sequencesOf(b, p, block, { rows, keys });
 
   const inside = (d: Expr): Expr => lt(d, p.dim);
   b.load(q, (row, d) => guarded(p.q(block.batch, block.query(row), block.head(row), d), inside(d)));
@@ -108,11 +108,11 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
     });
     b.rowReduce(product, "sum", partial);
     b.stage(products, product);
-    mask?.load(from);
-    visibleScores(b, p, block, mask, scores, from, (row, col) => at(products, add(mul(min(row, count - 1), keys), col), 0));
+    sequences?.load(from);
+    visibleScores(b, p, block, sequences, scores, from, (row, col) => at(products, add(mul(min(row, count - 1), keys), col), 0));
     softmax.step(scores, acc);
     b.stage(weights, scores);
-    b.load(v, (row, d) => guarded(valueOf(p, block, mask, from, row, d), inside(d)));
+    b.load(v, (row, d) => guarded(valueOf(p, block, sequences, from, row, d), inside(d)));
     // a unit that takes several keys at once gets the zeros that hidden ones weigh
     b.mma(acc, viewOf(weights), viewOf(v), unit.k > 1 ? i32(keys) : min(sub(block.end, from), keys), block.count);
   });

@@ -7,10 +7,10 @@ import type { TileProgram } from "../ir/tile.ts";
 import type { AttentionProblem, Config, Reject, Template } from "../template.ts";
 import {
   divisorUpTo,
-  keyMask,
   misfit,
   onlineSoftmax,
   queryBlock,
+  sequencesOf,
   sharing,
   storedType,
   storeRows,
@@ -87,7 +87,7 @@ function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
         const rows = unit.m * groupRows * down;
         const shared = bytesOf(rows, depth, scoreType) + bytesOf(keys, depth, scoreType) + bytesOf(keys, width, valueType);
         const registers = (rows * (keys + width)) / (groupRows * caps.lanes);
-        if (shared + bytesOf(rows, keys, valueType) + bytesOf(1, keys, "f32") > caps.sharedBytes) continue;
+        if (shared + bytesOf(rows, keys, valueType) + bytesOf(1, rows + keys, "i32") > caps.sharedBytes) continue;
         if (registers > 160 || groupRows * caps.lanes > caps.maxThreads) continue;
         if ((rows > unit.m && rows >= 2 * most) || (keys > step && keys >= 2 * p.capacity)) continue;
         const c = config(p, rows, keys, groupRows);
@@ -126,7 +126,7 @@ function build(p: AttentionProblem, chosen: Config, caps: Caps): TileProgram {
   const weights = b.shared("weights", rows, keys, valueType);
   const scores = b.frag("scores", rows, keys);
   const acc = b.frag("acc", rows, width);
-  const mask = keyMask(b, p, block, keys);
+  const sequences = sequencesOf(b, p, block, { rows, keys });
 
   const inside = (d: Expr): Expr => lt(d, p.dim);
   b.load(q, (row, d) => guarded(p.q(block.batch, block.query(row), block.head(row), d), inside(d)));
@@ -136,13 +136,13 @@ function build(p: AttentionProblem, chosen: Config, caps: Caps): TileProgram {
     const from = mul(step, keys);
     const key = (j: Expr, d: Expr): Expr => guarded(p.k(block.batch, block.kvHead, block.key(add(from, j)), d), inside(d));
     b.load(k, (row, col) => (vector ? key(col, row) : key(row, col)));
-    mask?.load(from);
+    sequences?.load(from);
     b.fill(scores, 0);
     b.mma(scores, viewOf(q), viewOf(k, { transposed: !vector }), depth, block.count);
-    visibleScores(b, p, block, mask, scores, from, (row, col) => at(scores, row, col));
+    visibleScores(b, p, block, sequences, scores, from, (row, col) => at(scores, row, col));
     softmax.step(scores, acc);
     b.stage(weights, scores);
-    b.load(v, (row, d) => guarded(valueOf(p, block, mask, from, row, d), inside(d)));
+    b.load(v, (row, d) => guarded(valueOf(p, block, sequences, from, row, d), inside(d)));
     // a unit that takes several keys at once gets the zeros that hidden ones weigh
     const count = unit.k > 1 ? i32(keys) : min(sub(block.end, from), keys);
     b.mma(acc, viewOf(weights), viewOf(v), count, block.count);

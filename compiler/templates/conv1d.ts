@@ -1,5 +1,5 @@
 import type { Caps } from "../backend.ts";
-import { add, and, cast, ceilDiv, i32, load, lt, max, mul, select, sub } from "../ir/expr.ts";
+import { abs, add, and, cast, ceilDiv, eq, i32, load, lt, max, mul, select, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
@@ -44,6 +44,13 @@ function build(p: ConvProblem, config: Config, _caps: Caps): TileProgram {
 
   /** The input at time `t`, which may lie before the sequence: state[width + t] then. Both sides are read, at places that exist. */
   const input = (t: Expr, c: Expr): Expr => select(lt(t, 0), old(clampWidth(add(t, p.width)), c), p.x(row, max(t, 0), c));
+  /** `input`, or 0 where it is not a token of the sequence that position `reader` continues. What the state holds is all of one sequence. */
+  const inputFor = (reader: Expr, t: Expr, c: Expr): Expr => {
+    if (!p.sequences) return input(t, c);
+    const { id } = p.sequences;
+    const own = select(lt(t, 0), abs(id(row, i32(-1))), id(row, max(t, 0)));
+    return select(eq(own, abs(id(row, reader))), input(t, c), 0);
+  };
   const clampWidth = (k: Expr): Expr => max(clamp(k, p.width), 0);
 
   const y = b.frag("y", tt, cb);
@@ -51,7 +58,7 @@ function build(p: ConvProblem, config: Config, _caps: Caps): TileProgram {
     b.map(y, (r, col) => {
       const t = clamp(add(t0, r), p.seq),
         c = channel(col);
-      const taps = Array.from({ length: p.width }, (_, k) => mul(input(sub(t, p.width - 1 - k), c), p.weight(c, k)));
+      const taps = Array.from({ length: p.width }, (_, k) => mul(inputFor(t, sub(t, p.width - 1 - k), c), p.weight(c, k)));
       const sum = (p.bias ? [p.bias(c), ...taps] : taps).reduce((x, y) => add(x, y));
       return guarded(sum, there(col));
     });
@@ -72,7 +79,8 @@ function build(p: ConvProblem, config: Config, _caps: Caps): TileProgram {
 
   // an element of the new state may be another element of the old one: all are read before any is written
   const next = b.frag("state", roundUp(p.width, groups), cb);
-  b.map(next, (k, col) => guarded(input(add(sub(p.seq, p.width), clamp(k, p.width)), channel(col)), there(col)));
+  const end = p.sequences ? p.sequences.end(row) : p.seq;
+  b.map(next, (k, col) => guarded(inputFor(sub(end, 1), add(sub(end, p.width), clamp(k, p.width)), channel(col)), there(col)));
   b.store(next, {
     buffer: p.state.buffer,
     dtype: p.state.dtype,

@@ -1,6 +1,6 @@
 import type { Caps } from "../backend.ts";
-import { add, and, cast, ceilDiv, exp, i32, idiv, le, load, lt, min, mul, select, sub } from "../ir/expr.ts";
-import type { Expr } from "../ir/expr.ts";
+import { abs, add, and, cast, ceilDiv, eq, exp, i32, idiv, le, load, lt, min, mul, ne, select, sub } from "../ir/expr.ts";
+import type { Expr, Operand } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import type { Config, Reject, SsdProblem, Template } from "../template.ts";
@@ -15,6 +15,10 @@ import { bytesOf, clamp, guarded, isVector, largest, roundUp, stageType, unitOf 
  * The result does not depend on the chunk size, so `q` is chosen for the target: the part quadratic in it is a small share at 64. A short last
  * chunk is filled up with dt = 0 and x = 0, which changes nothing. Differences of s are held at 0 from above before exp, because rounding may
  * lift them over it.
+ *
+ * With sequence ids the terms whose two positions are of different sequences are dropped, by comparing ids: a large negative number in s would reset the
+ * state too, but take the digits of all later differences with it. A sequence is one run of positions, so when the first and the last of some
+ * positions are of one sequence, all are. Padding has dt = 0.
  */
 export const ssdScan: Template<SsdProblem> = { name: "ssd-scan", configs, build };
 
@@ -52,7 +56,7 @@ function sharedBytes(p: SsdProblem, { q, pb }: SsdConfig, caps: Caps): number {
   const n = stateRows(p, caps);
   const dtype = stageType(unitOf(caps), "f32");
   const views = bytesOf(q, n, dtype) * (isVector(caps) ? 3 : 2) + bytesOf(q, q, dtype) + bytesOf(q, pb, dtype) * 2 + bytesOf(n, pb, dtype);
-  return views + bytesOf(q, 1, "f32") * 2;
+  return views + bytesOf(q, 1, "f32") * 2 + bytesOf(q + 1, 1, "i32");
 }
 
 /** The state's rows, filled up so that it can be an accumulator and an inner dimension of the unit. */
@@ -72,6 +76,8 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
 
   const dt = b.shared("dt", q, 1);
   const s = b.shared("s", q, 1);
+  // the sequence of the position before the chunk, then those of the chunk's own
+  const sequences = p.ids ? b.shared("sequences", q + 1, 1, "i32") : null;
   const x = b.shared("x", q, pb, dtype);
   const weighted = b.shared("xw", q, pb, dtype);
   const B = b.shared("B", q, n, dtype);
@@ -88,6 +94,12 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
   const stateAt = (r: Expr, c: Expr): Expr => p.state.index(row, head, dimOf(c), r);
   b.map(state, (r, c) => cast(load(p.state.buffer, p.state.dtype, stateAt(r, c), inState(r, c)), "f32"));
 
+  /** `value` where positions i and j of a chunk, of which -1 is the one before it, are of one sequence; 0 elsewhere. */
+  const together = (i: Operand, j: Operand, value: Expr): Expr =>
+    sequences ? select(eq(at(sequences, add(i, 1), 0), at(sequences, add(j, 1), 0)), value, 0) : value;
+  /** `value`, unless position r of the chunk is padding: its dt of 0 does not silence a NaN. */
+  const unlessPadding = (r: Expr, value: Expr): Expr => (sequences ? select(ne(at(dt, r, 0), 0), value, 0) : value);
+
   b.loop("chunk", ceilDiv(p.seq, q), (chunk) => {
     const t0 = mul(chunk, q);
     const valid = min(sub(p.seq, t0), q);
@@ -96,11 +108,15 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
     const depth = unit.k > 1 ? i32(q) : valid;
     const last = at(s, q - 1, 0);
 
-    b.load(dt, (r) => guarded(p.dt(row, time(r), head), lt(r, valid)));
+    if (sequences) b.load(sequences, (r) => abs(p.ids!(row, clamp(add(t0, sub(r, 1)), p.seq))));
+    b.load(dt, (r) => {
+      const step = guarded(p.dt(row, time(r), head), lt(r, valid));
+      return p.ids ? select(lt(0, p.ids(row, time(r))), step, 0) : step;
+    });
     b.load(s, (r) => mul(at(dt, r, 0), p.decay(head)));
     b.scan(s);
-    b.load(x, (r, c) => guarded(p.x(row, time(r), head, dimOf(c)), and(lt(r, valid), lt(dimOf(c), p.headDim))));
-    b.load(B, (r, c) => guarded(p.B(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize))));
+    b.load(x, (r, c) => unlessPadding(r, guarded(p.x(row, time(r), head, dimOf(c)), and(lt(r, valid), lt(dimOf(c), p.headDim)))));
+    b.load(B, (r, c) => unlessPadding(r, guarded(p.B(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize)))));
     b.load(C, (r, c) => guarded(p.C(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize))));
     if (Bt) b.load(Bt, (r, c) => at(B, c, r));
     b.stage(entering, state);
@@ -109,13 +125,13 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
     b.mma(scores, viewOf(C), Bt ? viewOf(Bt) : viewOf(B, { transposed: true }), n, valid);
     b.map(scores, (i, j) => {
       const decay = exp(min(sub(at(s, i, 0), at(s, j, 0)), 0));
-      return select(le(j, i), mul(mul(at(scores, i, j), decay), at(dt, j, 0)), 0);
+      return select(le(j, i), together(i, j, mul(mul(at(scores, i, j), decay), at(dt, j, 0))), 0);
     });
     b.stage(gates, scores);
 
     b.fill(y, 0);
     b.mma(y, viewOf(C), viewOf(entering), n, valid);
-    b.map(y, (i, c) => mul(at(y, i, c), exp(at(s, i, 0))));
+    b.map(y, (i, c) => together(i, -1, mul(at(y, i, c), exp(at(s, i, 0)))));
     b.mma(y, viewOf(gates), viewOf(x), depth, valid);
     for (const out of p.outs) {
       const coords = (i: Expr, c: Expr): [Expr, Expr, Expr, Expr] => [row, add(t0, i), head, dimOf(c)];
@@ -132,8 +148,8 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
       });
     }
 
-    b.load(weighted, (r, c) => mul(at(x, r, c), mul(at(dt, r, 0), exp(min(sub(last, at(s, r, 0)), 0)))));
-    b.map(state, (r, c) => mul(at(state, r, c), exp(last)));
+    b.load(weighted, (r, c) => together(r, q - 1, mul(at(x, r, c), mul(at(dt, r, 0), exp(min(sub(last, at(s, r, 0)), 0))))));
+    b.map(state, (r, c) => together(-1, q - 1, mul(at(state, r, c), exp(last))));
     b.mma(state, viewOf(B, { transposed: true }), viewOf(weighted), depth);
   });
 

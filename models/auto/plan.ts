@@ -25,6 +25,8 @@ export interface ModelPlan {
   readonly rotary: "f32" | "bf16";
   /** Transformers' rounding points, for weights of 16 bits. */
   readonly strict: boolean;
+  /** Whether the configuration's time_step_limit holds in single steps too. */
+  readonly limitSteps: boolean;
 }
 
 export interface PlanOptions {
@@ -39,9 +41,11 @@ export interface PlanOptions {
   readonly rotary?: "f32" | "bf16";
   /**
    * Round wherever Transformers' eager PyTorch path holds a result in the type of the weights (bf16 or f16), to get its numbers instead of more exact ones;
-   * and, with weights of any type, forget time_step_limit in single steps as it does. Slow. False unless given.
+   * and, with weights of any type, forget time_step_limit in single steps as it does (limitSteps). Slow. False unless given.
    */
   readonly strict?: boolean;
+  /** Apply the configuration's time_step_limit in single steps as in prefill: true unless given, or false with `strict`. False is what Transformers does. */
+  readonly limitSteps?: boolean;
 }
 
 const defaultLength = 4096;
@@ -55,6 +59,7 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
       throw new UserError(`${name} (${flag}): expected a whole number from 1, got ${value}`);
     return value;
   };
+  const { strict = false } = options;
   const capacity = count("maxLength", "--max-length", options.maxLength, Math.min(config.maxPositionEmbeddings, defaultLength));
   return {
     dtype: options.dtype === undefined || options.dtype === "auto" ? stored : options.dtype,
@@ -68,15 +73,16 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     embeds: false,
     loss: false,
     rotary: options.rotary ?? "f32",
-    strict: options.strict ?? false,
+    strict,
+    limitSteps: options.limitSteps ?? !strict,
   };
 }
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const { bambaGraph } = await import("../bamba/model.ts");
-  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict } = plan;
-  const common = { capacity, weights: dtype, rotary, strict };
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict, limitSteps } = plan;
+  const common = { capacity, weights: dtype, rotary, strict, limitSteps };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
     const logits = loss ? "all" : head ? "kept" : "none";

@@ -1,9 +1,11 @@
 import type { Expr, Float, KvCache, Shape, State, Tensor } from "../../dsl/index.ts";
 import {
+  abs,
   add,
   amax,
   and,
   at,
+  eq,
   exp,
   full,
   iota,
@@ -14,13 +16,13 @@ import {
   max,
   min,
   mul,
-  ne,
   rename,
   reshape,
   round,
   scalar,
   select,
   setState,
+  slice,
   softmax,
   softplus,
   sub,
@@ -49,8 +51,8 @@ export function attend(
   v: Heads<"kv_heads">,
   options: {
     readonly scale: number;
-    /** 0 hides a key from every query of its row. */
-    readonly keys: Tensor<["batch", "capacity"]>;
+    /** A query sees keys of its own sequence, and no padding (see the language's Sequences). */
+    readonly sequenceIds: Tensor<["batch", "capacity"], "i32">;
     readonly cache: KvCache<["batch", "kv_heads", "capacity", "size"]>;
     readonly rounding: Float;
   },
@@ -73,7 +75,7 @@ export function attend(
     "size",
   ]);
   const scores = rounded(mul(rounded(matmulT(queries, append(cache.keys, k))), scale));
-  const visible = select(seen(options.keys, cache.past), scores, full([], lowest[rounding]));
+  const visible = select(seen(options.sequenceIds, cache.past), scores, full([], lowest[rounding]));
   const weights = rounded(softmax(visible, "capacity"));
   const mixed = transpose(rounded(matmul(weights, append(cache.values, v))), ["batch", "seq", "kv_heads", "sharing", "size"]);
   return {
@@ -82,10 +84,12 @@ export function attend(
   };
 }
 
-/** Which keys a query may see: those up to its own position that are not padding. */
-function seen(keys: Tensor<["batch", "capacity"]>, past: Expr): Tensor<["batch", 1, 1, "seq", "capacity"], "bool"> {
+/** Which keys a query may see: those up to its own position, of its own sequence, that are not padding. */
+function seen(ids: Tensor<["batch", "capacity"], "i32">, past: Expr): Tensor<["batch", 1, 1, "seq", "capacity"], "bool"> {
   const position = reshape(add(iota(["seq"]), scalar(past)), ["seq", 1]);
-  return and(le(iota(["capacity"]), position), ne(reshape(keys, ["batch", 1, 1, 1, "capacity"]), 0));
+  const own = abs(slice(ids, "capacity", { start: past, size: "seq" }));
+  const alike = eq(reshape(ids, ["batch", 1, 1, 1, "capacity"]), reshape(own, ["batch", 1, 1, "seq", 1]));
+  return and(le(iota(["capacity"]), position), alike);
 }
 
 /** Step sizes, each stage rounded: clamp(softplus(raw + bias), limit). Source: spec bamba c.7. */

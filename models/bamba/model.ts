@@ -1,4 +1,4 @@
-import type { AnyTensor, Expr, Float, Graph, Range, Shape, Tensor } from "../../dsl/index.ts";
+import type { AnyTensor, Expr, Float, Graph, Range, Sequences, Shape, Tensor } from "../../dsl/index.ts";
 import {
   CulmError,
   activate,
@@ -29,7 +29,6 @@ import {
   rope,
   round,
   scope,
-  slice,
   split,
   ssdScan,
   ssmState,
@@ -46,13 +45,13 @@ export interface BambaOptions {
   readonly batch: number | Range;
   /** Most tokens that one prefill call takes. Default: `capacity`. */
   readonly maxSeq?: number;
-  /** Positions that the key/value caches, and with them key_mask, have room for. */
+  /** Positions that the key/value caches, and with them sequence_ids, have room for. */
   readonly capacity: number;
   /** How the weights are stored. Default f32. */
   readonly weights?: Float;
   /**
-   * Apply `timeStepLimit` in decode too. Default false, as in Transformers, where a single step forgets the limit (spec Q4) and so disagrees with a
-   * prefill of the same token; no published configuration has a limit.
+   * Apply `timeStepLimit` in decode too. Default true. False is Transformers' behaviour: there a single step forgets the limit (spec Q4) and so
+   * disagrees with a prefill of the same token; no published configuration has a limit. `strict` makes it false unless given.
    */
   readonly limitSteps?: boolean;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
@@ -83,13 +82,13 @@ export interface BambaOptions {
 type Hidden = Tensor<["batch", "seq", "hidden"]>;
 type Weights = Tensor<["batch", "query_heads", "seq", "capacity"]>;
 
-/** What the mixers share: where the tokens stand, and which of them are padding. */
+/** What the mixers share: where the tokens stand, and to which sequence they belong. */
 interface Positions {
   readonly ids: Tensor<["batch", "seq"], "i32">;
-  /** 1 where there is a token, at each absolute position. */
-  readonly keys: Tensor<["batch", "capacity"]>;
-  /** The part of `keys` that this call feeds; null in decode, where no row is padding. */
-  readonly keep: Tensor<["batch", "seq", 1]> | null;
+  /** At each absolute position, those of earlier calls included. */
+  readonly sequenceIds: Tensor<["batch", "capacity"], "i32">;
+  /** For the parts with a recurrent state; null in decode, where each row's token continues its sequence. */
+  readonly sequences: (Sequences<"batch"> & { readonly ends: Tensor<["batch"], "i32"> }) | null;
   /** Tokens that the caches hold already, padding included. */
   readonly past: Expr;
   /** Bounds of the scan's step sizes in this program. */
@@ -104,10 +103,12 @@ interface Positions {
 }
 
 /**
- * The graph of one program of the model. Inputs: `input_ids` (or `inputs_embeds`), `position_ids` [batch, seq] i32, `key_mask` [batch, capacity] f32
- * and the symbol `past`, for rope types that depend on the length also `rope_cos` and `rope_sin` [capacity, rotaryDim / 2], of which the rows of the
- * call's positions are read (rope.ts); states: `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads
- * (positions in a model without attention) is not in the graph. Throws CulmError when `options` contradict each other.
+ * The graph of one program of the model. Inputs: `input_ids` (or `inputs_embeds`), `position_ids` [batch, seq] i32, `sequence_ids` [batch, capacity] i32
+ * (by absolute position: a token has the number n >= 1 of its sequence within the row, padding has -n of the last token before it or -1), in prefill
+ * `sequence_ends` [batch] i32 (how many positions of this call the convolution states are after: up to the row's last token), and the symbol `past`; for
+ * rope types that depend on the length also `rope_cos` and `rope_sin` [capacity, rotaryDim / 2], of which the rows of the call's positions are read (rope.ts).
+ * States: `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads (positions in a model without
+ * attention) is not in the graph. Throws CulmError when `options` contradict each other.
  */
 export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
   const {
@@ -122,7 +123,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     loss = false,
     strict = false,
     attentions = false,
-    limitSteps = false,
+    limitSteps = !strict,
     maxSeq = capacity,
   } = options;
   if (loss && which !== "all")
@@ -206,19 +207,19 @@ function positionsOf(
   phase: "prefill" | "decode",
   capacity: number,
   rotary: "f32" | "bf16",
-): Pick<Positions, "ids" | "keys" | "keep" | "past" | "tables"> {
+): Pick<Positions, "ids" | "sequenceIds" | "sequences" | "past" | "tables"> {
   const past = symbol("past");
-  const keys = input("key_mask", ["batch", "capacity"]);
-  const keep = phase === "decode" ? null : reshape(slice(keys, "capacity", { start: past, size: "seq" }), ["batch", "seq", 1]);
+  const sequenceIds = input("sequence_ids", ["batch", "capacity"], "i32");
+  const sequences = phase === "decode" ? null : { ids: sequenceIds, past, ends: input("sequence_ends", ["batch"], "i32") };
   const ids = input("position_ids", ["batch", "seq"], "i32");
-  if (c.attentionLayers.length === 0) return { ids, keys, keep, past, tables: null };
+  if (c.attentionLayers.length === 0) return { ids, sequenceIds, sequences, past, tables: null };
   if (ropeDependsOnLength(c.rope)) {
     const tables = { cos: input("rope_cos", ["capacity", "pairs"]), sin: input("rope_sin", ["capacity", "pairs"]) };
-    return { ids, keys, keep, past, tables };
+    return { ids, sequenceIds, sequences, past, tables };
   }
   const { cos, sin } = ropeTables(c, capacity, { frequencies: rotary });
   const tables = { cos: literal("rope.cos", ["capacity", "pairs"], cos), sin: literal("rope.sin", ["capacity", "pairs"], sin) };
-  return { ids, keys, keep, past, tables };
+  return { ids, sequenceIds, sequences, past, tables };
 }
 
 type Mixer = (x: Hidden, c: BambaConfig, positions: Positions) => { readonly mixed: Hidden; readonly weights?: Weights };
@@ -238,9 +239,10 @@ function feedForward(x: Hidden, c: BambaConfig, rounding: Float): Hidden {
   return round(linear(product, "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias }), rounding);
 }
 
-function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit, decode, rounding }: Positions): { readonly mixed: Hidden } {
+function mambaMixer(x: Hidden, c: BambaConfig, { sequences, stepLimit, decode, rounding }: Positions): { readonly mixed: Hidden } {
   const strict = rounding !== "f32";
-  const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
+  const following = sequences ? { sequences } : {};
+  const projected = linear(x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
   const { z, xBC, dt } = split(round(projected, rounding), "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
 
   const taps = causalConv1d(xBC, "mamba.conv1d", {
@@ -248,10 +250,10 @@ function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit, decode, roundi
     bias: c.mambaConvBias,
     ...(strict ? {} : { activation: c.hiddenAct }),
     state: convState(["batch", c.mambaConvWidth, "xBC"]),
+    ...following,
   });
   const conv = strict ? round(activate(round(taps, rounding), c.hiddenAct), rounding) : taps;
-  // bias and activation have made padding non-zero again
-  const channels = split(keep ? mul(conv, keep) : conv, "xBC", {
+  const channels = split(conv, "xBC", {
     x: ["heads", "head_dim"],
     B: ["groups", "state"],
     C: ["groups", "state"],
@@ -268,7 +270,7 @@ function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit, decode, roundi
   const y =
     strict && decode
       ? ssdStep(common, rounding)
-      : ssdScan({ ...common, ...(strict ? {} : { dtBias, dtLimit: stepLimit }), chunk: c.chunkSize });
+      : ssdScan({ ...common, ...(strict ? {} : { dtBias, dtLimit: stepLimit }), chunk: c.chunkSize, ...following });
   // Transformers' scan of many tokens gives f32, which stays f32 until the norm is done; a single step's result was rounded, and its norm rounds too.
   const inNorm = decode ? rounding : "f32";
   const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps, inNorm);
@@ -279,7 +281,7 @@ function mambaMixer(x: Hidden, c: BambaConfig, { keep, stepLimit, decode, roundi
 function attentionMixer(
   x: Hidden,
   c: BambaConfig,
-  { ids, keys, past, tables, rounding, attentions }: Positions,
+  { ids, sequenceIds, past, tables, rounding, attentions }: Positions,
 ): { readonly mixed: Hidden; readonly weights?: Weights } {
   if (!tables) throw new Error("bamba: an attention layer without rotary tables");
   const bias = c.attentionBias;
@@ -293,8 +295,8 @@ function attentionMixer(
   const scale = c.attentionScale;
   const { mixed, weights } =
     attentions || rounding !== "f32"
-      ? attend(q, k, v, { scale, keys, cache, rounding })
-      : { mixed: attention(q, k, v, { scale, mask: keys, cache }), weights: null };
+      ? attend(q, k, v, { scale, sequenceIds, cache, rounding })
+      : { mixed: attention(q, k, v, { scale, ids: sequenceIds, cache }), weights: null };
   const out = linear(reshape(mixed, ["batch", "seq", "query_heads*size"]), "self_attn.o_proj", { out: "hidden", bias });
   return { mixed: round(out, rounding), ...(attentions && weights ? { weights } : {}) };
 }

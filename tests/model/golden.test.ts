@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { CausalLM } from "../../models/auto/index.ts";
 import type { ForwardSession } from "../../models/auto/forward.ts";
+import { leaksPadding } from "../support/golden.ts";
 import { asTransformers, farthest, openGoldenModel, openGoldenTensors } from "../support/running.ts";
 
 /** Transformers computes in float32 too, in another order. */
@@ -38,12 +39,13 @@ describe.each(["base", "options", "all-mamba", "all-attention", "rope-yarn", "ro
     });
     const expected = golden.floats("padded.logits");
     const { vocabSize, length } = result;
+    expect(result.logits.every(Number.isFinite)).toBe(true);
     attentionMask.forEach((mask, row) => {
+      if (row === 0 && leaksPadding(model.config)) return;
       const first = mask.indexOf(1);
       const real = (values: Float32Array): Float32Array =>
         values.subarray((row * length + first) * vocabSize, (row + 1) * length * vocabSize);
       expect(farthest(real(result.logits), real(expected))).toBeLessThan(tolerance);
-      expect(result.logits.every(Number.isFinite)).toBe(true);
     });
   });
 
@@ -85,12 +87,13 @@ describe.each(["base", "options", "all-mamba", "all-attention", "rope-yarn", "ro
     const greedy = golden.rows("generate.greedy");
     const length = input.inputIds[0]!.length;
     const result = await model.generate(input, { maxNewTokens: 24 });
-    expect(result.sequences).toEqual(greedy);
+    const comparable = <T>(rows: readonly T[]): readonly T[] => (leaksPadding(model.config) ? rows.slice(1) : rows);
+    expect(comparable(result.sequences)).toEqual(comparable(greedy));
     // How the reference chose them: the tenth new token of the first row and the fifteenth of the second.
     const eosTokenId = [greedy[0]![length + 9]!, greedy[1]![length + 14]!];
     const ended = await model.generate(input, { maxNewTokens: 24, eosTokenId });
-    expect(ended.sequences).toEqual(golden.rows("generate.greedy_eos"));
-    expect(ended.finish).toEqual(["eos", "eos"]);
+    expect(comparable(ended.sequences)).toEqual(comparable(golden.rows("generate.greedy_eos")));
+    expect(comparable(ended.finish)).toEqual(comparable(["eos", "eos"]));
   });
 
   test("generates the same with states as without: the whole text anew for each token", async () => {

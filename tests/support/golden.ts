@@ -91,3 +91,9 @@ export function columns(t: Tensor, from: number, count: number): Tensor {
     data.set(t.data.subarray((r * total + from) * inner, (r * total + from + count) * inner), r * count * inner);
   return { dtype: t.dtype, shape: [rows, count, ...rest], data };
 }
+
+/**
+ * Transformers makes padding zero before in_proj, whose bias then lets it into the convolution: the first tokens after it differ from those of the text
+ * alone. Ours do not, so of such a model the padded row of the reference (row 0) says nothing.
+ */
+export const leaksPadding = (config: BambaConfig): boolean => config.mambaProjBias;

@@ -4,13 +4,13 @@ import { interpretGraph, tensor } from "../../compiler/run/graph.ts";
 import type { BambaConfig, BambaOptions } from "../../models/bamba/index.ts";
 import { bambaGraph } from "../../models/bamba/index.ts";
 
-/** What one call feeds besides the state. Positions continue from the cache and no key is hidden unless said otherwise. */
+/** What one call feeds besides the state. Positions continue from the cache and nothing is padding unless said otherwise. */
 export interface Feed {
   readonly ids?: Tensor;
   readonly embeds?: Tensor;
   readonly labels?: Tensor;
   readonly positions?: Tensor;
-  /** [batch, keys so far], 1 = keep. */
+  /** [batch, positions so far], 0 = padding. */
   readonly mask?: Tensor;
   /** Positions whose logits are wanted, of a program with `logits: "kept"`; all unless given. */
   readonly kept?: number;
@@ -47,11 +47,7 @@ export class Interpreted {
           [batch, seq],
           Array.from({ length: batch * seq }, (_, i) => this.past + (i % seq)),
         ),
-      key_mask: tensor(
-        "f32",
-        [batch, capacity],
-        Array.from({ length: batch * capacity }, (_, i) => maskAt(feed.mask, Math.floor(i / capacity), i % capacity)),
-      ),
+      ...sequences(feed.mask, batch, capacity, this.past, seq),
       ...(feed.ids ? { input_ids: feed.ids } : {}),
       ...(feed.embeds ? { inputs_embeds: feed.embeds } : {}),
       ...(feed.labels ? { labels: feed.labels } : {}),
@@ -68,5 +64,15 @@ export class Interpreted {
   }
 }
 
-const maskAt = (mask: Tensor | undefined, row: number, key: number): number =>
-  mask && key < mask.shape[1]! ? mask.data[row * mask.shape[1]! + key]! : 1;
+/** Ids of rows of one sequence each, and where each row's tokens end in this call. */
+function sequences(mask: Tensor | undefined, batch: number, capacity: number, past: number, seq: number): Record<string, Tensor> {
+  const ids = new Int32Array(batch * capacity);
+  const ends = new Int32Array(batch);
+  for (let row = 0; row < batch; row++)
+    for (let j = 0; j < capacity; j++) {
+      const padding = mask && j < mask.shape[1]! && mask.data[row * mask.shape[1]! + j] === 0;
+      ids[row * capacity + j] = padding ? -1 : 1;
+      if (!padding && j >= past && j < past + seq) ends[row] = j - past + 1;
+    }
+  return { sequence_ids: tensor("i32", [batch, capacity], ids), sequence_ends: tensor("i32", [batch], ends) };
+}

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import type { Builder } from "../../compiler/graph/build.ts";
-import { builder, shapeOf } from "../../compiler/graph/build.ts";
+import { builder } from "../../compiler/graph/build.ts";
+import type { DType } from "../../compiler/ir/dtype.ts";
 import { intVar } from "../../compiler/ir/expr.ts";
 import type { Dim, Graph, Node } from "../../compiler/ir/graph.ts";
 import { makeNode, makeSource } from "../../compiler/ir/ops.ts";
@@ -8,12 +9,14 @@ import type { Tensors } from "../../compiler/run/graph.ts";
 import { tensor } from "../../compiler/run/graph.ts";
 import type { Execute, Law, LawOptions } from "./laws.ts";
 import { cuts, expectNear, pickRows, pickTime, range, shuffled } from "./laws.ts";
+import { LAYOUTS, sequenceIds, tokenEnds } from "./sequences.ts";
+import type { Layout } from "./sequences.ts";
 import type { Random } from "./values.ts";
 import { random } from "./values.ts";
 
 /**
- * Laws of the layers around the scan, as functions of an executor of graphs: a whole Mamba mixer (masks, projections, convolution with its state,
- * scan with its state, gated norm) and attention over a cache.
+ * Laws of the layers around the scan, as functions of an executor of graphs: a whole Mamba mixer (projections, convolution with its state, scan with its
+ * state, gated norm) and attention over a cache. Both keep the sequence ids of earlier calls, as a session does.
  */
 
 interface Sizes {
@@ -55,6 +58,8 @@ export interface LayerOptions extends LawOptions {
 
 interface Call {
   readonly timed: Tensors;
+  /** How many positions the convolution's state is after; up to each row's last token unless given. */
+  readonly ends?: Int32Array;
   readonly states: Tensors;
   readonly past: number;
   readonly step?: boolean;
@@ -67,9 +72,10 @@ const runner =
     const [batch, seq] = first.shape as [number, number];
     const graph = layer.graph(call.step === true);
     const given: Record<string, number> = { batch, seq, past: call.past };
+    const ends = call.ends ?? tokenEnds(call.timed["ids"]!.data, batch, 0, seq);
     const results = await execute(graph, {
       symbols: Object.fromEntries(graph.symbols.map((s) => [s.name, given[s.name]!])),
-      inputs: call.timed,
+      inputs: { ...call.timed, ends: tensor("i32", [batch], ends) },
       params: layer.params,
       states: call.states,
       f64: options.f64 ?? false,
@@ -84,9 +90,12 @@ async function pieces(run: Run, layer: Layer, at: readonly number[], step = fals
   const edges = [0, ...at, layer.seq];
   const parts: Float64Array[] = [];
   let states = layer.states;
+  const ends = tokenEnds(layer.timed["ids"]!.data, layer.batch, 0, layer.seq);
   for (const [i, from] of edges.slice(0, -1).entries()) {
-    const timed = timesOf(layer.timed, layer, range(from, edges[i + 1]!));
-    const r = await run(layer, { timed, states, past: from, step });
+    const to = edges[i + 1]!;
+    const timed = timesOf(layer.timed, layer, range(from, to));
+    // padding that later tokens follow belongs to the piece
+    const r = await run(layer, { timed, states, past: from, step, ends: ends.map((end) => Math.min(Math.max(end - from, 0), to - from)) });
     parts.push(r.y);
     states = r.states;
   }
@@ -116,8 +125,9 @@ function layerLaws(execute: Execute, layers: fc.Arbitrary<Layer>, options: Layer
   const whole = (l: Layer): Promise<Output> => run(l, { timed: l.timed, states: l.states, past: 0 });
   const law = lawOf(layers);
   return [
-    law("3: a sequence in pieces equals the whole", async (l) => {
-      expectSame(await pieces(run, l, cuts(l.random, l.seq)), await whole(l), tolerance, "pieces and whole");
+    law("3: a sequence in pieces equals the whole, with padding and other sequences in it", async (plain) => {
+      for (const l of [plain, arranged(plain)])
+        expectSame(atTokens(l, await pieces(run, l, cuts(l.random, l.seq))), atTokens(l, await whole(l)), tolerance, "pieces and whole");
     }),
     law("7: no output depends on later positions", async (l) => {
       const from = l.random.integer(0, l.seq);
@@ -128,7 +138,8 @@ function layerLaws(execute: Execute, layers: fc.Arbitrary<Layer>, options: Layer
       const { y } = await whole(l);
       expectNear(pickTime(r.y, l.batch, l.seq, before), pickTime(y, l.batch, l.seq, before), 0, "outputs before the change");
     }),
-    law("9: rows of a batch do not see each other", async (l) => {
+    law("9: rows of a batch do not see each other", async (plain) => {
+      const l = arranged(plain);
       const all = await whole(l);
       for (const picks of [shuffled(l.random, l.batch), [l.random.integer(0, l.batch - 1)]]) {
         const r = await run(l, { timed: rowsOf(l.timed, picks), states: rowsOf(l.states, picks), past: 0 });
@@ -143,14 +154,49 @@ function layerLaws(execute: Execute, layers: fc.Arbitrary<Layer>, options: Layer
       // the padding repeats position 0, from a layer that has seen nothing yet
       const zero = mapTensors(l.states, (s) => tensor(s.dtype, s.shape, s.data.map(() => 0))); // prettier-ignore
       const padded = { ...timesOf(l.timed, l, [...range(0, pads).map(() => 0), ...range(0, l.seq)]) };
-      const mask = padded["mask"]!;
-      padded["mask"] = tensor("f32", mask.shape, mask.data.map((_, i) => (i % (l.seq + pads) < pads ? 0 : 1))); // prettier-ignore
+      padded["ids"] = withIds(padded["ids"]!, (t) => (t < pads ? -1 : 1));
       const [p, r] = [await run(l, { timed: padded, states: zero, past: 0 }), await run(l, { timed: l.timed, states: zero, past: 0 })];
       const real = range(pads, l.seq + pads);
       expectNear(pickTime(p.y, l.batch, l.seq + pads, real), r.y, tolerance, "outputs");
       // a cache keeps what the padding wrote and hides it; recurrent state has to be as if it had not been there
       for (const name of ["conv", "ssm"] as const)
         if (r.states[name]) expectNear(p.states[name]!.data, r.states[name].data, tolerance, `state ${name}`);
+    }),
+    law("16: right padding changes neither outputs nor recurrent states, nor what follows", async (l) => {
+      const pads = l.random.integer(1, 4);
+      const at = l.random.integer(1, l.seq);
+      const padded = { ...timesOf(l.timed, l, [...range(0, at), ...range(0, pads).map(() => 0)]) };
+      padded["ids"] = withIds(padded["ids"]!, (t) => (t < at ? 1 : -1));
+      const first = await run(l, { timed: timesOf(l.timed, l, range(0, at)), states: l.states, past: 0 });
+      const p = await run(l, { timed: padded, states: l.states, past: 0 });
+      expectNear(pickTime(p.y, l.batch, at + pads, range(0, at)), first.y, tolerance, "outputs");
+      for (const name of ["conv", "ssm"] as const)
+        if (first.states[name]) expectNear(p.states[name]!.data, first.states[name].data, tolerance, `state ${name}`);
+      for (let t = at, { states } = p; t < l.seq; t++) {
+        const r = await run(l, { timed: timesOf(l.timed, l, [t]), states, past: t + pads, step: t % 2 === 0 });
+        expectNear(r.y, pickTime((await whole(l)).y, l.batch, l.seq, [t]), tolerance, `output ${t} after the padding`);
+        ({ states } = r);
+      }
+    }),
+    law("packed sequences are what each of them is alone, in one call and in pieces", async (plain) => {
+      const l = arranged(plain, "packed");
+      const ids = l.timed["ids"]!.data;
+      for (const packed of [await whole(l), await pieces(run, l, cuts(l.random, l.seq))])
+        for (let row = 0; row < l.batch; row++) {
+          const own = (t: number): number => ids[row * l.seq + t]!;
+          const alone = { ...l, timed: rowsOf(l.timed, [row]), states: rowsOf(l.states, [row]), batch: 1 };
+          for (let n = 1; n <= own(l.seq - 1); n++) {
+            const times = range(0, l.seq).filter((t) => own(t) === n);
+            const timed = { ...timesOf(alone.timed, alone, times) };
+            timed["ids"] = withIds(timed["ids"]!, () => 1);
+            const states = n === 1 ? alone.states : mapTensors(alone.states, (s) => tensor(s.dtype, s.shape, s.data.map(() => 0))); // prettier-ignore
+            const r = await run(alone, { timed, states, past: 0 });
+            expectNear(pickTime(pickRows(packed.y, l.batch, [row]), 1, l.seq, times), r.y, tolerance, `outputs of sequence ${n}`);
+            for (const name of ["conv", "ssm"] as const)
+              if (r.states[name] && n === own(l.seq - 1))
+                expectNear(rowsOf(packed.states, [row])[name]!.data, r.states[name].data, tolerance, `state ${name}`);
+          }
+        }
     }),
     law("18: two runs give the same bits", async (l) => {
       expectSame(await whole(l), await whole(l), 0, "two runs");
@@ -164,6 +210,22 @@ const lawOf =
     name,
     property: fc.asyncProperty(layers, check),
   });
+
+/** With 0 for the outputs of padding, which are finite and nothing more. */
+function atTokens(l: Layer, { y, states }: Output): Output {
+  const width = y.length / l.batch / l.seq;
+  return { y: y.map((v, i) => (l.timed["ids"]!.data[Math.floor(i / width)]! > 0 || !Number.isFinite(v) ? v : 0)), states };
+}
+
+/** Sequence ids of a layer's calls, the same for each row. */
+const withIds = (like: Tensors[string], id: (t: number) => number): Tensors[string] =>
+  tensor("i32", like.shape, like.data.map((_, i) => id(i % like.shape[1]!))); // prettier-ignore
+
+/** The layer with its tokens laid out at random. */
+function arranged<L extends Layer>(l: L, kind: Layout = LAYOUTS[l.random.integer(0, LAYOUTS.length - 1)]!): L {
+  const ids = sequenceIds(kind, l.batch, l.seq, () => l.random.uniform(0, 1));
+  return { ...l, timed: { ...l.timed, ids: tensor("i32", [l.batch, l.seq], ids) } };
+}
 
 const lengths = fc.constantFrom(1, 2, 3, 4, 5, 6, 11, 17);
 
@@ -179,8 +241,15 @@ function memo<K extends object>(make: (key: K, step: boolean) => Graph): (key: K
 }
 
 const param = (name: string, shape: readonly Dim[]): Node => makeSource("param", { dtype: "f32", shape }, { name, packed: null });
-const input = (name: string, shape: readonly Dim[]): Node => makeSource("input", { dtype: "f32", shape }, { name });
-const state = (name: string, shape: readonly Dim[]): Node => makeSource("state", { dtype: "f32", shape }, { name });
+const input = (name: string, shape: readonly Dim[], dtype: DType = "f32"): Node => makeSource("input", { dtype, shape }, { name });
+const state = (name: string, shape: readonly Dim[], dtype: DType = "f32"): Node => makeSource("state", { dtype, shape }, { name });
+/** A state with the positions of this call written to it. */
+const cached = (name: string, fresh: Node, shape: readonly Dim[], axis: number): { readonly state: string; readonly value: Node } => ({
+  state: name,
+  value: makeNode("update", [state(name, shape, fresh.types[0]!.dtype), fresh], { axis, start: symbols.past }),
+});
+const cachedIds = (batch: Dim, seq: Dim): ReturnType<typeof cached> =>
+  cached("seen", input("ids", [batch, seq], "i32"), [batch, CAPACITY], 1);
 const get = (n: Node, index: number): Node => makeNode("get", [n], { index });
 
 // ---- the Mamba mixer ------------------------------------------------------------------------------------------------------
@@ -194,26 +263,28 @@ interface MixerSizes {
   readonly chunk: number;
 }
 
-/** Steps 1 to 9 of the mixer's specification, in f32. */
+/** Steps 1 to 9 of the mixer's specification, in f32. A step (`seq` is 1) takes no ids: it continues its row's sequence. */
 export function mixerGraph({ hidden, H, P, G, N, K, chunk }: MixerSizes, batch: Dim, seq: Dim): Graph {
   const b = builder({});
   const E = H * P;
   const channels = E + 2 * G * N;
-  const mask = input("mask", [batch, seq]);
-  const masked = (x: Node): Node => b.binary("mul", x, b.spread(mask, shapeOf(x), [0, 1]));
-  const projected = b.matmul(masked(input("x", [batch, seq, hidden])), param("in_proj", [E + channels + H, hidden]), true);
+  const ids = cachedIds(batch, seq);
+  const past = seq === 1 ? null : symbols.past;
+  const projected = b.matmul(input("x", [batch, seq, hidden]), param("in_proj", [E + channels + H, hidden]), true);
   const z = b.slice(projected, 2, 0, E);
   const convState = state("conv", [batch, K, channels]);
   const conv = makeNode(
     "causalConv1d",
-    [b.slice(projected, 2, E, channels), param("conv_w", [channels, K]), param("conv_b", [channels]), convState],
-    {
-      width: K,
-      bias: true,
-      activation: "silu",
-    },
+    [
+      b.slice(projected, 2, E, channels),
+      param("conv_w", [channels, K]),
+      param("conv_b", [channels]),
+      ...(past ? [ids.value, input("ends", [batch], "i32")] : []),
+      convState,
+    ],
+    { width: K, bias: true, activation: "silu", past },
   );
-  const xBC = masked(get(conv, 0));
+  const xBC = get(conv, 0);
   const part = (start: number, heads: number, width: number): Node =>
     b.reshape(b.slice(xBC, 2, start, heads * width), [batch, seq, heads, width]);
   const ssmState = state("ssm", [batch, H, P, N]);
@@ -221,18 +292,25 @@ export function mixerGraph({ hidden, H, P, G, N, K, chunk }: MixerSizes, batch: 
   const dt = b.slice(projected, 2, E + channels, H);
   const scan = makeNode(
     "ssdScan",
-    [part(0, H, P), dt, A, part(E, G, N), part(E + G * N, G, N), param("D", [H]), param("dt_bias", [H]), ssmState],
-    { chunk, softplus: true, dtMin: 0, dtMax: Infinity },
+    [
+      part(0, H, P),
+      dt,
+      A,
+      part(E, G, N),
+      part(E + G * N, G, N),
+      param("D", [H]),
+      param("dt_bias", [H]),
+      ...(past ? [ids.value] : []),
+      ssmState,
+    ],
+    { chunk, softplus: true, dtMin: 0, dtMax: Infinity, past },
   );
   const norm = makeNode("gatedRmsNorm", [b.reshape(get(scan, 0), [batch, seq, E]), z, param("norm", [E])], { eps: 1e-5 });
   return {
     name: "mixer",
-    symbols: [batch, seq].filter((d) => typeof d !== "number"),
+    symbols: [batch, seq, symbols.past].filter((d) => typeof d !== "number"),
     outputs: [{ name: "y", value: b.matmul(norm, param("out_proj", [hidden, E]), true) }],
-    updates: [
-      { state: "conv", value: get(conv, 1) },
-      { state: "ssm", value: get(scan, 1) },
-    ],
+    updates: [{ state: "conv", value: get(conv, 1) }, { state: "ssm", value: get(scan, 1) }, ids],
   };
 }
 
@@ -274,8 +352,12 @@ const mixers: fc.Arbitrary<Mixer> = fc
         norm: r([E], 0.5, 1.5),
         out_proj: r([hidden, E], -0.7, 0.7),
       },
-      timed: { x: r([batch, seq, hidden], -2, 2), mask: tensor("f32", [batch, seq], new Float64Array(batch * seq).fill(1)) },
-      states: { conv: r([batch, K, channels], -1, 1), ssm: r([batch, H, P, N], -1, 1) },
+      timed: { x: r([batch, seq, hidden], -2, 2), ids: tensor("i32", [batch, seq], new Float64Array(batch * seq).fill(1)) },
+      states: {
+        conv: r([batch, K, channels], -1, 1),
+        ssm: r([batch, H, P, N], -1, 1),
+        seen: tensor("i32", [batch, CAPACITY], new Float64Array(batch * CAPACITY)),
+      },
       [fc.toStringMethod]: () => JSON.stringify({ seed, batch, seq, sizes }),
     };
   });
@@ -288,21 +370,6 @@ export function mixerLaws(execute: Execute, options: LayerOptions): readonly Law
     law("3: a cut at each of 1 to K + 1 positions equals the whole", async (m) => {
       const whole = await run(m, { timed: m.timed, states: m.states, past: 0 });
       for (const at of range(1, Math.min(m.K + 2, m.seq))) expectSame(await pieces(run, m, [at]), whole, options.tolerance, `cut at ${at}`);
-    }),
-    law("16: right padding leaves the outputs and lets the state decay by dt_bias", async (m) => {
-      const pads = m.random.integer(1, 4);
-      const padded = { ...timesOf(m.timed, m, [...range(0, m.seq), ...range(0, pads).map(() => m.seq - 1)]) };
-      const mask = padded["mask"]!;
-      padded["mask"] = tensor("f32", mask.shape, mask.data.map((_, i) => (i % (m.seq + pads) < m.seq ? 1 : 0))); // prettier-ignore
-      const [p, r] = [
-        await run(m, { timed: padded, states: m.states, past: 0 }),
-        await run(m, { timed: m.timed, states: m.states, past: 0 }),
-      ];
-      expectNear(pickTime(p.y, m.batch, m.seq + pads, range(0, m.seq)), r.y, options.tolerance, "outputs");
-      const decay = (h: number): number =>
-        Math.exp(-pads * Math.log1p(Math.exp(m.params["dt_bias"]!.data[h]!)) * Math.exp(m.params["A_log"]!.data[h]!));
-      const expected = r.states["ssm"]!.data.map((s, i) => s * decay(Math.floor(i / m.P / m.N) % m.H));
-      expectNear(p.states["ssm"]!.data, expected, options.tolerance, "state ssm");
     }),
     law("17: one norm group over the full width is the plain gated norm", async (m) => {
       const graph = normGraphs({ E: m.H * m.P })(false);
@@ -343,24 +410,19 @@ interface AttentionSizes {
   readonly D: number;
 }
 
-/** The mask is cached like the keys: a key that was padding stays hidden in later calls. */
 export function attentionGraph({ H, Hkv, D }: AttentionSizes, batch: Dim, seq: Dim): Graph {
   const b = builder({});
   const { past } = symbols;
-  const cached = (name: string, fresh: Node, shape: readonly Dim[], axis: number): { name: string; value: Node } => ({
-    name,
-    value: makeNode("update", [state(name, shape), fresh], { axis, start: past }),
-  });
   const headsFirst = (name: string): Node => b.transpose(input(name, [batch, seq, Hkv, D]), [0, 2, 1, 3]);
   const kv = ["k", "v"].map((name) => cached(name, headsFirst(name), [batch, Hkv, CAPACITY, D], 2));
-  const seen = cached("seen", input("mask", [batch, seq]), [batch, CAPACITY], 1);
+  const seen = cachedIds(batch, seq);
   const operands = [input("q", [batch, seq, H, D]), kv[0]!.value, kv[1]!.value, seen.value];
-  const y = makeNode("attention", operands, { scale: 1 / Math.sqrt(D), causal: true, mask: true, past });
+  const y = makeNode("attention", operands, { scale: 1 / Math.sqrt(D), causal: true, ids: true, past });
   return {
     name: "attention",
     symbols: [batch, seq, past].filter((d) => typeof d !== "number"),
     outputs: [{ name: "y", value: y }],
-    updates: [...kv, seen].map((c) => ({ state: c.name, value: c.value })),
+    updates: [...kv, seen],
   };
 }
 
@@ -390,9 +452,13 @@ const attentions: fc.Arbitrary<AttentionLayer> = fc
         q: rng.tensor("f32", [batch, seq, H, D], -2, 2),
         k: rng.tensor("f32", [batch, seq, Hkv, D], -2, 2),
         v: rng.tensor("f32", [batch, seq, Hkv, D], -2, 2),
-        mask: tensor("f32", [batch, seq], new Float64Array(batch * seq).fill(1)),
+        ids: tensor("i32", [batch, seq], new Float64Array(batch * seq).fill(1)),
       },
-      states: { k: zero([batch, Hkv, CAPACITY, D]), v: zero([batch, Hkv, CAPACITY, D]), seen: zero([batch, CAPACITY]) },
+      states: {
+        k: zero([batch, Hkv, CAPACITY, D]),
+        v: zero([batch, Hkv, CAPACITY, D]),
+        seen: tensor("i32", [batch, CAPACITY], new Float64Array(batch * CAPACITY)),
+      },
       [fc.toStringMethod]: () => JSON.stringify({ seed, batch, seq, sizes }),
     };
   });
@@ -414,7 +480,7 @@ export function attentionLaws(execute: Execute, options: LayerOptions): readonly
       expectNear(r.y, y, options.tolerance, "outputs");
     }),
     law("16: a query that sees no key gives zeros", async (a) => {
-      const timed = { ...a.timed, mask: tensor("f32", [a.batch, a.seq], new Float64Array(a.batch * a.seq)) };
+      const timed = { ...a.timed, ids: withIds(a.timed["ids"]!, () => -1) };
       const { y } = await run(a, { timed, states: a.states, past: 0 });
       expectNear(y, y.map(() => 0), 0, "outputs"); // prettier-ignore
     }),

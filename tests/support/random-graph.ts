@@ -9,6 +9,7 @@ import type { Dim, Graph, Node } from "../../compiler/ir/graph.ts";
 import { topological, typeOf } from "../../compiler/ir/graph.ts";
 import { makeSource } from "../../compiler/ir/ops.ts";
 import type { Bindings, Tensor } from "../../compiler/run/graph.ts";
+import { tensor } from "../../compiler/run/graph.ts";
 import { STEPS } from "./random-steps.ts";
 import type { Random } from "./values.ts";
 import { random } from "./values.ts";
@@ -95,6 +96,8 @@ export interface Growth {
   size(): number;
   param(shape: readonly number[], low: number, high: number, dtype?: DType): Node;
   input(shape: readonly Dim[], low: number, high: number, dtype?: DType): Node;
+  /** An i32 input [rows, length] with the numbers that `make` gives. */
+  given(shape: readonly [Dim, Dim], make: (rows: number, length: number) => Int32Array): Node;
   state(shape: readonly Dim[], dtype?: DType): Node;
   update(state: Node, value: Node): void;
   /** How many elements a shape has with this case's symbols. */
@@ -159,6 +162,13 @@ export function buildCase(recipe: Recipe): GraphCase {
     size: () => SIZES[g.decide(SIZES.length)]!,
     param: (shape, low, high, dtype = "f32") => source("param", "params", { dtype, shape }, low, high),
     input: (shape, low, high, dtype = "f32") => source("input", "inputs", { dtype, shape }, low, high),
+    given: (shape, make) => {
+      const node = source("input", "inputs", { dtype: "i32", shape }, 0, 0);
+      const { name } = node.attrs as { readonly name: string };
+      const [rows, length] = shape.map(sizeOfDim) as [number, number];
+      bound.inputs[name] = tensor("i32", [rows, length], make(rows, length));
+      return node;
+    },
     state: (shape, dtype = "f32") => source("state", "states", { dtype, shape }, -1, 1),
     update: (state, value) => {
       updates.push({ state: (state.attrs as { readonly name: string }).name, value });

@@ -1,11 +1,12 @@
 import { shapeOf } from "../../compiler/graph/build.ts";
 import { i32, sub } from "../../compiler/ir/expr.ts";
-import type { BinaryFn } from "../../compiler/ir/expr.ts";
+import type { BinaryFn, Expr } from "../../compiler/ir/expr.ts";
 import type { Activation, Dim, Node } from "../../compiler/ir/graph.ts";
 import { typeOf } from "../../compiler/ir/graph.ts";
 import { makeNode, makeSource } from "../../compiler/ir/ops.ts";
 import type { Growth } from "./random-graph.ts";
 import { MAX } from "./random-graph.ts";
+import { LAYOUTS, sequenceIds } from "./sequences.ts";
 
 interface StepKind {
   /** A small change of its operands changes its result by little. */
@@ -236,13 +237,26 @@ const merged = (g: Growth, y: Node): Node => {
 const get = (n: Node, index: number): Node => makeNode("get", [n], { index });
 
 /** `stateDType`: a state in bf16 is rounded, which is a jump. */
+/** Sequence ids for a call, one of the choices being none. */
+const idsOf = (g: Growth): { readonly ids: Node; readonly past: Expr } | null => {
+  if (g.decide(2) === 0) return null;
+  const kind = LAYOUTS[g.decide(LAYOUTS.length)]!;
+  return {
+    past: g.past,
+    ids: g.given([g.batch, MAX.past + MAX.seq], (rows, length) => sequenceIds(kind, rows, length, () => g.random.uniform(0, 1))),
+  };
+};
+
 const conv = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   const [C, width] = [g.size(), 1 + g.decide(5)];
   const bias = g.decide(2) === 0;
   const state = g.state([g.batch, width, C], stateDType);
   const activation = [null, ...ACTIVATIONS][g.decide(8)]!;
-  const inputs = [g.projected(C), g.param([C, width], -1, 1), ...(bias ? [g.param([C], -1, 1)] : []), state];
-  const n = makeNode("causalConv1d", inputs, { width, bias, activation });
+  const sequences = idsOf(g);
+  // any number of positions up to the shortest call that the graph admits
+  const operands = sequences ? [sequences.ids, g.input([g.batch], 0, g.elements([g.seq]), "i32")] : [];
+  const inputs = [g.projected(C), g.param([C, width], -1, 1), ...(bias ? [g.param([C], -1, 1)] : []), ...operands, state];
+  const n = makeNode("causalConv1d", inputs, { width, bias, activation, past: sequences?.past ?? null });
   g.update(state, get(n, 1));
   return merged(g, get(n, 0));
 };
@@ -255,8 +269,10 @@ const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   const [dtMin, dtMax] = [[0, Infinity], [0.05, 0.7]][g.decide(2)] as [number, number]; // prettier-ignore
   // a factor of 30 reaches the linear part of softplus
   const dt = g.b.binary("mul", g.projected(H), g.decide(3) === 2 ? 30 : 1);
-  const inputs = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N), g.param([H], -1, 1), g.param([H], -1, 1), state];
-  const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), softplus: g.decide(4) > 0, dtMin, dtMax });
+  const sequences = idsOf(g);
+  const perHead = [g.param([H], -1, 1), g.param([H], -1, 1)];
+  const inputs = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N), ...perHead, ...(sequences ? [sequences.ids] : []), state];
+  const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), softplus: g.decide(4) > 0, dtMin, dtMax, past: sequences?.past ?? null });
   g.update(state, get(n, 1));
   return bounded(g, merged(g, get(n, 0)));
 };
@@ -275,12 +291,10 @@ const attention = (g: Growth, cacheDType: "f32" | "bf16"): Node => {
     g.update(cache, next);
     return next;
   };
-  const mask = g.decide(2) === 0 ? [g.b.cast(g.input([g.batch, T], 0, 1, "i32"), "f32")] : [];
+  const kind = g.decide(2) === 0 ? null : LAYOUTS[g.decide(LAYOUTS.length)]!;
+  const ids = kind ? [g.given([g.batch, T], (rows, length) => sequenceIds(kind, rows, length, () => g.random.uniform(0, 1)))] : [];
   const q = g.projected(Hkv * perKv, D);
-  return merged(
-    g,
-    makeNode("attention", [q, stored(), stored(), ...mask], { scale: 1 / Math.sqrt(D), causal, mask: mask.length > 0, past }),
-  );
+  return merged(g, makeNode("attention", [q, stored(), stored(), ...ids], { scale: 1 / Math.sqrt(D), causal, ids: ids.length > 0, past }));
 };
 
 const COMPOSITES: Record<string, StepKind> = {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { Caps } from "../../compiler/backend.ts";
 import { read } from "../../compiler/ir/dtype.ts";
-import { FALSE, evaluateInt, i32 } from "../../compiler/ir/expr.ts";
+import { evaluateInt, i32 } from "../../compiler/ir/expr.ts";
 import type { Stmt, TileProgram } from "../../compiler/ir/tile.ts";
 import { interpretTile } from "../../compiler/run/tile.ts";
 import type { AttentionProblem, Config, Template } from "../../compiler/template.ts";
@@ -58,8 +58,8 @@ const model = (seq: number): AttentionProblem => {
 
 describe("lanes and units", () => {
   test.each([4, 8, 16])("%i lanes of a vector", (lanes) => {
-    check(attention, { seq: 9, past: 5, share: 2, dim: 20, mask: "some", symbolic: true }, vector(lanes));
-    check(attentionDecode, { seq: 2, past: 33, share: 2, dim: 20, mask: "some", symbolic: true }, vector(lanes));
+    check(attention, { seq: 9, past: 5, share: 2, dim: 20, ids: "mixed", symbolic: true }, vector(lanes));
+    check(attentionDecode, { seq: 2, past: 33, share: 2, dim: 20, ids: "mixed", symbolic: true }, vector(lanes));
   });
 
   test("a unit that takes 16-bit operands gets them, from a cache of either type", () => {
@@ -79,7 +79,7 @@ describe("weights", () => {
   test.each([attention, attentionDecode])("$name: a row that sees no key is 0", (template) => {
     for (const caps of [vectorCaps, warpCaps]) {
       const c = attentionProblem({ ...PLAIN, seq: 3, past: 20, dim: 8 });
-      const problem = { ...c.problem, mask: () => FALSE };
+      const problem = { ...c.problem, ids: () => i32(-1) };
       const buffers = copyBuffers(c);
       interpretTile(template.build(problem, configsOf(template, problem, caps)[0]!, caps), buffers, c.symbols);
       const [out] = Object.keys(c.expected);

@@ -66,6 +66,7 @@ describe("rewriteGraph", () => {
     width: 2,
     bias: false,
     activation: null,
+    past: null,
   });
   const [y, s] = [0, 1].map((index) => makeNode("get", [conv], { index })) as [Node, Node];
 
@@ -86,7 +87,7 @@ describe("one step of the scan", () => {
     const { H, P, G, N } = sizes;
     const shapes = [[batch, length, H, P], [batch, length, H], [H], [batch, length, G, N], [batch, length, G, N], [H], [H], [batch, H, P, N]]; // prettier-ignore
     const inputs = shapes.map((shape, i) => input(`i${i}`, "f32", ...shape));
-    return makeNode("ssdScan", inputs, { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity });
+    return makeNode("ssdScan", inputs, { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity, past: null });
   };
 
   test("is the recurrence, with no axis of length seq x seq", () => {
@@ -128,7 +129,7 @@ test("strong decay early in a sequence costs later positions no precision", () =
     state: [1],
   };
   const names = Object.keys(shapes) as (keyof typeof shapes)[];
-  const n = makeNode("ssdScan", names.map((k) => input(k, "f32", ...shapes[k])), { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity }); // prettier-ignore
+  const n = makeNode("ssdScan", names.map((k) => input(k, "f32", ...shapes[k])), { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity, past: null }); // prettier-ignore
   const graph = graphOf([0, 1].map((index) => makeNode("get", [n], { index })));
   const bindings = {
     symbols: { batch: 1, seq: 1 },
@@ -141,10 +142,10 @@ test("strong decay early in a sequence costs later positions no precision", () =
 test("attention by primitives gives zeros where no key is seen", () => {
   const n = makeNode(
     "attention",
-    [input("q", "f32", 1, 2, 1, 1), input("k", "f32", 1, 1, 2, 1), input("k", "f32", 1, 1, 2, 1), input("m", "f32", 1, 2)],
-    { scale: 1, causal: true, mask: true, past: i32(0) },
+    [input("q", "f32", 1, 2, 1, 1), input("k", "f32", 1, 1, 2, 1), input("k", "f32", 1, 1, 2, 1), input("ids", "i32", 1, 2)],
+    { scale: 1, causal: true, ids: true, past: i32(0) },
   );
-  const inputs = { q: tensor("f32", [1, 2, 1, 1], [1, 1]), k: tensor("f32", [1, 1, 2, 1], [5, 7]), m: tensor("f32", [1, 2], [0, 1]) };
+  const inputs = { q: tensor("f32", [1, 2, 1, 1], [1, 1]), k: tensor("f32", [1, 1, 2, 1], [5, 7]), ids: tensor("i32", [1, 2], [-1, 1]) };
   const { outputs } = interpretGraph(graphOf(decompose(n)), { symbols: { batch: 1, seq: 1 }, inputs });
   expect([...outputs["y0"]!.data]).toEqual([0, 7]);
 });

@@ -107,7 +107,7 @@ describe("composites", () => {
     const x = input("x", type("f32", 1, 2, 1));
     const state = makeSource("state", type("f32", 1, 3, 1), { name: "s" });
     const taps = makeSource("param", type("f32", 1, 3), { name: "w", packed: null });
-    const conv = makeNode("causalConv1d", [x, taps, state], { width: 3, bias: false, activation: "relu" });
+    const conv = makeNode("causalConv1d", [x, taps, state], { width: 3, bias: false, activation: "relu", past: null });
     const graph = graphOf(makeNode("get", [conv], { index: 0 }), [], [{ state: "s", value: makeNode("get", [conv], { index: 1 }) }]);
     const bindings: Bindings = {
       symbols: {},
@@ -124,13 +124,15 @@ describe("composites", () => {
   test("rows of attention that see nothing give zeros, even over NaNs", () => {
     const q = input("q", type("f32", 1, 1, 1, 1));
     const k = input("k", type("f32", 1, 1, 2, 1));
-    const mask = input("m", type("f32", 1, 2));
-    const n = makeNode("attention", [q, k, k, mask], { scale: 1, causal: true, mask: true, past: i32(1) });
-    const inputs = (m: number[], keys: number[]): Partial<Bindings> => ({
-      inputs: { q: tensor("f32", [1, 1, 1, 1], [1]), k: tensor("f32", [1, 1, 2, 1], keys), m: tensor("f32", [1, 2], m) },
+    const ids = input("ids", type("i32", 1, 2));
+    const n = makeNode("attention", [q, k, k, ids], { scale: 1, causal: true, ids: true, past: i32(1) });
+    const inputs = (of: number[], keys: number[]): Partial<Bindings> => ({
+      inputs: { q: tensor("f32", [1, 1, 1, 1], [1]), k: tensor("f32", [1, 1, 2, 1], keys), ids: tensor("i32", [1, 2], of) },
     });
-    expect(run(n, inputs([0, 0], [1, 2]))).toEqual([0]);
+    expect(run(n, inputs([-1, -1], [1, 2]))).toEqual([0]);
     expect(run(n, inputs([0, 1], [NaN, 2]))).toEqual([2]);
+    expect(run(n, inputs([1, 2], [NaN, 2]))).toEqual([2]);
+    expect(run(n, inputs([1, -1], [3, 2]))).toEqual([3]); // padding continues the sequence before it
   });
 
   test("the loss of no labels is NaN", () => {

@@ -31,7 +31,7 @@ function errorOf(f: () => unknown): string {
   return "no error";
 }
 
-const ssd: Attrs["ssdScan"] = { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity };
+const ssd: Attrs["ssdScan"] = { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity, past: null };
 const ssdInputs = (H: number, G: number): Node[] => [
   x("f32", batch, seq, H, 2),
   x("f32", batch, seq, H),
@@ -42,7 +42,7 @@ const ssdInputs = (H: number, G: number): Node[] => [
   x("f32", H),
   x("bf16", batch, H, 2, 5),
 ];
-const attention: Attrs["attention"] = { scale: 1, causal: true, mask: false, past: i32(0) };
+const attention: Attrs["attention"] = { scale: 1, causal: true, ids: false, past: i32(0) };
 
 describe("result types", () => {
   const results: { [K in Exclude<Op, Declared>]: [inputs: () => Node[], attrs: Attrs[K], type: string] } = {
@@ -73,14 +73,14 @@ describe("result types", () => {
       "f32[batch, seq, 2, 8]",
     ],
     causalConv1d: [
-      () => [x("f32", batch, seq, 6), x("f32", 6, 4), x("f32", 6), x("bf16", batch, 4, 6)],
-      { width: 4, bias: true, activation: "silu" },
+      () => [x("f32", batch, seq, 6), x("f32", 6, 4), x("f32", 6), x("i32", batch, 99), x("i32", batch), x("bf16", batch, 4, 6)],
+      { width: 4, bias: true, activation: "silu", past: i32(0) },
       "(f32[batch, seq, 6], bf16[batch, 4, 6])",
     ],
     ssdScan: [() => ssdInputs(4, 2), ssd, "(f32[batch, seq, 4, 2], bf16[batch, 4, 2, 5])"],
     attention: [
-      () => [x("f32", batch, seq, 4, 8), x("bf16", batch, 2, 99, 8), x("bf16", batch, 2, 99, 8), x("f32", batch, 99)],
-      { ...attention, mask: true },
+      () => [x("f32", batch, seq, 4, 8), x("bf16", batch, 2, 99, 8), x("bf16", batch, 2, 99, 8), x("i32", batch, 99)],
+      { ...attention, ids: true },
       "f32[batch, seq, 4, 8]",
     ],
     crossEntropy: [() => [x("f32", batch, seq, 9), x("i32", batch, seq)], { ignoreIndex: -100 }, "f32[]"],
@@ -104,8 +104,11 @@ describe("result types", () => {
   });
 
   test("every operation has a row that names its operands", () => {
-    expect(OPS.causalConv1d.operands({ width: 4, bias: false, activation: null })).toEqual(["x", "weight", "state"]);
-    expect(OPS.attention.operands({ ...attention, mask: true })).toEqual(["q", "k", "v", "mask"]);
+    const conv = { width: 4, bias: false, activation: null, past: null };
+    expect(OPS.causalConv1d.operands(conv)).toEqual(["x", "weight", "state"]);
+    expect(OPS.causalConv1d.operands({ ...conv, bias: true, past: i32(0) })).toEqual(["x", "weight", "bias", "ids", "ends", "state"]);
+    expect(OPS.ssdScan.operands({ ...ssd, past: i32(0) }).slice(-2)).toEqual(["ids", "state"]);
+    expect(OPS.attention.operands({ ...attention, ids: true })).toEqual(["q", "k", "v", "ids"]);
     expect(OPS.concat.operands({ axis: 0 }, 3)).toEqual(["part0", "part1", "part2"]);
   });
 });
@@ -453,7 +456,7 @@ describe("errors say where, what of what, and what to do", () => {
 
   test("causalConv1d", () => {
     const inputs = (): Node[] => [x("f32", batch, seq, 6), x("f32", 6, 4), x("f32", batch, 3, 6)];
-    expect(errorOf(() => make("causalConv1d", inputs(), { width: 4, bias: false, activation: null }))).toMatchInlineSnapshot(`
+    expect(errorOf(() => make("causalConv1d", inputs(), { width: 4, bias: false, activation: null, past: null }))).toMatchInlineSnapshot(`
       "
       models/toy/model.ts:7:3  layers.3.causalConv1d: causalConv1d: state has the wrong shape
         x         f32[batch, seq, 6]  input x0

@@ -1,9 +1,11 @@
 import fc from "fast-check";
 import type { DType } from "../../../compiler/ir/dtype.ts";
-import { add, i32, intVar, lt, mul, ne, neg, select, sub } from "../../../compiler/ir/expr.ts";
+import { add, i32, intVar, lt, mul, neg, select, sub } from "../../../compiler/ir/expr.ts";
 import type { Expr } from "../../../compiler/ir/expr.ts";
 import type { AttentionProblem } from "../../../compiler/template.ts";
-import { dimension, memory, seed, storage } from "./case.ts";
+import { layout, sequenceIds } from "../sequences.ts";
+import type { Layout } from "../sequences.ts";
+import { dimension, memory, random, seed, storage } from "./case.ts";
 import type { Case } from "./case.ts";
 
 export interface AttentionShape {
@@ -17,8 +19,8 @@ export interface AttentionShape {
   readonly share: number;
   readonly dim: number;
   readonly causal: boolean;
-  /** "some" hides keys at random, "most" leaves rows that see none; hidden keys and values are NaN. */
-  readonly mask: "none" | "some" | "most";
+  /** Whether there are sequence ids, and how the tokens lie; keys and values of padding are NaN. */
+  readonly ids: Layout | null;
   /** Sizes are run-time symbols, with ranges wider than the run's values. */
   readonly symbolic: boolean;
   /** q is rotated in pairs by its position, and keys are weighed by theirs, instead of plain loads. */
@@ -39,7 +41,7 @@ export const PLAIN: AttentionShape = {
   share: 1,
   dim: 16,
   causal: true,
-  mask: "none",
+  ids: null,
   symbolic: false,
   prologue: false,
   outs: 1,
@@ -68,7 +70,7 @@ export const attentionCase = (sizes: AttentionSizes): fc.Arbitrary<Case<Attentio
       share: fc.constantFrom(1, 2, 3, 4),
       dim: fc.constantFrom(1, 3, 8, 13, 16, 20, 32),
       causal: fc.boolean(),
-      mask: fc.constantFrom("none", "some", "most"),
+      ids: fc.option(layout),
       symbolic: fc.boolean(),
       prologue: fc.boolean(),
       outs: fc.constantFrom(1, 1, 2),
@@ -91,15 +93,16 @@ export function attentionProblem(s: AttentionShape, most: number = s.seq): Case<
   // two factors a position: they stand for a cosine and a sine, and need not be ones
   const factors = mem.input("f32", capacity * 2);
   const gate = mem.input("f32", heads * dim);
-  const shown = mem.input("i32", s.batch * capacity, 0, s.mask === "most" ? 1.05 : 2);
+  const ids = s.ids && mem.input("i32", s.batch * capacity);
+  if (s.ids) sequenceIds(s.ids, s.batch, capacity, random(s.seed)).forEach((id, i) => ids!.set(i, id)); // prettier-ignore
   const outs = Array.from({ length: s.outs }, (_, i) => mem.output(i === 0 ? s.out : "f32", s.batch * s.seq * heads * dim));
 
-  const shows = (b: number, j: number): boolean => s.mask === "none" || shown.get(b * capacity + j) !== 0;
+  const idAt = (b: number, j: number): number => (ids ? ids.get(b * capacity + j) : 1);
   const keyAt = (b: number, h: number, j: number): number => ((b * kvHeads + h) * capacity + j) * dim;
   for (let b = 0; b < s.batch; b++)
     for (let h = 0; h < kvHeads; h++)
       for (let j = 0; j < capacity; j++)
-        if (j >= s.past + s.seq || !shows(b, j)) for (const x of [keys, values]) x.set(keyAt(b, h, j) + (j % dim), NaN);
+        if (j >= s.past + s.seq || idAt(b, j) < 0) for (const x of [keys, values]) x.set(keyAt(b, h, j) + (j % dim), NaN);
 
   const batch = dimension("batch", s.batch, s.symbolic, 4);
   const seq = dimension("seq", s.seq, s.symbolic, Math.max(most, s.seq));
@@ -130,7 +133,7 @@ export function attentionProblem(s: AttentionShape, most: number = s.seq): Case<
     },
     k: (b, h, j, d) => (s.prologue ? mul(keys.at(cached(b, h, j, d)), factor(j, 0)) : keys.at(cached(b, h, j, d))),
     v: (b, h, j, d) => values.at(cached(b, h, j, d)),
-    mask: s.mask === "none" ? null : (b, j) => ne(shown.at(add(mul(b, capacity), j)), 0),
+    ids: ids && ((b, j) => ids.at(add(mul(b, capacity), j))),
     outs: outs.map((o, i) => ({
       buffer: o.name,
       dtype: o.dtype,
@@ -157,7 +160,9 @@ export function attentionProblem(s: AttentionShape, most: number = s.seq): Case<
           return x * factors.get(position * 2) + other * factors.get(position * 2 + 1);
         });
         const kv = Math.floor(h / s.share);
-        const seen = Array.from({ length: s.causal ? position + 1 : s.past + s.seq }, (_, j) => j).filter((j) => shows(b, j));
+        const seen = Array.from({ length: s.causal ? position + 1 : s.past + s.seq }, (_, j) => j).filter(
+          (j) => idAt(b, j) === Math.abs(idAt(b, position)),
+        );
         const scores = seen.map((j) => {
           const dot = left.reduce((sum, x, d) => sum + x * keys.get(keyAt(b, kv, j) + d), 0);
           return (dot * (s.prologue ? factors.get(j * 2) : 1)) / Math.sqrt(dim);

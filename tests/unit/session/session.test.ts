@@ -150,6 +150,12 @@ describe("what does not fit is refused, and leaves the session as it was", () =>
     ["an id above the vocabulary", (s) => s.prefill(Int32Array.of(1, 256)), /token id 256 \(number 1\) is outside the vocabulary of 256/],
     ["a negative id", (s) => s.decode(Int32Array.of(-1)), /token id -1/],
     ["a mask of another length", (s) => s.prefill(Int32Array.of(1, 2), { mask: [1] }), /the mask has 1 elements, the ids have 2/],
+    ["labels of another length", (s) => s.prefill(Int32Array.of(1, 2), { sequences: [1] }), /the sequence labels has 1 elements/],
+    [
+      "a label that is none",
+      (s) => s.prefill(Int32Array.of(1, 2), { sequences: [1, 0.5] }),
+      /label 0.5 is no 32-bit integer .*number the sequences/,
+    ],
     ["a position outside", (s) => s.prefill(Int32Array.of(1, 2), { positions: [47, 48] }), /position 48 is outside/],
     ["another batch", (s) => s.prefill(Int32Array.of(1, 2), { rows: 2 }), /the session has 1 rows, got 2/],
     ["a decode of two", (s) => s.decode(Int32Array.of(1, 2)), /the session has 1 rows, got 2 tokens/],
