@@ -100,6 +100,19 @@ describe.each(["llvm", "interpret"])("forward, %s", (backend) => {
   });
 });
 
+test.each(["options", "all-attention", "rope-yarn", "bf16"])("attention weights of every attention layer, %s", async (name) => {
+  const golden = openGoldenTensors(name);
+  const model = await openGoldenModel(name);
+  try {
+    const { attentions } = await model.forward({ inputIds: golden.rows("forward.input_ids"), attentions: true });
+    expect(attentions).toHaveLength(model.config.attentionLayers.length);
+    for (const [k, weights] of attentions.entries())
+      expect(farthest(weights, golden.floats(`forward.attentions.${k}`)), `layer ${k}`).toBeLessThan(tolerance);
+  } finally {
+    await model.close();
+  }
+});
+
 describe("losses", () => {
   const golden = openGoldenTensors("options");
   const inputIds = golden.rows("forward.input_ids");
