@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { tensor } from "../../compiler/run/graph.ts";
 import type { CausalLM } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats, decodeIntegers } from "../../runtime/numeric.ts";
@@ -57,4 +58,19 @@ describe.each(["base", "options", "all-attention", "bf16"])("strict %s", (name) 
     const expected = decodeIntegers("I64", reference.read(`${name}.greedy`), { min: 0, max: 2 ** 31 - 1 }, "greedy");
     expect([...sequences[1]!]).toEqual([...expected.subarray(expected.length / 2)]);
   });
+});
+
+test("weights in f16: compiled as interpreted, and numbers that f16 can hold", async () => {
+  const inputIds = openGoldenTensors("base").rows("forward.input_ids");
+  const logits: Float32Array[] = [];
+  for (const backend of ["llvm", "interpret"]) {
+    const model = await openGoldenModel("base", { dtype: "f16", strict: true, backend });
+    const { hiddenStates, ...result } = await model.forward({ inputIds, hiddenStates: true });
+    for (const [i, values] of [result.logits, ...hiddenStates].entries())
+      expect([...tensor("f16", [values.length], values).data], `${backend} ${i}`).toEqual([...values]);
+    logits.push(result.logits);
+    await model.close();
+  }
+  // f16 has three bits more than bf16, so neighbours are nearer to each other
+  expect(rms(logits[0]!, logits[1]!)).toBeLessThan(close / 4);
 });
