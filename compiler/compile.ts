@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { BufferRef, KernelEntry, LiteralEntry, Manifest, ProgramEntry, StepEntry, TensorEntry, WeightEntry } from "./artifact.ts";
 import type { Backend, Caps, Source } from "./backend.ts";
+import { CulmError } from "./diagnostics.ts";
 import type { Graph, Node, NodeOf } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
 import { BYTES } from "./ir/dtype.ts";
@@ -127,6 +128,12 @@ function programEntry(p: LoweredProgram, steps: readonly ReturnType<Library["add
   const ref = (b: BufferInfo): BufferRef =>
     b.kind === "arena" ? { kind: "arena", offset: memory.offsets.get(b)! } : { kind: b.kind, name: b.name };
   const inputs = topological(p.graph).filter((n): n is NodeOf<"input"> => n.op === "input");
+  const both = p.outputs.find(({ name }) => inputs.some((n) => n.attrs.name === name));
+  if (both)
+    throw new CulmError({
+      what: `program ${p.name}: ${both.name} is an input and an output`,
+      fix: "call them differently: an input and an output of one name are one buffer, which a program cannot read and replace",
+    });
   return {
     name: p.name,
     symbols: p.graph.symbols.map((s) => ({ name: s.name, min: s.min, max: s.max })),

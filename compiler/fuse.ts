@@ -29,6 +29,8 @@ export const isAnchor = (n: Node): boolean =>
   n.op === "softmax" ||
   n.op === "reduce" ||
   n.op === "scan" ||
+  n.op === "processLogits" ||
+  n.op === "sampleToken" ||
   isMainResult(n);
 export const isMainResult = (n: Node): boolean => n.op === "get" && n.attrs.index === 0 && isTuple(n.inputs[0]!);
 export const isTuple = (n: Node): boolean => n.op === "ssdScan" || n.op === "causalConv1d";

@@ -5,6 +5,7 @@ import { isStep } from "./graph/decompose-ssd.ts";
 import type { KernelPlan } from "./plan.ts";
 import { gemm } from "./lowering/gemm.ts";
 import { attention, ssdScan, ssdStep, conv } from "./lowering/mixers.ts";
+import { processLogits, sampleToken } from "./lowering/sampling.ts";
 import { norm, softmax, reduction, runningSum, matmulRows } from "./lowering/rows.ts";
 import { pointwise, cacheWrite } from "./lowering/pointwise.ts";
 
@@ -27,6 +28,10 @@ export function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): Ke
       return reduction(d, sink, anchor);
     case "scan":
       return runningSum(d, sink, anchor);
+    case "processLogits":
+      return processLogits(d, sink, anchor);
+    case "sampleToken":
+      return sampleToken(d, sink, anchor);
     case "get": {
       const tuple = anchor.inputs[0]!;
       if (tuple.op === "ssdScan") return isStep(tuple) ? ssdStep(d, sink, anchor, tuple) : ssdScan(d, sink, anchor, tuple);

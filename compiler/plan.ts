@@ -4,7 +4,7 @@ import type { Expr } from "./ir/expr.ts";
 import { add, i32, idiv, mod, mul, rangeOf } from "./ir/expr.ts";
 import type { Dim } from "./ir/graph.ts";
 import type { Access } from "./ir/tile.ts";
-import type { AttentionProblem, ConvProblem, GemmProblem, RowProblem, SsdProblem } from "./template.ts";
+import type { AttentionProblem, ConvProblem, GemmProblem, LogitsProblem, RowProblem, SsdProblem, TokenProblem } from "./template.ts";
 
 /** A tensor in memory while a program runs. */
 export interface BufferInfo {
@@ -22,7 +22,9 @@ export type Problem =
   | ({ readonly kind: "attention" } & AttentionProblem)
   | ({ readonly kind: "ssd" } & SsdProblem)
   | ({ readonly kind: "conv" } & ConvProblem)
-  | ({ readonly kind: "rows" } & RowProblem);
+  | ({ readonly kind: "rows" } & RowProblem)
+  | ({ readonly kind: "logits" } & LogitsProblem)
+  | ({ readonly kind: "token" } & TokenProblem);
 
 export interface KernelPlan {
   /** Model path of the operation whose result it stores. */

@@ -11,6 +11,8 @@ import { attention } from "./templates/attention.ts";
 import { conv1d } from "./templates/conv1d.ts";
 import { gemm } from "./templates/gemm.ts";
 import { gemv } from "./templates/gemv.ts";
+import { processLogits } from "./templates/process-logits.ts";
+import { sampleToken } from "./templates/sample-token.ts";
 import { ssdScan } from "./templates/ssd-scan.ts";
 
 /** The template and configuration a kernel got, and what was turned down on the way. */
@@ -38,6 +40,10 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
       return first(kernel, p, [conv1d], caps);
     case "rows":
       return first(kernel, p, [rows], caps);
+    case "logits":
+      return first(kernel, p, [processLogits], caps);
+    case "token":
+      return first(kernel, p, [sampleToken], caps);
   }
 }
 

@@ -125,6 +125,28 @@ export interface ConvProblem {
   readonly outs: readonly Out<[b: Expr, t: Expr, c: Expr]>[];
 }
 
+/** Processors of logits; graph op `processLogits`. All f32 but `seen`, which is bool. */
+export interface LogitsProblem {
+  readonly frame: Frame;
+  readonly rows: Expr;
+  readonly vocab: number;
+  readonly logits: (row: Expr, col: Expr) => Expr;
+  readonly seen: (row: Expr, col: Expr) => Expr;
+  readonly settings: Readonly<Record<"penalty" | "temperature" | "topK" | "topP" | "minP", (row: Expr) => Expr>>;
+  /** f32 [rows, vocab]; the kernel also reads back what it has written. */
+  readonly scores: { readonly buffer: string; readonly index: (row: Expr, col: Expr) => Expr };
+}
+
+/** The next token of each row; graph op `sampleToken`. All f32; the outs' accumulator is the token, i32. */
+export interface TokenProblem {
+  readonly frame: Frame;
+  readonly rows: Expr;
+  readonly vocab: number;
+  readonly scores: (row: Expr, col: Expr) => Expr;
+  readonly draw: (row: Expr) => Expr;
+  readonly outs: readonly Out<[row: Expr]>[];
+}
+
 /**
  * A generated kernel: for each row, named values over the columns and reductions of them, in order, then stores. Covers pointwise kernels
  * (no reductions), norms, softmax, argmax (max, then the least index that attains it), the SSM step, losses.

@@ -63,5 +63,6 @@ export { at, concat, gather, last, pad, rename, reshape, slice, split, transpose
 export { amax, amin, argmax, crossEntropy, cumsum, logSumExp, mean, softmax, sum } from "./reduce.ts";
 export type { ConvOptions } from "./layers.ts";
 export { causalConv1d, gatedRmsNorm, linear, matmul, matmulT, rmsNorm } from "./layers.ts";
+export { processLogits, sampleToken } from "./sampling.ts";
 export type { AttentionOptions, KvCache, Sequences, SsdInputs } from "./mixers.ts";
 export { attention, convState, kvCache, rope, ssdScan, ssmState } from "./mixers.ts";

@@ -82,8 +82,8 @@ function roundedRope(x: AnyTensor, positions: Node, tables: readonly [Node, Node
  * Which tokens of a row belong together, for parts that carry a state. `ids` [batch, positions] counts absolute positions, of which this call's begin
  * at `past`: a token has the number n >= 1 of its sequence within the row, padding has -n of the last token before it, or -1 when there was none.
  */
-export interface Sequences<B extends Dim, C extends Dim = Dim> {
-  readonly ids: Tensor<[B, C], "i32">;
+export interface Sequences<B extends Dim> {
+  readonly ids: Tensor<[B, Dim], "i32">;
   readonly past: Expr;
 }
 

@@ -22,8 +22,9 @@ export interface StepTime {
 
 /**
  * Something that holds a model's weights and states and runs its programs: an artifact on a device (steps.ts), or a graph in the interpreter.
- * Inputs and outputs belong to their names, not to a program: programs with an input of one name read the same memory. The arrays that `input` and
- * `output` give stay the same for the executor's life, so a loop over tokens holds on to them and allocates nothing.
+ * Inputs and outputs belong to their names, not to a program: programs with an input of one name read the same memory, and it is the memory of
+ * the output of that name, if there is one, so that one program takes what another gave. The arrays that `input` and `output` give stay the same for
+ * the executor's life, so a loop over tokens holds on to them and allocates nothing.
  */
 export interface Executor {
   readonly programs: readonly ProgramInfo[];

@@ -204,6 +204,9 @@ function checkProgram(program: ProgramEntry, manifest: Manifest, fail: Fail): vo
     `${at}.outputs`,
     fail,
   );
+  // they are one buffer, and a kernel's arguments may not overlap
+  for (const { name } of outputs)
+    if (inputs.some((input) => input.name === name)) fail(`${at}.outputs.${name}`, "the program also takes an input of this name");
   for (const { name, min, max } of symbols)
     if (min > max) fail(`${at}.symbols.${name}`, `the least value ${min} is above the greatest, ${max}`);
   const most = Object.fromEntries(symbols.map(({ name, max }) => [name, max]));

@@ -4,6 +4,8 @@ import { UserError } from "./errors.ts";
 import type { Executor, HostArray, ProgramInfo } from "./executor.ts";
 import type { Placement } from "./sequences.ts";
 import { checkPosition, placeTokens } from "./sequences.ts";
+import { openTokenChoice } from "./token-choice.ts";
+import type { TokenChoice } from "./token-choice.ts";
 
 /**
  * A conversation with a model: rows of tokens go in, the logits of what comes next come out, and the states in between stay on the device. All rows
@@ -32,6 +34,20 @@ export interface Session {
   decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void>;
   /** Logits of the last position of a row: valid until the next call. Only the rows asked for are brought to the host. */
   logits(row: number): Promise<Float32Array>;
+  /** Replaces the logits of a row, [vocab], before `choose`: for processors that run on the host. They may be what `logits` gave, changed in place. */
+  setLogits(row: number, values: ArrayLike<number>): void;
+  /** Tells that tokens occur in a row; the repetition penalty is theirs until `reset`. */
+  markSeen(row: number, ids: ArrayLike<number>): void;
+  /**
+   * Chooses the next token of each row from its logits (spec bamba e.2). The same array each time.
+   * @param settings [rows, 6]: repetition penalty (1 = none), temperature, top-k (0 = all), top-p (1 = all), min-p (0 = all), and the draw, in [0, 1), or
+   * below 0 for the likeliest token
+   * @throws UserError for settings out of their ranges, when the logits of a row hold NaN or infinity or allow no token, and when the model was compiled
+   * without the program.
+   */
+  choose(settings: Float32Array): Promise<Int32Array>;
+  /** Scores of a row that the last `choose` took its token from, what was removed at -Infinity. Valid until the next call. */
+  scores(row: number): Promise<Float32Array>;
   /** Forgets everything. */
   reset(): Promise<void>;
   /** The states, as far as they are in use, as a value. */
@@ -80,6 +96,8 @@ export interface Snapshot {
   readonly labels: Int32Array;
   /** Sequence of each position, and whether it is padding, [rows, past]: see sequences.ts. */
   readonly sequenceIds: Int32Array;
+  /** Of each row the tokens that `markSeen` told of. */
+  readonly seen: readonly Int32Array[];
   /** The used part of each state: `shape` has the rows in use, and `past` on an axis that runs over positions. */
   readonly states: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: HostArray }>;
 }
@@ -127,6 +145,7 @@ class ModelSession implements Session {
   private readonly decodes: readonly (readonly [rows: number, name: string])[];
   private readonly positionAxes: Readonly<Record<string, number>>;
   private readonly onPositions: SessionOptions["onPositions"];
+  private readonly choice: TokenChoice | undefined;
   private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1 };
   /** One more than the greatest position of the call at work. */
   private reach = 0;
@@ -164,6 +183,7 @@ class ModelSession implements Session {
         : [];
     const next = executor.output("argmax");
     this.next = next instanceof Int32Array ? next : new Int32Array(this.maxRows);
+    this.choice = openTokenChoice(executor, this.vocabSize);
     this.positions = new Int32Array(this.maxRows);
     this.labels = new Int32Array(this.maxRows);
   }
@@ -173,7 +193,7 @@ class ModelSession implements Session {
     const length = ids.length / rows;
     this.checkCall(rows, length);
     this.checkIds(ids);
-    for (const [what, values] of Object.entries({ mask, "sequence labels": sequences, positions })) {
+    for (const [what, values] of Object.entries({ mask, "list of sequence labels": sequences, positions })) {
       if (values !== undefined && values.length !== ids.length)
         throw new UserError(`the ${what} has ${values.length} elements, the ids have ${ids.length}`);
     }
@@ -225,6 +245,39 @@ class ModelSession implements Session {
     return view;
   }
 
+  setLogits(row: number, values: ArrayLike<number>): void {
+    this.choiceOf(row).setLogits(row, values);
+  }
+
+  markSeen(row: number, ids: ArrayLike<number>): void {
+    this.choiceOf(row).markSeen(row, ids);
+  }
+
+  async choose(settings: Float32Array): Promise<Int32Array> {
+    const choice = this.choiceOf(0);
+    this.busy = true;
+    try {
+      return await choice.run(settings, this.rows);
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  async scores(row: number): Promise<Float32Array> {
+    return this.choiceOf(row).scores(row);
+  }
+
+  /** Where the token of a row that is in use is chosen, when nothing else is under way. */
+  private choiceOf(row: number): TokenChoice {
+    if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
+    if (this.choice === undefined)
+      throw new UserError('the compiled model has no program "sample", which chooses tokens', {
+        hint: "it was compiled to give the logits of every position; generation compiles one that also chooses",
+      });
+    if (!Number.isInteger(row) || row < 0 || row >= this.rows) throw new UserError(`there is no row ${row}; the session has ${this.rows}`);
+    return this.choice;
+  }
+
   async reset(): Promise<void> {
     await this.alone(async () => {
       await this.forget();
@@ -243,11 +296,12 @@ class ModelSession implements Session {
         await this.executor.readState(entry.name, block * stride, data.subarray(block * length, (block + 1) * length));
       states.set(entry.name, { shape, data });
     }
-    return { rows, past, positions: this.positions.slice(0, rows), labels: this.labels.slice(0, rows), sequenceIds, states };
+    const seen = Array.from({ length: rows }, (_, row) => this.choice?.seen(row) ?? new Int32Array(0));
+    return { rows, past, positions: this.positions.slice(0, rows), labels: this.labels.slice(0, rows), sequenceIds, seen, states };
   }
 
   async restore(snapshot: Snapshot): Promise<void> {
-    const { rows, past, positions, labels, sequenceIds, states } = snapshot;
+    const { rows, past, positions, labels, sequenceIds, seen, states } = snapshot;
     if (rows > this.maxRows || past > this.capacity)
       throw new UserError(
         `the snapshot has ${rows} rows and ${past} positions, the session has room for ${this.maxRows} and ${this.capacity}`,
@@ -275,12 +329,14 @@ class ModelSession implements Session {
       for (let row = 0; row < rows; row += 1) {
         this.sequenceIds.set(sequenceIds.subarray(row * past, (row + 1) * past), row * this.capacity);
         this.executor.wrote("sequence_ids", row * this.capacity, past);
+        this.choice?.markSeen(row, seen[row]!);
       }
     });
   }
 
   private async forget(): Promise<void> {
     const used = this.rows > 0;
+    this.choice?.clear(this.rows);
     this.rows = 0;
     this.past = 0;
     this.positions.fill(0);

@@ -58,13 +58,9 @@ export async function openArtifact(
       "arena",
       "the values between kernels",
     );
-    const inputs = hostTensors(
+    const tensors = hostTensors(
       memory,
-      manifest.programs.flatMap((program) => program.inputs),
-    );
-    const outputs = hostTensors(
-      memory,
-      manifest.programs.flatMap((program) => program.outputs),
+      manifest.programs.flatMap((program) => [...program.inputs, ...program.outputs]),
     );
     const kernels = manifest.kernels.map(({ entry }) => module.kernel(entry));
     const whole = (buffer: DeviceBuffer): Slice => ({ buffer, offset: 0 });
@@ -72,13 +68,13 @@ export async function openArtifact(
       weight: (name) => whole(weights.get(name)!),
       literal: (name) => literals.get(name)!,
       state: (name) => whole(states.get(name)!),
-      input: (name) => whole(inputs.get(name)!.buffer),
-      output: (name) => whole(outputs.get(name)!.buffer),
+      input: (name) => whole(tensors.get(name)!.buffer),
+      output: (name) => whole(tensors.get(name)!.buffer),
       arena: (offset) => ({ buffer: arena, offset }),
     };
     const programs = new Map(manifest.programs.map((program) => [program.name, new Program(device, program, manifest, kernels, slices)]));
     for (const { list } of programs.values()) lists.push(list);
-    return executorOf(device, manifest, programs, { memory, inputs, outputs, states, close });
+    return executorOf(device, manifest, programs, { memory, tensors, states, close });
   } catch (error) {
     close();
     throw error;
@@ -198,7 +194,7 @@ interface HostTensor {
   readonly width: number;
 }
 
-/** One buffer a name, as large as the program that needs most of it asks for. */
+/** One buffer a name, as large as the program that needs most of it asks for: what one program gives under a name is what another takes under it. */
 function hostTensors(memory: Memory, entries: readonly TensorEntry[]): ReadonlyMap<string, HostTensor> {
   const largest = new Map<string, TensorEntry>();
   for (const entry of entries) {
@@ -284,14 +280,18 @@ class Program {
 
 interface Parts {
   readonly memory: Memory;
-  readonly inputs: ReadonlyMap<string, HostTensor>;
-  readonly outputs: ReadonlyMap<string, HostTensor>;
+  /** Inputs and outputs. */
+  readonly tensors: ReadonlyMap<string, HostTensor>;
   readonly states: ReadonlyMap<string, DeviceBuffer>;
   readonly close: () => void;
 }
 
 function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<string, Program>, parts: Parts): Executor {
-  const { memory, inputs, outputs, states, close } = parts;
+  const { memory, tensors, states, close } = parts;
+  const named = (of: (program: ProgramEntry) => readonly TensorEntry[]): ReadonlyMap<string, HostTensor> =>
+    new Map(manifest.programs.flatMap(of).map(({ name }) => [name, tensors.get(name)!]));
+  const inputs = named((program) => program.inputs);
+  const outputs = named((program) => program.outputs);
   const widths = new Map(manifest.states.map(({ name, dtype }) => [name, elementBytes(dtype)]));
   const find = (name: string): Program => {
     const program = programs.get(name);

@@ -7,6 +7,7 @@ import type { Builder } from "./build.ts";
 import { builder, shapeOf } from "./build.ts";
 import { decomposeActivation } from "./decompose-activation.ts";
 import { decomposeConv } from "./decompose-conv.ts";
+import { decomposeProcessLogits, decomposeSampleToken } from "./decompose-sampling.ts";
 import { decomposeSsd } from "./decompose-ssd.ts";
 import { rewriteGraph } from "./rewrite.ts";
 
@@ -38,6 +39,8 @@ const DECOMPOSE: { readonly [K in Composite]: Decompose<K> } = {
   ssdScan: decomposeSsd,
   attention: (n, b) => [attention(n, b)],
   crossEntropy: (n, b) => [crossEntropy(n, b)],
+  processLogits: (n, b) => [decomposeProcessLogits(n, b)],
+  sampleToken: (n, b) => [decomposeSampleToken(n, b)],
 };
 
 const floats = (n: Node, b: Builder): readonly Node[] => n.inputs.map((i) => b.cast(i, "f32"));

@@ -113,6 +113,19 @@ export interface Attrs {
   attention: { readonly scale: number; readonly causal: boolean; readonly ids: boolean; readonly past: Expr };
   /** logits [batch, seq, V] f32, labels [batch, seq] i32 -> []: mean of -log softmax at labels over the positions whose label is not ignoreIndex (already shifted); NaN when there is none */
   crossEntropy: { readonly ignoreIndex: number };
+  /**
+   * logits [batch, V] f32, seen [batch, V] bool (the token occurs in the row so far), settings [batch, 5] f32 -> scores [batch, V] f32, what is removed
+   * at -Infinity. Settings, in the order in which they are applied (spec bamba e.2): repetition penalty (seen x: x < 0 ? x * p : x / p), temperature
+   * (x / t), top-k (keeps x of which fewer than k are larger; 0 keeps all), top-p (keeps x when the total probability of the larger ones is below p,
+   * and the largest always; 1 keeps all), min-p (keeps what has p times the probability of the largest). So equals stay or go together. Of a
+   * row with NaN, or whose largest score is infinite, nothing is promised but that `sampleToken` notices.
+   */
+  processLogits: Record<never, never>;
+  /**
+   * scores [batch, V] f32, draw [batch] f32 -> i32 [batch]. A draw below 0 takes the largest score, the first one among equals; one in [0, 1) the first
+   * index at which the running sum of the softmax exceeds it, never one at -Infinity. -1 when scores are NaN, or the largest is infinite.
+   */
+  sampleToken: Record<never, never>;
 }
 export type Op = keyof Attrs;
 

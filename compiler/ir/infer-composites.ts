@@ -206,3 +206,34 @@ export function inferCrossEntropy([logits, labels]: Types, { ignoreIndex }: Attr
     });
   return [f32([])];
 }
+
+/** Columns of the settings of `processLogits`. */
+const SETTINGS = 5;
+/** Kernels count scores in f32. */
+const MOST_SCORES = 2 ** 24;
+
+function expectScores(ctx: Infer, label: string, scores: TensorType): readonly [batch: Dim, vocab: number] {
+  expectRank(ctx, label, scores, 2, "[batch, vocabulary]");
+  expectDType(ctx, label, scores, ["f32"]);
+  const vocab = expectNumber(ctx, "the vocabulary", scores.shape[1]!);
+  expectPositive(ctx, "the vocabulary", vocab);
+  if (vocab > MOST_SCORES)
+    throw ctx.error(`a vocabulary of ${vocab}`, { expected: `at most ${MOST_SCORES}`, got: String(vocab), fix: "sample on the host" });
+  return [scores.shape[0]!, vocab];
+}
+
+export function inferProcessLogits([logits, seen, settings]: Types, _: Attrs["processLogits"], ctx: Infer): Types {
+  const [batch] = expectScores(ctx, "logits", logits!);
+  expectDType(ctx, "seen", seen!, ["bool"]);
+  expectShape(ctx, "seen", seen!, logits!.shape, "[shape of the logits]");
+  expectDType(ctx, "settings", settings!, ["f32"]);
+  expectShape(ctx, "settings", settings!, [batch, SETTINGS], "[batch, settings]");
+  return [f32(logits!.shape)];
+}
+
+export function inferSampleToken([scores, draw]: Types, _: Attrs["sampleToken"], ctx: Infer): Types {
+  const [batch] = expectScores(ctx, "scores", scores!);
+  expectDType(ctx, "draw", draw!, ["f32"]);
+  expectShape(ctx, "draw", draw!, [batch], "[batch]");
+  return [{ dtype: "i32", shape: [batch] }];
+}

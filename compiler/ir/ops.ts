@@ -85,6 +85,8 @@ export const OPS = {
   },
   attention: { kind: "composite", operands: ({ ids }) => ["q", "k", "v", ...(ids ? ["ids"] : [])], infer: composite.inferAttention },
   crossEntropy: { kind: "composite", operands: named("logits", "labels"), infer: composite.inferCrossEntropy },
+  processLogits: { kind: "composite", operands: named("logits", "seen", "settings"), infer: composite.inferProcessLogits },
+  sampleToken: { kind: "composite", operands: named("scores", "draw"), infer: composite.inferSampleToken },
 } as const satisfies { readonly [K in Op]: Row<K> };
 
 type OfKind<Kind> = { [K in Op]: (typeof OPS)[K]["kind"] extends Kind ? K : never }[Op];

@@ -6,6 +6,7 @@ import type { Attrs, Dim, Graph, Node, Op, Packed, TensorType } from "../ir/grap
 import { topological } from "../ir/graph.ts";
 import * as composite from "./composites.ts";
 import * as primitive from "./primitives.ts";
+import * as sampling from "./sampling.ts";
 import type { Tensor } from "./tensor.ts";
 import { roundInPlace, sizeOf, zeros } from "./tensor.ts";
 
@@ -182,6 +183,8 @@ const INTERPRET: { readonly [K in Op]: Interpret<K> } = {
   crossEntropy: ([logits, labels], { ignoreIndex }, call) => [
     found(call, composite.crossEntropy(logits!, labels!, ignoreIndex), "label", logits!.shape[2]!),
   ],
+  processLogits: ([logits, seen, settings]) => [sampling.processLogits(logits!, seen!, settings!)],
+  sampleToken: ([scores, draw]) => [sampling.sampleToken(scores!, draw!)],
 };
 
 function bound(call: Call, kind: string, name: string, tensors: Tensors | undefined): Float64Array {

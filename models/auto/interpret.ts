@@ -21,8 +21,12 @@ export interface NamedGraph {
  */
 export async function createInterpreter(programs: readonly NamedGraph[], source: WeightSource): Promise<Executor> {
   const infos = new Map(programs.map(({ name, graph }) => [name, describeProgram(name, graph)]));
-  const inputs = hostTensors([...infos.values()].flatMap((info) => info.inputs));
-  const outputs = hostTensors([...infos.values()].flatMap((info) => info.outputs));
+  // one array a name: what one program gives under a name is what another takes under it
+  const tensors = hostTensors([...infos.values()].flatMap((info) => [...info.inputs, ...info.outputs]));
+  const namesOf = (of: (info: ProgramInfo) => readonly TensorEntry[]): ReadonlySet<string> =>
+    new Set([...infos.values()].flatMap(of).map(({ name }) => name));
+  const inputs = namesOf((info) => info.inputs);
+  const outputs = namesOf((info) => info.outputs);
   const stateEntries = statesOf(programs);
   const states = new Map(stateEntries.map((entry) => [entry.name, new Float64Array(entry.bytes / BYTES[entry.dtype])]));
   const params = await loadParams(programs, source);
@@ -40,13 +44,13 @@ export async function createInterpreter(programs: readonly NamedGraph[], source:
     };
     const results = interpretGraph(graph, {
       symbols: values,
-      inputs: Object.fromEntries(info.inputs.map((entry) => [entry.name, bind(entry, toDoubles(entry.dtype, inputs.get(entry.name)!))])),
+      inputs: Object.fromEntries(info.inputs.map((entry) => [entry.name, bind(entry, toDoubles(entry.dtype, tensors.get(entry.name)!))])),
       params,
       states: Object.fromEntries(statesOf([{ name, graph }]).map((entry) => [entry.name, bind(entry, states.get(entry.name)!)])),
     });
     for (const [state, { data }] of Object.entries(results.states)) states.get(state)!.set(data);
     for (const [output, { dtype, data }] of Object.entries(results.outputs)) {
-      const target = outputs.get(output)!;
+      const target = tensors.get(output)!;
       for (let i = 0; i < data.length; i += 1) write(target, dtype, i, data[i]!);
     }
   };
@@ -55,10 +59,10 @@ export async function createInterpreter(programs: readonly NamedGraph[], source:
     programs: [...infos.values()],
     states: stateEntries,
     description: "interpreter",
-    allocations: inputs.size + outputs.size + states.size,
-    input: (name) => inputs.get(name),
+    allocations: tensors.size + states.size,
+    input: (name) => (inputs.has(name) ? tensors.get(name) : undefined),
     wrote: () => undefined,
-    output: (name) => outputs.get(name),
+    output: (name) => (outputs.has(name) ? tensors.get(name) : undefined),
     fetch: () => undefined,
     run,
     readState: (name, first, target) => {

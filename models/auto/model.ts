@@ -6,8 +6,10 @@ import { resolveModel } from "../../runtime/hub/resolve.ts";
 import type { Session } from "../../runtime/session.ts";
 import { generateSteps, generateTokens } from "../../runtime/text/generate.ts";
 import type { Generated, LoopSettings, Prompts, Step } from "../../runtime/text/generate.ts";
-import { parseGenerationConfig, randomSeed, resolveGeneration } from "../../runtime/text/generation-config.ts";
+import { parseGenerationConfig, resolveGeneration, resolveSeeds } from "../../runtime/text/generation-config.ts";
 import type { GenerationFile, GenerationOptions } from "../../runtime/text/generation-config.ts";
+import { startStreamer } from "../../runtime/text/streamer.ts";
+import type { Streamer } from "../../runtime/text/streamer.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import type { CompiledModel } from "./compiled.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
@@ -37,11 +39,11 @@ export type GenerateInput =
     };
 
 export interface GenerateOptions extends GenerationOptions {
-  /** Of the draws, when sampling; a random one unless given. */
-  readonly seed?: number;
   readonly signal?: AbortSignal;
   /** Called with the tokens of each step as soon as they are known. */
   readonly onStep?: (step: Step) => void;
+  /** Told of the prompt and of each new token, as in Transformers; a TextStreamer makes text of them. */
+  readonly streamer?: Streamer;
 }
 
 export interface GenerateResult extends Generated {
@@ -76,7 +78,8 @@ export class CausalLM {
   readonly plan: ModelPlan;
   readonly backend: string;
   private readonly engine: Engine;
-  private readonly file: GenerationFile | undefined;
+  /** generation_config.json of the model's folder; undefined without one. */
+  readonly file: GenerationFile | undefined;
   private readonly forwards = new Map<string, Promise<ForwardSession>>();
   private opened: Promise<Session> | undefined;
   private compiledModel: CompiledModel | null = null;
@@ -113,8 +116,19 @@ export class CausalLM {
   /** Continues the prompts. @throws UserError for ids, settings or lengths that do not fit the model. */
   async generate(input: GenerateInput, options: GenerateOptions = {}): Promise<GenerateResult> {
     const { prompts, settings, warnings } = this.prepare(input, options);
-    const result = await generateTokens(await this.session(), prompts, settings, options);
-    return { ...result, seed: settings.seed, warnings };
+    const { streamer, onStep } = options;
+    try {
+      const feed = streamer === undefined ? undefined : startStreamer(streamer, prompts);
+      const told = (step: Step): void => {
+        feed?.(step);
+        onStep?.(step);
+      };
+      const result = await generateTokens(await this.session(), prompts, settings, { ...options, onStep: told });
+      return { ...result, seed: settings.seed, warnings };
+    } finally {
+      // Whoever reads from it waits for the end, whether that was planned or not.
+      streamer?.end();
+    }
   }
 
   /** As `generate`, step by step: `for await (const { tokens } of model.stream(ids)) ...`. Leaving the loop stops the work. */
@@ -130,7 +144,7 @@ export class CausalLM {
     const given = promptsOf(input);
     const resolved = resolveGeneration(options, this.file, this.config, given.ids.length / given.rows);
     const prompts = given.mask === undefined ? withMask(given, resolved.padTokenId, resolved.eosTokenIds) : given;
-    return { prompts, settings: { ...resolved, seed: options.seed ?? randomSeed() }, warnings: resolved.warnings };
+    return { prompts, settings: { ...resolved, seed: resolveSeeds(options.seed, 1)[0]! }, warnings: resolved.warnings };
   }
 
   /**

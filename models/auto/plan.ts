@@ -12,7 +12,7 @@ export interface ModelPlan {
   readonly chunk: number;
   /** Most rows. */
   readonly batch: number;
-  /** `generate`: prefill and decode, logits of the last position. `forward`: of as many of the last positions as a call asks for. */
+  /** `generate`: prefill, decode and sample, logits of the last position. `forward`: of as many of the last positions as a call asks for. */
   readonly use: "generate" | "forward";
   readonly hiddenStates: boolean;
   /** `forward` only: the attention weights too. */
@@ -80,7 +80,7 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
-  const { bambaGraph } = await import("../bamba/model.ts");
+  const [{ bambaGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
   const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict, limitSteps } = plan;
   const common = { capacity, weights: dtype, rotary, strict, limitSteps };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
@@ -97,6 +97,7 @@ export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<
   return [
     { name: "prefill", graph: bambaGraph(config, { ...common, phase: "prefill", batch: rows, maxSeq: chunk }) },
     { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch }) },
+    { name: "sample", graph: sampleGraph(config.vocabSize, rows) },
   ];
 }
 

@@ -13,13 +13,15 @@ export function describeArtifact(name: string, manifest: Manifest, kernelBytes: 
     for (const entry of programs.flatMap(of)) most.set(entry.name, Math.max(most.get(entry.name) ?? 0, entry.bytes));
     return [...most.values()].reduce((total, bytes) => total + bytes, 0);
   };
+  // what one program gives and another takes under the same name is one buffer
+  const taken = new Set(programs.flatMap(({ inputs }) => inputs.map((input) => input.name)));
   const memory = {
     weights: sum(weights),
     states: sum(states),
     literals: sum(literals),
     arena: Math.max(...programs.map(({ arenaBytes }) => arenaBytes)),
     inputs: largest((program) => program.inputs),
-    outputs: largest((program) => program.outputs),
+    outputs: largest((program) => program.outputs.filter((output) => !taken.has(output.name))),
     kernels: kernelBytes,
   };
   const uses = kernels.map((_, i) => programs.reduce((n, { steps }) => n + steps.filter(({ kernel }) => kernel === i).length, 0));

@@ -15,7 +15,7 @@ const weights = "model.safetensors";
 export const shardIndex = "model.safetensors.index.json";
 
 /** Files that say what else there is to say; a repository may lack them. */
-const tokenizerExtras = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+const tokenizerExtras = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
 
 function required(part: Part): readonly string[] {
   return part === "model" ? [config] : [tokenizer];

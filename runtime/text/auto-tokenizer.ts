@@ -1,16 +1,18 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { shown, UserError } from "../errors.ts";
 import type { HubOptions } from "../hub/options.ts";
 import { resolveModel } from "../hub/resolve.ts";
+import { parseChatTemplates } from "./chat-template.ts";
+import type { ChatTemplates } from "./chat-template.ts";
 import { Tokenizer } from "./tokenizer.ts";
-
-type Json = Readonly<Record<string, unknown>>;
+import type { Json } from "./tokenizer-file.ts";
 
 /** Loads a tokenizer as `AutoTokenizer.from_pretrained` does. */
 export const AutoTokenizer = {
   /**
-   * From a folder, or a repository of the Hugging Face hub, of which only the tokenizer's files are downloaded. Reads `tokenizer.json`, and the special tokens from `tokenizer_config.json` or else the older `special_tokens_map.json`.
+   * From a folder, or a repository of the Hugging Face hub, of which only the tokenizer's files are downloaded. Reads `tokenizer.json`, the special
+   * tokens from `tokenizer_config.json` or else the older `special_tokens_map.json`, and chat templates.
    * @throws UserError naming the file that is missing or wrong; as `resolveModel` for what the hub and its cache have.
    */
   async fromPretrained(nameOrFolder: string, options: HubOptions = {}): Promise<Tokenizer> {
@@ -28,18 +30,53 @@ export function loadTokenizer(folder: string): Tokenizer {
     });
   }
   const config = readJson(join(folder, "tokenizer_config.json")) ?? readJson(join(folder, "special_tokens_map.json")) ?? {};
-  return new Tokenizer(tokenizer, config, file);
+  const chat = readChatTemplates(folder, config["chat_template"]);
+  return new Tokenizer(tokenizer, chat === null ? config : { ...config, chat_template: asList(chat) }, file);
 }
 
-/** The object that a JSON file holds, or undefined when there is no such file. */
-function readJson(file: string): Json | undefined {
-  let text: string;
+/**
+ * A template in a file of its own (chat_template.jinja, or the older chat_template.json) wins over the one in tokenizer_config.json; those under
+ * additional_chat_templates/ have the names of their files.
+ */
+function readChatTemplates(folder: string, configured: unknown): ChatTemplates | null {
+  const older = readJson(join(folder, "chat_template.json"))?.["chat_template"];
+  const own =
+    readText(join(folder, "chat_template.jinja")) ?? parseChatTemplates(older ?? configured, join(folder, "tokenizer_config.json"));
+  const more = namedTemplates(join(folder, "additional_chat_templates"));
+  if (Object.keys(more).length === 0) return own;
+  return { ...(typeof own === "string" ? { default: own } : own), ...more };
+}
+
+function namedTemplates(folder: string): Readonly<Record<string, string>> {
+  let names: readonly string[];
   try {
-    text = readFileSync(file, "utf8");
+    names = readdirSync(folder);
+  } catch {
+    // Few models have it.
+    return {};
+  }
+  const templates = names.filter((name) => name.endsWith(".jinja"));
+  return Object.fromEntries(templates.map((name) => [name.slice(0, -".jinja".length), readText(join(folder, name)) ?? ""]));
+}
+
+function asList(templates: ChatTemplates): unknown {
+  return typeof templates === "string" ? templates : Object.entries(templates).map(([name, template]) => ({ name, template }));
+}
+
+/** What a text file holds, or undefined when there is no such file. */
+function readText(file: string): string | undefined {
+  try {
+    return readFileSync(file, "utf8");
   } catch (cause) {
     if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return undefined;
     throw new UserError(`${file}: cannot be read (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
   }
+}
+
+/** The object that a JSON file holds, or undefined when there is no such file. */
+function readJson(file: string): Json | undefined {
+  const text = readText(file);
+  if (text === undefined) return undefined;
   let json: unknown;
   try {
     json = JSON.parse(text);

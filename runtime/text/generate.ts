@@ -87,7 +87,7 @@ export async function* generateSteps(
       live[row] = open[row]!;
       if (open[row] === 0) tokens[row] = padTokenId ?? 0;
       else {
-        tokens[row] = sampler === null ? session.next[row]! : sampler.next(await session.logits(row), row, index);
+        tokens[row] = sampler === null ? session.next[row]! : sampler.next(await session.logits(row), 0, index);
         if (eosTokenIds.includes(tokens[row]!)) open[row] = 0;
       }
       left += open[row]!;

@@ -44,13 +44,15 @@ const keyWords = new Uint32Array(2);
 const outWords = new Uint32Array(4);
 
 /**
- * The draw of a row at a step: a number in [0, 1) with 53 random bits. Key: the seed's low and high word. Counter: the step's low and high
- * word, the row, 0. All three are integers from 0, seed and step below 2^53 and row below 2^32.
+ * The draw for a token: a number in [0, 1) with 24 random bits, so that it is exact in f32, which kernels take. Key: the seed's low and high word. Counter: the
+ * step's low and high word, the return index, 0. So a draw belongs to (seed, step, return index) and not to a row's place in the batch: a prompt gets
+ * the same tokens alone and among others, and of n sequences returned for one prompt the i-th, from 0, has draws of its own. All three are integers from
+ * 0, seed and step below 2^53 and the return index below 2^32.
  */
-export function uniform(seed: number, row: number, step: number): number {
+export function uniform(seed: number, returnIndex: number, step: number): number {
   [keyWords[0], keyWords[1]] = words(seed);
   [counterWords[0], counterWords[1]] = words(step);
-  counterWords[2] = row;
+  counterWords[2] = returnIndex;
   philox4x32(counterWords, keyWords, outWords);
-  return (outWords[0]! * 2 ** 21 + (outWords[1]! >>> 11)) / 2 ** 53;
+  return (outWords[0]! >>> 8) / 2 ** 24;
 }

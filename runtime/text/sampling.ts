@@ -23,15 +23,26 @@ export function applyTemperature(scores: Float32Array, temperature: number): voi
   for (let i = 0; i < scores.length; i += 1) scores[i] = scores[i]! / divisor;
 }
 
-/** Keeps the `k` best; scores equal to the k-th are kept too. */
-export function applyTopK(scores: Float32Array, k: number): void {
-  if (k <= 0 || k >= scores.length) return;
-  const threshold = kthLargest(scores, k);
+/** Removes what is below a threshold. */
+function removeBelow(scores: Float32Array, threshold: number): void {
   for (let i = 0; i < scores.length; i += 1) if (scores[i]! < threshold) scores[i] = -Infinity;
 }
 
+/**
+ * Keeps the `k` best; scores equal to the k-th are kept too.
+ * @param keep least number of scores that stay: more than 1 with beams, so that enough continuations remain
+ */
+export function applyTopK(scores: Float32Array, k: number, keep = 1): void {
+  if (k > 0) removeBelow(scores, kthLargest(scores, Math.max(k, keep)));
+}
+
+/** The k-th largest score; -Infinity when there are not more than k. */
+export function kthLargest(scores: Float32Array, k: number): number {
+  return k >= scores.length ? -Infinity : heapSelect(scores, k);
+}
+
 /** By a heap of the k largest so far, smallest on top: nearly all scores are dismissed by one comparison. */
-function kthLargest(scores: Float32Array, k: number): number {
+function heapSelect(scores: Float32Array, k: number): number {
   const heap = scores.slice(0, k).sort();
   for (let i = k; i < scores.length; i += 1) {
     const value = scores[i]!;
@@ -50,62 +61,50 @@ function kthLargest(scores: Float32Array, k: number): number {
   return heap[0]!;
 }
 
-/** Vocabulary sizes that a sorting key has room for. */
-const mostScores = 2 ** 21;
-
-const bitsF32 = new Float32Array(1);
-const bitsU32 = new Uint32Array(bitsF32.buffer);
-
-/** Keys that order as scores do, the higher index first among equals: 32 bits of score above 21 of index, exact in a double. */
-function sortingKey(score: number, index: number): number {
-  bitsF32[0] = score;
-  const bits = bitsU32[0]!;
-  const ordered = bits >>> 31 === 1 ? ~bits >>> 0 : bits + 2 ** 31;
-  return ordered * mostScores + (mostScores - 1 - index);
+/**
+ * Keeps the smallest set of the best whose probability reaches `topP`: a score stays if those above it have less than `topP` together. Equal
+ * scores stay or go together, so the result does not depend on how a sort breaks ties (Transformers keeps only some of them). The best always stay.
+ * @param keep as in applyTopK
+ */
+export function applyTopP(scores: Float32Array, topP: number, keep = 1): void {
+  if (topP >= 1) return;
+  const { best, total } = softmaxOf(scores);
+  const ordered = scores.slice().sort();
+  let above = 0;
+  let threshold = best;
+  for (let place = ordered.length - 1; place >= 0 && above < topP * total; place -= 1) {
+    threshold = ordered[place]!;
+    above += Math.exp(threshold - best);
+  }
+  removeBelow(scores, Math.min(threshold, ordered[Math.max(0, ordered.length - keep)]!));
 }
 
-/**
- * Keeps the smallest set of the best whose probability reaches `topP`: from the low end, what comes before the cumulative probability has
- * passed 1 - topP is removed. The best one always stays.
- */
-export function applyTopP(scores: Float32Array, topP: number): void {
-  if (topP >= 1) return;
-  if (scores.length > mostScores) throw new RangeError(`applyTopP: at most ${mostScores} scores, got ${scores.length}`);
-  const { best, total } = softmaxOf(scores);
-  const keys = new Float64Array(scores.length);
-  let count = 0;
-  for (let i = 0; i < scores.length; i += 1) if (scores[i]! > -Infinity) keys[count++] = sortingKey(scores[i]!, i);
-  const ordered = keys.subarray(0, count).sort();
-  let cumulative = 0;
-  for (let place = 0; place < count - 1; place += 1) {
-    const index = mostScores - 1 - (ordered[place]! % mostScores);
-    cumulative += Math.exp(scores[index]! - best) / total;
-    if (cumulative > 1 - topP) return;
-    scores[index] = -Infinity;
+/** Keeps what is at least `minP` times as probable as the best. @param keep as in applyTopK */
+export function applyMinP(scores: Float32Array, minP: number, keep = 1): void {
+  if (minP <= 0) return;
+  const { best } = softmaxOf(scores);
+  const least = keep > 1 ? kthLargest(scores, keep) : best;
+  for (let i = 0; i < scores.length; i += 1) {
+    if (Math.exp(scores[i]! - best) < minP && scores[i]! < least) scores[i] = -Infinity;
   }
 }
 
-/** Keeps what is at least `minP` times as probable as the best. */
-export function applyMinP(scores: Float32Array, minP: number): void {
-  if (minP <= 0) return;
-  const { best } = softmaxOf(scores);
-  for (let i = 0; i < scores.length; i += 1) if (Math.exp(scores[i]! - best) < minP) scores[i] = -Infinity;
-}
-
 /** The best score and the sum of exp(score - best). @throws UserError when no distribution can be made of the scores. */
-function softmaxOf(scores: Float32Array): { readonly best: number; readonly total: number } {
+export function softmaxOf(scores: Float32Array): { readonly best: number; readonly total: number } {
   let best = -Infinity;
   for (const score of scores) if (score > best || Number.isNaN(score)) best = score;
   let total = 0;
   for (const score of scores) total += Math.exp(score - best);
   // The best one alone contributes 1: less is no score at all, and NaN compares with nothing.
-  if (!(total >= 1 && total < Infinity)) {
-    throw new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
-      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
-    });
-  }
+  if (!(total >= 1 && total < Infinity)) throw noDistribution();
   return { best, total };
 }
+
+/** No token can be chosen from such scores. */
+export const noDistribution = (): UserError =>
+  new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
+    hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
+  });
 
 /**
  * The index that `draw` in [0, 1) falls on, by the cumulative softmax of the scores in order of index.
@@ -153,7 +152,7 @@ export function applyAll(scores: Float32Array, options: SamplingOptions): void {
   applyMinP(scores, options.minP);
 }
 
-/** Draws tokens for the rows of a batch. A row's token depends on its own logits, the seed, its number and the step, and on nothing else. */
+/** Draws tokens. One depends on the row's own logits, the seed, the return index and the step, and on nothing else. */
 export class Sampler {
   private readonly options: SamplingOptions;
   private readonly seed: number;
@@ -166,14 +165,15 @@ export class Sampler {
   }
 
   /**
-   * The token of row `row` at step `step`.
+   * The token at step `step`.
    * @param logits [vocab], left as they are
+   * @param returnIndex which of the sequences returned for one prompt this is, from 0
    * @throws UserError when the logits hold NaN or infinity.
    */
-  next(logits: Float32Array, row: number, step: number): number {
+  next(logits: Float32Array, returnIndex: number, step: number): number {
     if (this.scores.length !== logits.length) this.scores = new Float32Array(logits.length);
     this.scores.set(logits);
     applyAll(this.scores, this.options);
-    return pick(this.scores, uniform(this.seed, row, step));
+    return pick(this.scores, uniform(this.seed, returnIndex, step));
   }
 }

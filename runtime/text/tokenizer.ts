@@ -1,6 +1,14 @@
 import { shown, UserError } from "../errors.ts";
+import { chooseChatTemplate, parseChatTemplates, renderChat } from "./chat-template.ts";
+import type { Chat, ChatOptions, ChatTemplates } from "./chat-template.ts";
+import { cleanUpSpaces, padded, splitSpecial, truncated } from "./encoding.ts";
+import type { EncodeOptions, Encoding, EncodingOptions, Side } from "./encoding.ts";
+import { compileJinja } from "./jinja.ts";
+import type { JinjaTemplate } from "./jinja.ts";
 import { createLibraryTokenizer } from "./library.ts";
 import type { LibraryTokenizer } from "./library.ts";
+import { checkTokenizerFile, modelType } from "./tokenizer-file.ts";
+import type { Json } from "./tokenizer-file.ts";
 
 /** A special token: its text, and its id when the vocabulary has it. */
 export interface SpecialToken {
@@ -18,14 +26,9 @@ export interface EncodedBatch {
   readonly attentionMask: Int32Array;
 }
 
-export interface EncodeOptions {
-  /** Whether the tokenizer's own special tokens (the beginning of text) are added; true unless given. */
-  readonly addSpecialTokens?: boolean;
-}
-
 export interface BatchOptions extends EncodeOptions {
   /** Where padding goes; the tokenizer's paddingSide unless given. */
-  readonly side?: "left" | "right";
+  readonly side?: Side;
   /** The id to pad with; the tokenizer's own unless given. */
   readonly padId?: number;
   /** Pads every row to at least this many ids. */
@@ -35,9 +38,26 @@ export interface BatchOptions extends EncodeOptions {
 export interface DecodeOptions {
   /** Whether special tokens are left out; false unless given. */
   readonly skipSpecialTokens?: boolean;
+  /** Whether spaces before punctuation are taken away; what tokenizer_config.json says unless given. Byte-pair tokenizers never do it (spec e.7). */
+  readonly cleanUpTokenizationSpaces?: boolean;
 }
 
-type Json = Readonly<Record<string, unknown>>;
+/** Of applyChatTemplate: how the text of a chat is made, and how it is encoded. A template writes the special tokens itself, so none are added. */
+export interface ChatEncodingOptions extends ChatOptions, Omit<EncodingOptions, "addSpecialTokens"> {
+  /** False gives the text and not its ids. */
+  readonly tokenize?: boolean;
+}
+
+/** As templates know them. */
+const specialTokenNames = [
+  "bos_token",
+  "eos_token",
+  "pad_token",
+  "unk_token",
+  "sep_token",
+  "cls_token",
+  "mask_token",
+] as const satisfies readonly string[];
 
 /**
  * Text to token ids and back, as Transformers does it. The work is done by @huggingface/tokenizers; this adds the special tokens of
@@ -48,15 +68,21 @@ export class Tokenizer {
   readonly vocabSize: number;
   readonly bos: SpecialToken | null;
   readonly eos: SpecialToken | null;
-  readonly pad: SpecialToken | null;
   readonly unk: SpecialToken | null;
-  /** Always left: generation needs the end of every prompt in the last column (spec e.7). */
-  readonly paddingSide = "left";
+  /** Left unless set: generation needs the end of every prompt in the last column (spec e.7). */
+  paddingSide: Side = "left";
+  /** The side that loses ids; truncation_side of tokenizer_config.json, or right. */
+  truncationSide: Side;
+  /** `chat_template` of tokenizer_config.json, or that of a file of its own; null when the model has none. */
+  chatTemplate: ChatTemplates | null;
   /** model_max_length of tokenizer_config.json; Infinity when there is none. */
   readonly maxLength: number;
   private readonly library: LibraryTokenizer;
-  private readonly specialIds: ReadonlySet<number>;
-  private readonly cleanUp: boolean;
+  private readonly config: Json;
+  private readonly specialIds: Set<number>;
+  private readonly bytePair: boolean;
+  private padToken: SpecialToken | null;
+  private compiled: { readonly source: string; readonly template: JinjaTemplate } | null = null;
 
   /**
    * @param tokenizer the content of tokenizer.json
@@ -65,7 +91,8 @@ export class Tokenizer {
    * @throws UserError when the tokenizer is of a kind that cannot be read.
    */
   constructor(tokenizer: Json, config: Json, where: string) {
-    checkShape(tokenizer, where);
+    checkTokenizerFile(tokenizer, where);
+    this.config = config;
     try {
       this.library = createLibraryTokenizer(tokenizer, config);
     } catch (cause) {
@@ -80,15 +107,32 @@ export class Tokenizer {
     const special = (name: string): SpecialToken | null => this.specialToken(config[name]);
     this.bos = special("bos_token");
     this.eos = special("eos_token");
-    this.pad = special("pad_token");
+    this.padToken = special("pad_token");
     this.unk = special("unk_token");
     const ids = [...this.library.get_added_tokens_decoder()].flatMap(([id, token]) => (token.special ? [id] : []));
-    const named = [this.bos, this.eos, this.pad, this.unk].flatMap((token) => (token === null || token.id === null ? [] : [token.id]));
+    const named = [this.bos, this.eos, this.padToken, this.unk].flatMap((token) => (token === null || token.id === null ? [] : [token.id]));
     this.specialIds = new Set([...ids, ...named]);
     const length = config["model_max_length"];
     this.maxLength = typeof length === "number" && length > 0 ? length : Infinity;
-    // Transformers 5 ignores the field for byte-pair tokenizers; the library would do it unless told (spec e.7).
-    this.cleanUp = modelType(tokenizer) !== "BPE" && config["clean_up_tokenization_spaces"] === true;
+    this.bytePair = modelType(tokenizer) === "BPE";
+    this.truncationSide = config["truncation_side"] === "left" ? "left" : "right";
+    this.chatTemplate = parseChatTemplates(config["chat_template"], where);
+  }
+
+  /** What short rows are filled up with. It may be set, to a token of the vocabulary: Llama-3's tokenizer has none of its own. */
+  get pad(): SpecialToken | null {
+    return this.padToken;
+  }
+
+  /** @throws UserError when the vocabulary has no such token. */
+  set pad(token: SpecialToken | string | null) {
+    const found = typeof token === "string" ? this.specialToken(token) : token;
+    if (found !== null && found.id === null)
+      throw new UserError(`pad token ${shown(found.text)} is not in the vocabulary`, {
+        hint: "give a token that is, such as tokenizer.eos",
+      });
+    this.padToken = found;
+    if (found?.id !== undefined && found.id !== null) this.specialIds.add(found.id);
   }
 
   private specialToken(value: unknown): SpecialToken | null {
@@ -129,6 +173,92 @@ export class Tokenizer {
     );
   }
 
+  /**
+   * What Transformers' `tokenizer(text, ...)` gives: the ids of a text, or of each of several, cut and padded as asked, ready for `generate`.
+   * @throws UserError when padding is needed and there is no token for it, or there is no length to pad or to cut to.
+   */
+  call(text: string, options?: EncodingOptions): Encoding<readonly number[]>;
+  call(texts: readonly string[], options?: EncodingOptions): Encoding<readonly (readonly number[])[]>;
+  call(
+    texts: string | readonly string[],
+    options: EncodingOptions = {},
+  ): Encoding<readonly number[]> | Encoding<readonly (readonly number[])[]> {
+    const { returnAttentionMask = true } = options;
+    const rows = (typeof texts === "string" ? [texts] : texts).map((text) => this.encodeTruncated(text, options));
+    const { ids, masks } = this.padRows(rows, options);
+    if (typeof texts === "string") return { inputIds: ids[0]!, ...(returnAttentionMask ? { attentionMask: masks[0]! } : {}) };
+    return { inputIds: ids, ...(returnAttentionMask ? { attentionMask: masks } : {}) };
+  }
+
+  private encodeTruncated(
+    text: string,
+    { truncation = false, maxLength, addSpecialTokens = true, truncationSide }: EncodingOptions,
+  ): readonly number[] {
+    const whole = this.encode(text, { addSpecialTokens });
+    const most = truncation ? this.lengthFor("truncation", maxLength) : Infinity;
+    if (whole.length <= most) return whole;
+    return truncated(splitSpecial(whole, this.encode(text, { addSpecialTokens: false })), most, truncationSide ?? this.truncationSide);
+  }
+
+  private padRows(
+    rows: readonly (readonly number[])[],
+    { padding = false, maxLength, paddingSide = this.paddingSide }: EncodingOptions,
+  ): { readonly ids: readonly (readonly number[])[]; readonly masks: readonly (readonly number[])[] } {
+    if (padding === false) return { ids: rows, masks: rows.map((row) => row.map(() => 1)) };
+    const length = padding === "maxLength" ? this.lengthFor("padding", maxLength) : Math.max(0, ...rows.map((row) => row.length));
+    const padId = this.pad?.id ?? null;
+    if (padId === null) {
+      throw new UserError("Asking to pad but the tokenizer does not have a padding token", {
+        hint: "select a token to use as pad: tokenizer.pad = tokenizer.eos, for example",
+      });
+    }
+    const both = rows.map((row) => padded(row, Math.max(0, length - row.length), padId, paddingSide));
+    return { ids: both.map(({ ids }) => ids), masks: both.map(({ mask }) => mask) };
+  }
+
+  private lengthFor(what: string, maxLength: number | undefined): number {
+    const length = maxLength ?? this.maxLength;
+    if (length !== Infinity && Number.isSafeInteger(length) && length > 0) return length;
+    const hint = `give maxLength with ${what}`;
+    if (maxLength === undefined) throw new UserError(`${what}: the tokenizer names no length of its own`, { hint });
+    throw new UserError(`maxLength: expected a whole number from 1, got ${shown(maxLength)}`);
+  }
+
+  /**
+   * The ids of a chat (or of each of several), or its text, by the model's chat template (spec e.7).
+   * @throws UserError without a template, and naming the line of the template at fault.
+   */
+  applyChatTemplate(chat: Chat, options: ChatEncodingOptions & { readonly tokenize: false }): string;
+  applyChatTemplate(chats: readonly Chat[], options: ChatEncodingOptions & { readonly tokenize: false }): readonly string[];
+  applyChatTemplate(chat: Chat, options?: ChatEncodingOptions & { readonly tokenize?: true }): Encoding<readonly number[]>;
+  applyChatTemplate(
+    chats: readonly Chat[],
+    options?: ChatEncodingOptions & { readonly tokenize?: true },
+  ): Encoding<readonly (readonly number[])[]>;
+  applyChatTemplate(
+    chats: Chat | readonly Chat[],
+    options: ChatEncodingOptions = {},
+  ): string | readonly string[] | Encoding<readonly number[]> | Encoding<readonly (readonly number[])[]> {
+    const template = this.compile(chooseChatTemplate(this.chatTemplate, options));
+    const special = this.specialTokenTexts();
+    const render = (chat: Chat): string => renderChat(template, chat, options, special);
+    const encoding: EncodingOptions = { ...options, addSpecialTokens: false };
+    if (!isChats(chats)) return options.tokenize === false ? render(chats) : this.call(render(chats), encoding);
+    const texts = chats.map(render);
+    return options.tokenize === false ? texts : this.call(texts, encoding);
+  }
+
+  /** Of the template used last: a conversation asks for the same one again and again. */
+  private compile(source: string): JinjaTemplate {
+    if (this.compiled?.source !== source) this.compiled = { source, template: compileJinja(source, "chat template") };
+    return this.compiled.template;
+  }
+
+  private specialTokenTexts(): Readonly<Record<string, string>> {
+    const texts = specialTokenNames.map((name) => [name, name === "pad_token" ? this.pad : this.specialToken(this.config[name])] as const);
+    return Object.fromEntries(texts.flatMap(([name, token]) => (token === null ? [] : [[name, token.text]])));
+  }
+
   /** Rows of ids padded to one length. @throws UserError as encodeBatch. */
   pack(rows: readonly (readonly number[])[], options: BatchOptions = {}): EncodedBatch {
     const length = rows.reduce((longest, row) => Math.max(longest, row.length), options.minLength ?? 0);
@@ -138,13 +268,9 @@ export class Tokenizer {
         hint: "give a pad id, or run the texts one by one",
       });
     }
-    const ids = new Int32Array(rows.length * length).fill(padId ?? 0);
-    const attentionMask = new Int32Array(rows.length * length);
-    rows.forEach((row, r) => {
-      const at = r * length + ((options.side ?? this.paddingSide) === "left" ? length - row.length : 0);
-      ids.set(row, at);
-      attentionMask.fill(1, at, at + row.length);
-    });
+    const both = rows.map((row) => padded(row, length - row.length, padId ?? 0, options.side ?? this.paddingSide));
+    const ids = Int32Array.from(both.flatMap((row) => row.ids));
+    const attentionMask = Int32Array.from(both.flatMap((row) => row.mask));
     return { batch: rows.length, length, ids, attentionMask };
   }
 
@@ -162,50 +288,25 @@ export class Tokenizer {
       if (this.library.id_to_token(id) !== undefined) kept.push(id);
     }
     if (kept.length === 0) return "";
-    return this.library.decode(kept, { skip_special_tokens: false, clean_up_tokenization_spaces: this.cleanUp });
+    const text = this.library.decode(kept, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
+    return this.cleansUp(options) ? cleanUpSpaces(text) : text;
   }
+
+  /** The texts of several rows of ids. @throws UserError as decode. */
+  batchDecode(rows: readonly ArrayLike<number>[], options: DecodeOptions = {}): string[] {
+    return rows.map((row) => this.decode(row, options));
+  }
+
+  /** Whether `decode` takes spaces before punctuation away. */
+  cleansUp(options: DecodeOptions = {}): boolean {
+    return !this.bytePair && (options.cleanUpTokenizationSpaces ?? this.config["clean_up_tokenization_spaces"] === true);
+  }
+}
+
+function isChats(chats: Chat | readonly Chat[]): chats is readonly Chat[] {
+  return Array.isArray(chats[0]);
 }
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function modelType(tokenizer: Json): unknown {
-  return isObject(tokenizer["model"]) ? tokenizer["model"]["type"] : undefined;
-}
-
-const modelTypes: ReadonlySet<unknown> = new Set(["BPE", "WordPiece", "Unigram"]);
-
-/** The parts that the library takes for granted; without them it fails with an error about its own insides. */
-function checkShape(tokenizer: Json, where: string): void {
-  const model = tokenizer["model"];
-  if (!isObject(model)) throw new UserError(`${where}: model: expected an object, got ${shown(model)}`);
-  const { type, vocab } = model;
-  // Without a type the library guesses from the fields, as old files need; an unknown one it takes for an old file too.
-  if (type !== undefined && !modelTypes.has(type)) {
-    throw new UserError(`${where}: model.type: ${shown(type)} is not supported; supported are ${[...modelTypes].join(", ")}`);
-  }
-  if (typeof vocab !== "object" || vocab === null)
-    throw new UserError(`${where}: model.vocab: expected the vocabulary, got ${shown(vocab)}`);
-  if (isObject(vocab)) {
-    for (const [token, id] of Object.entries(vocab)) {
-      // The library keeps tokens in an array by id: one huge id would make it fill memory.
-      if (!isTokenId(id)) throw new UserError(`${where}: model.vocab: ${shown(token)}: expected an id from 0 to 2^24, got ${shown(id)}`);
-    }
-  }
-  const added = tokenizer["added_tokens"];
-  if (!Array.isArray(added)) throw new UserError(`${where}: added_tokens: expected a list, got ${shown(added)}`);
-  for (const [i, token] of added.entries()) {
-    if (!isObject(token) || typeof token["content"] !== "string" || !isTokenId(token["id"])) {
-      throw new UserError(`${where}: added_tokens[${i}]: expected { id, content, ... }, got ${shown(token)}`);
-    }
-  }
-}
-
-function isTokenId(id: unknown): boolean {
-  return typeof id === "number" && Number.isSafeInteger(id) && id >= 0 && id <= 1 << 24;
 }

@@ -1,16 +1,21 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { rows } from "../../compiler/generate/rows.ts";
+import { decomposeGraph } from "../../compiler/graph/decompose.ts";
 import { printGraph } from "../../compiler/ir/graph-text.ts";
 import type { Graph } from "../../compiler/ir/graph.ts";
-import { interpretGraph } from "../../compiler/run/graph.ts";
+import { interpretGraph, tensor } from "../../compiler/run/graph.ts";
+import type { Tensor } from "../../compiler/run/graph.ts";
 import type { Frame, Template } from "../../compiler/template.ts";
 import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
+import { processLogits as processLogitsTemplate } from "../../compiler/templates/process-logits.ts";
+import { sampleToken as sampleTokenTemplate } from "../../compiler/templates/sample-token.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { add, input, model, mul, processLogits, sampleToken } from "../../dsl/index.ts";
 import { compileFused } from "../support/execute.ts";
 import type { FusedProgram } from "../support/execute.ts";
 import { ssdLaws, ssdRunner } from "../support/laws.ts";
@@ -23,6 +28,7 @@ import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
 import { gemmCase } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
+import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
 import { graphCases } from "../support/random-graph.ts";
 import { difference } from "../support/values.ts";
@@ -62,6 +68,10 @@ export const conformance = (target: Target): unknown =>
       test("conv1d", () => agrees(conv1d, convCase(), 30));
       test("attention", () => agrees(attention, attentionCase(PREFILL), 20));
       test("attention-decode", () => agrees(attentionDecode, attentionCase(DECODE), 20));
+      // an emulated lane is slow, and a pass over the scores is repeated for every halving
+      const vocab = target.share < 1 ? 300 : 6000;
+      test("process-logits", () => agrees(processLogitsTemplate, logitsCase(vocab), 30));
+      test("sample-token", () => agrees(sampleTokenTemplate, tokenCase(vocab), 40));
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 
@@ -78,6 +88,35 @@ export const conformance = (target: Target): unknown =>
       await fc.assert(property, { numRuns: runs(40) });
     });
 
+    test("sampling: kernels and decomposition mean what the interpreter does", async () => {
+      const draws = fc.array(fc.double({ min: -1, max: 0.999, noNaN: true }), { minLength: 3, maxLength: 3 });
+      const property = fc.asyncProperty(logitsCase(30), draws, fc.boolean(), async (c, drawn, alone) => {
+        const given = logitsInputs(c);
+        const [batch, vocab] = given.logits.shape as [number, number];
+        const graph = samplingGraph(batch, vocab, alone);
+        const inputsAt = (shift: number): Record<string, Tensor> => ({
+          ...given,
+          draw: tensor(
+            "f32",
+            [batch],
+            drawn.slice(0, batch).map((u) => (u < 0 ? u : Math.min(Math.max(u + shift, 0), 1 - 2 ** -24))),
+          ),
+        });
+        const bindings = { symbols: {}, inputs: inputsAt(0) };
+        const expected = interpretGraph(graph, bindings).outputs;
+        // an f32 sum may fall on the other side of an edge
+        const near = [-1e-4, 0, 1e-4].map((shift) => interpretGraph(graph, { symbols: {}, inputs: inputsAt(shift) }).outputs["next"]?.data);
+        for (const g of [graph, decomposeGraph(graph)]) {
+          const { outputs } = await compileFused(g, caps)(bindings, target.run);
+          expect(difference(outputs["twice"]!.data, expected["twice"]!.data), c.about).toBeLessThan(1e-6);
+          outputs["next"]?.data.forEach((token, row) => {
+            expect(near.map((tokens) => tokens![row])).toContain(token);
+          });
+        }
+      });
+      await fc.assert(property, { numRuns: runs(10) });
+    });
+
     const execute = executor(target);
     const options = { tolerance: Math.max(2e-4, target.coarse / 2), maxSeq: 20 };
     for (const [what, laws] of [
@@ -89,6 +128,16 @@ export const conformance = (target: Target): unknown =>
         for (const law of laws) test(law.name, () => fc.assert(law.property, { numRuns: runs(4) }));
       });
   });
+
+/** Both operations with something after them; `alone`: only the scores, whose reader then is all that asks for them. */
+function samplingGraph(batch: number, vocab: number, alone: boolean): Graph {
+  return model("sampling", { dims: { batch, vocab } }, () => {
+    const logits = input("logits", ["batch", "vocab"]);
+    const scores = processLogits(logits, input("seen", ["batch", "vocab"], "bool"), input("settings", ["batch", 5]));
+    const twice = mul(scores, 2);
+    return alone ? { twice } : { twice, next: add(sampleToken(scores, input("draw", ["batch"])), 1) };
+  });
+}
 
 /** Graphs compiled for a target, each once. */
 function executor(target: Target): Execute {

@@ -74,7 +74,7 @@ describe("compile and inspect", () => {
   test("an artifact of its own, for two rows", async () => {
     const { code, out } = await culm("compile", "--model", tinyFolder, "--out", folder, "--batch", "2", "--max-length", "128", "--json");
     expect(code).toBe(0);
-    expect(JSON.parse(out)).toMatchObject({ out: folder, programs: ["prefill", "decode.2"] });
+    expect(JSON.parse(out)).toMatchObject({ out: folder, programs: ["prefill", "decode.2", "sample"] });
     expect(readdirSync(folder).sort()).toEqual(["kernels.bin", "literals.bin", "manifest.json"]);
   });
 
@@ -129,7 +129,7 @@ describe("compile and inspect", () => {
     );
     if (process.arch === "x64") {
       expect(code).toBe(0);
-      expect(JSON.parse(out)).toMatchObject({ out: other, programs: ["prefill", "decode.1"] });
+      expect(JSON.parse(out)).toMatchObject({ out: other, programs: ["prefill", "decode.1", "sample"] });
       expect(JSON.parse(readFileSync(join(other, "manifest.json"), "utf8"))).toMatchObject({ target: { caps: "x86-64" } });
     }
     const none = await culm("compile", "--model", tinyFolder, "--out", other, "--device", "z80");

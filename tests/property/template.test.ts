@@ -13,6 +13,9 @@ import { gemv } from "../../compiler/templates/gemv.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { convCase } from "../support/problems/conv.ts";
 import { gemmCase } from "../support/problems/gemm.ts";
+import { processLogits } from "../../compiler/templates/process-logits.ts";
+import { sampleToken } from "../../compiler/templates/sample-token.ts";
+import { logitsCase, tokenCase } from "../support/problems/sampling.ts";
 import { rowCase } from "../support/problems/rows.ts";
 
 /**
@@ -77,6 +80,14 @@ describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
   test("conv1d", () => {
     const small = caps === vectorCaps ? [{ tt: 4, cb: 8 }] : [{ tt: 4, cb: 32, groups: 1 }];
     agrees(conv1d, convCase(), caps, 200, () => small);
+  });
+
+  test("process-logits", () => {
+    agrees(processLogits, logitsCase(150), caps, 60, () => []);
+  });
+
+  test("sample-token", () => {
+    agrees(sampleToken, tokenCase(300), caps, 100, () => [{ fan: 2 }, { fan: 3 }]);
   });
 
   test("rows", () => {

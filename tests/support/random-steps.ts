@@ -297,6 +297,12 @@ const attention = (g: Growth, cacheDType: "f32" | "bf16"): Node => {
   return merged(g, makeNode("attention", [q, stored(), stored(), ...ids], { scale: 1 / Math.sqrt(D), causal, ids: ids.length > 0, past }));
 };
 
+/** One row of scores for each row of the batch. */
+const scores = (g: Growth): Node => {
+  const V = 1 + g.size();
+  return g.b.reshape(g.b.slice(g.projected(V), 1, 0, 1), [g.batch, V]);
+};
+
 const COMPOSITES: Record<string, StepKind> = {
   activation: smooth((g) => makeNode("activation", [g.any()!], { fn: ACTIVATIONS[g.decide(7)]! })),
   softmax: smooth((g) => {
@@ -328,6 +334,16 @@ const COMPOSITES: Record<string, StepKind> = {
     const labels = g.input([g.batch, g.seq], 0, V, "i32"); // V itself stands for "ignore"
     return makeNode("crossEntropy", [g.projected(V), labels], { ignoreIndex: V });
   }),
+  processLogits: jumps((g) => {
+    const logits = scores(g);
+    const column = (low: number, high: number): Node => g.input([g.batch, 1], low, high);
+    const topK = g.b.cast(g.input([g.batch, 1], 0, 4, "i32"), "f32");
+    const settings = g.b.concat([column(0.5, 2), column(0.5, 2), topK, column(0.1, 1.2), column(-0.5, 0.5)], 1);
+    const seen = g.b.binary("lt", g.input(shapeOf(logits), -1, 1), 0);
+    // probabilities, since what is removed is not finite
+    return makeNode("softmax", [makeNode("processLogits", [logits, seen, settings], {})], { axis: 1 });
+  }),
+  sampleToken: jumps((g) => makeNode("sampleToken", [scores(g), g.input([g.batch], -0.5, 1)], {})),
 };
 
 /** What a random graph can grow by: every operation of the table is reachable. */

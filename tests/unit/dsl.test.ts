@@ -285,6 +285,21 @@ describe("state", () => {
     );
   });
 
+  it("sequences that are not by the batch of what they are given to are refused", () => {
+    const x = (): dsl.Tensor<["batch", "seq", "four"]> => dsl.input("x", ["batch", "seq", "four"]);
+    const ids = dsl.input.bind(null, "ids") as unknown as (axes: string[], dtype: "i32") => dsl.Tensor<["batch", "four"], "i32">;
+    const conv = (axes: string[], ends: string[]): AnyTensor =>
+      dsl.causalConv1d(x(), "conv", {
+        width: 2,
+        sequences: { ids: ids(axes, "i32"), past: dsl.symbol("seq"), ends: dsl.input("ends", ends as ["batch"], "i32") },
+      });
+    expect(() => trace(() => conv(["seq", "four"], ["batch"]))).toThrow(
+      "causalConv1d: the sequences [seq, four] with ends [batch] are not by 'batch'",
+    );
+    expect(() => trace(() => conv(["batch", "four"], ["seq"]))).toThrow("with ends [seq] are not by 'batch'");
+    expect(() => trace(() => conv(["batch", "four"], ["batch"]))).not.toThrow();
+  });
+
   it("attention over a cache in two calls is attention over all at once", () => {
     const rows = Array.from({ length: 2 * 3 * 2 * 2 }, (_, i) => Math.sin(i * 1.7));
     const q = (): dsl.Tensor<["batch", "seq", "heads", "size"]> => dsl.input("x", ["batch", "seq", "heads", "size"]);

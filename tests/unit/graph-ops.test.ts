@@ -84,6 +84,8 @@ describe("result types", () => {
       "f32[batch, seq, 4, 8]",
     ],
     crossEntropy: [() => [x("f32", batch, seq, 9), x("i32", batch, seq)], { ignoreIndex: -100 }, "f32[]"],
+    processLogits: [() => [x("f32", batch, 9), x("bool", batch, 9), x("f32", batch, 5)], {}, "f32[batch, 9]"],
+    sampleToken: [() => [x("f32", batch, 9), x("f32", batch)], {}, "i32[batch]"],
   };
   for (const [op, [inputs, attrs, type]] of Object.entries(results))
     test(op, () => {
@@ -501,6 +503,24 @@ describe("errors say where, what of what, and what to do", () => {
     `);
   });
 
+  test("sequence ids", () => {
+    const conv = { width: 4, bias: false, activation: null, past: i32(0) };
+    const convOf = (ids: Node, ends: Node): unknown => make("causalConv1d", [x("f32", batch, seq, 6), x("f32", 6, 4), ids, ends, x("f32", batch, 4, 6)], conv); // prettier-ignore
+    const scanOf = (ids: Node): unknown => make("ssdScan", [...ssdInputs(2, 1).slice(0, -1), ids, x("f32", batch, 2, 2, 5)], { ...ssd, past: i32(0) }); // prettier-ignore
+    const refusals: [() => unknown, string][] = [
+      [() => convOf(x("f32", batch, 99), x("i32", batch)), "ids has dtype f32"],
+      [() => convOf(x("i32", batch), x("i32", batch)), "ids has the wrong number of axes"],
+      [() => convOf(x("i32", seq, 99), x("i32", batch)), "ids has the wrong shape"],
+      [() => convOf(x("i32", batch, 99), x("i32", batch, 1)), "ends has the wrong number of axes"],
+      [() => convOf(x("i32", batch, 99), x("f32", batch)), "ends has dtype f32"],
+      [() => scanOf(x("bf16", batch, 99)), "ids has dtype bf16"],
+      [() => scanOf(x("i32", 3, 99)), "ids has the wrong shape"],
+      [() => make("ssdScan", ssdInputs(2, 1), { ...ssd, past: i32(0) }), "wrong number of operands"],
+      [() => make("ssdScan", [...ssdInputs(2, 1).slice(0, -1), x("i32", batch, 99), x("f32", batch, 2, 2, 5)], { ...ssd, past: f32(0) }), "past is f32"], // prettier-ignore
+    ];
+    for (const [attempt, what] of refusals) expect(errorOf(attempt)).toContain(what);
+  });
+
   test("attention", () => {
     const inputs = (H: number, Hkv: number): Node[] => [
       x("f32", batch, seq, H, 8),
@@ -539,6 +559,38 @@ describe("errors say where, what of what, and what to do", () => {
         expected  [batch, seq] = [batch, seq]
         got       [seq, batch]
         fix: give one label for each position of batch x seq"
+    `);
+  });
+
+  test("processLogits and sampleToken", () => {
+    expect(errorOf(() => make("processLogits", [x("f32", batch, 9), x("f32", batch, 9), x("f32", batch, 5)], {}))).toMatchInlineSnapshot(`
+      "
+      models/toy/model.ts:7:3  layers.3.processLogits: processLogits: seen has dtype f32
+        logits    f32[batch, 9]  input x0
+        seen      f32[batch, 9]  input x1
+        settings  f32[batch, 5]  input x2
+        expected  bool
+        got       f32
+        fix: cast seen to bool first"
+    `);
+    expect(errorOf(() => make("processLogits", [x("f32", batch, 9), x("bool", batch, 9), x("f32", batch, 6)], {}))).toMatchInlineSnapshot(`
+      "
+      models/toy/model.ts:7:3  layers.3.processLogits: processLogits: settings has the wrong shape
+        logits    f32[batch, 9]   input x0
+        seen      bool[batch, 9]  input x1
+        settings  f32[batch, 6]   input x2
+        expected  [batch, settings] = [batch, 5]
+        got       [batch, 6]
+        fix: make settings [batch, 5], or correct the operand that it has to agree with"
+    `);
+    expect(errorOf(() => make("sampleToken", [x("f32", batch, 2 ** 25), x("f32", batch)], {}))).toMatchInlineSnapshot(`
+      "
+      models/toy/model.ts:7:3  layers.3.sampleToken: sampleToken: a vocabulary of 33554432
+        scores    f32[batch, 33554432]  input x0
+        draw      f32[batch]            input x1
+        expected  at most 16777216
+        got       33554432
+        fix: sample on the host"
     `);
   });
 

@@ -37,7 +37,11 @@ describe("a model by its name", () => {
       expect(readlinkSync(inCache("snapshots", commit, name))).toBe(`../../blobs/${etagOf(repository.get(name)!)}`);
       expect(readFileSync(inCache("snapshots", commit, name)).equals(repository.get(name)!)).toBe(true);
     }
-    expect(readdirSync(inCache(".no_exist", commit)).sort()).toEqual(["chat_template.jinja", "special_tokens_map.json"]);
+    expect(readdirSync(inCache(".no_exist", commit)).sort()).toEqual([
+      "chat_template.jinja",
+      "chat_template.json",
+      "special_tokens_map.json",
+    ]);
     expect(readdirSync(fixture.place("..", ".locks", "models--org--tiny"))).toEqual([]);
   });
 

@@ -108,6 +108,7 @@ describe("a manifest", () => {
     ["programs.0.outputs.0.shape", ["batch", ["sub", 1, "seq"]], "programs.prefill.outputs.y: [2, -4]"],
     ["programs.0.outputs.0.shape", ["batch", ["pow", 2, "seq"]], "programs.0.outputs.0.shape.1: expected an integer"],
     ["programs.0.outputs.0.shape", [deep(200)], "programs.0.outputs.0.shape.0: expected an integer"],
+    ["programs.0.outputs.0.name", "ids", "programs.prefill.outputs.ids: the program also takes an input of this name"],
     ["programs.0.steps.0.kernel", 1, "programs.prefill.steps.0.kernel: there is no kernel 1"],
     ["programs.0.steps.0.grid", [1, 1], "programs.0.steps.0.grid"],
     ["programs.0.steps.0.grid", ["past", 1, 1], "programs.prefill.steps.0:"],

@@ -140,6 +140,80 @@ describe("a snapshot", () => {
   });
 });
 
+describe("choosing tokens", () => {
+  const off = [1, 1, 0, 1, 0, -1];
+  const settings = (...rows: number[][]): Float32Array => Float32Array.from(rows.flat());
+
+  test("the likeliest ones are those of the step", async () => {
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    const tokens = await whole.choose(settings(off, off));
+    expect([...tokens]).toEqual([...whole.next.slice(0, 2)]);
+    for (const row of [0, 1]) expect(distance(await whole.scores(row), await whole.logits(row))).toBe(0);
+    expect(await whole.choose(settings(off, off))).toBe(tokens);
+    await whole.decode(tokens);
+    await whole.choose(settings(off, off));
+    expect([...tokens]).toEqual([...whole.next.slice(0, 2)]);
+  });
+
+  test("seen tokens are penalised until reset, and part of a snapshot", async () => {
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    whole.markSeen(1, [7, 9, 7]);
+    const penalty = settings(off, [2, ...off.slice(1)]);
+    const changed = async (row: number): Promise<number[]> => {
+      await whole.choose(penalty);
+      const [scores, logits] = [await whole.scores(row), await whole.logits(row)];
+      return [...scores.keys()].filter((id) => scores[id] !== logits[id]);
+    };
+    expect(await changed(0)).toEqual([]);
+    expect(await changed(1)).toEqual([7, 9]);
+    const at = await whole.snapshot();
+    expect(at.seen.map((seen) => [...seen])).toEqual([[], [7, 9]]);
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    expect(await changed(1)).toEqual([]);
+    await whole.restore(at);
+    expect((await whole.snapshot()).seen).toEqual(at.seen);
+    expect(await changed(1)).toEqual([7, 9]);
+  });
+
+  test("logits that the host has processed are what counts, and those that allow no token are an error", async () => {
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    const logits = await whole.logits(1);
+    logits.fill(-Infinity);
+    logits[42] = 0;
+    whole.setLogits(1, logits);
+    expect((await whole.choose(settings(off, [1, 1, 5, 0.9, 0, 0.99])))[1]).toBe(42);
+    whole.setLogits(0, new Float32Array(256).fill(NaN));
+    expect(await refusal(() => whole.choose(settings(off, off)))).toMatch(
+      /the logits hold NaN or infinity, or allow no token .*checkpoint/,
+    );
+  });
+
+  test.each<[what: string, call: (session: Session) => unknown, message: RegExp]>([
+    ["settings of another number of rows", (s) => s.choose(settings(off)), /2 rows have 12 settings, 6 each; got 6/],
+    ["a temperature of 0", (s) => s.choose(settings(off, [1, 0, 0, 1, 0, 0])), /temperature of row 1: expected a number above 0, got 0/],
+    ["half a top-k", (s) => s.choose(settings([1, 1, 0.5, 1, 0, 0], off)), /top-k of row 0: expected a whole number/],
+    ["a draw of 1", (s) => s.choose(settings([1, 1, 0, 1, 0, 1], off)), /draw of row 0: expected a number below 1/],
+    ["a top-p of NaN", (s) => s.choose(settings([1, 1, 0, NaN, 0, 0], off)), /top-p of row 0/],
+    ["a row that is not there", (s) => s.scores(2), /there is no row 2; the session has 2/],
+    ["an id outside", (s) => s.markSeen(0, [1, 256]), /token id 256 \(number 1\) is outside/],
+    ["logits of another length", (s) => s.setLogits(0, [1]), /a row of logits has 256 elements, got 1/],
+  ])("%s is refused", async (_, call, message) => {
+    await whole.reset();
+    await whole.prefill(ids, { rows: 2, mask });
+    expect(await refusal(() => Promise.resolve().then(() => call(whole)))).toMatch(message);
+  });
+
+  test("a model compiled for its logits does not choose", async () => {
+    const { session } = await models[0].forwardSession();
+    await session.prefill(Int32Array.of(1, 2));
+    expect(await refusal(() => session.choose(settings(off)))).toMatch(/no program "sample", .*every position/);
+  });
+});
+
 describe("what does not fit is refused, and leaves the session as it was", () => {
   const cases: readonly (readonly [what: string, call: (session: Session) => Promise<void>, message: RegExp])[] = [
     ["too long", (s) => s.prefill(new Int32Array(49)), /the prompt has 49 tokens, .* at most 48 positions .*--max-length/],
@@ -150,7 +224,7 @@ describe("what does not fit is refused, and leaves the session as it was", () =>
     ["an id above the vocabulary", (s) => s.prefill(Int32Array.of(1, 256)), /token id 256 \(number 1\) is outside the vocabulary of 256/],
     ["a negative id", (s) => s.decode(Int32Array.of(-1)), /token id -1/],
     ["a mask of another length", (s) => s.prefill(Int32Array.of(1, 2), { mask: [1] }), /the mask has 1 elements, the ids have 2/],
-    ["labels of another length", (s) => s.prefill(Int32Array.of(1, 2), { sequences: [1] }), /the sequence labels has 1 elements/],
+    ["labels of another length", (s) => s.prefill(Int32Array.of(1, 2), { sequences: [1] }), /list of sequence labels has 1 elements/],
     [
       "a label that is none",
       (s) => s.prefill(Int32Array.of(1, 2), { sequences: [1, 0.5] }),

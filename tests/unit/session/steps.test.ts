@@ -167,6 +167,43 @@ describe.each([
     expect(log.freed).toBe(log.allocated - 1); // the weight belongs to whoever holds the bank
   });
 
+  test("an output is the memory of another program's input of its name", async () => {
+    const [prefill] = manifest.programs;
+    const again = {
+      ...prefill!,
+      name: "again",
+      inputs: [{ ...prefill!.outputs[0]!, bytes: 8, shape: [2] }],
+      outputs: [{ ...prefill!.outputs[0]!, name: "z" }],
+      // z = total + y + 10, y being what the other program gave
+      steps: [
+        {
+          ...prefill!.steps[1]!,
+          args: [{ kind: "input" as const, name: "y" }, { kind: "literal" as const, name: "table" }, { kind: "state" as const, name: "total" }, { kind: "output" as const, name: "z" }], // prettier-ignore
+        },
+      ],
+    };
+    const both = { ...artifact, manifest: { ...manifest, programs: [prefill!, again] } };
+    const executor = await openArtifact(fakeDevice(visible).device, both, source);
+    expect(executor.input("y")).toBe(executor.output("y"));
+    expect(executor.input("y")).toHaveLength(2);
+    expect([executor.output("x"), executor.input("z")]).toEqual([undefined, undefined]);
+    executor.input("x")!.set([2, 4]);
+    executor.wrote("x", 0, 2);
+    await executor.run("prefill", { seq: 2, past: 0 });
+    await executor.run("again", { seq: 1, past: 0 });
+    await executor.fetch("z", 1);
+    expect(executor.output("z")![0]).toBe(3 + (3 + 10) + 10);
+    executor.input("y")![0] = 5; // the host may write there in between
+    executor.wrote("y", 0, 1);
+    await executor.run("again", { seq: 1, past: 0 });
+    await executor.fetch("z", 1);
+    expect(executor.output("z")![0]).toBe(16 + 5 + 10);
+    const wrong = { ...again, inputs: [{ ...again.inputs[0]!, dtype: "i32" as const }] };
+    await expect(
+      openArtifact(fakeDevice(visible).device, { ...both, manifest: { ...manifest, programs: [prefill!, wrong] } }, source),
+    ).rejects.toThrow("programs disagree on y: f32 and i32");
+  });
+
   test("a second artifact of the same weights loads none", async () => {
     const { device } = fakeDevice(visible);
     const bank: WeightBank = new Map();

@@ -26,10 +26,11 @@ describe("Philox 4x32-10", () => {
     expect([...out]).toEqual(expected);
   });
 
-  test("draws are in [0, 1), even, and differ by seed, row and step", () => {
+  test("draws are in [0, 1), even, and differ by seed, return index and step", () => {
     const draws = Array.from({ length: 10_000 }, (_, step) => uniform(7, 3, step));
     expect(Math.min(...draws)).toBeGreaterThanOrEqual(0);
     expect(Math.max(...draws)).toBeLessThan(1);
+    for (const draw of draws) expect(Math.fround(draw)).toBe(draw);
     expect(Math.abs(draws.reduce((a, b) => a + b) / 10_000 - 0.5)).toBeLessThan(0.015);
     const some = [
       uniform(7, 3, 0),
@@ -110,9 +111,50 @@ describe("definitions", () => {
       return kept(s);
     };
     expect([0, 0.39, 0.41, 0.69, 0.71, 0.95, 1].map(after)).toEqual([[1], [1], [1, 3], [1, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]);
-    const removed = f(-Infinity, 1, 1, -Infinity);
+    const removed = f(-Infinity, 1, 0, -Infinity);
     applyTopP(removed, 0.5);
-    expect(kept(removed)).toEqual([1]);
+    expect(kept(removed)).toEqual([1, 2]);
+  });
+
+  test("top-p keeps or removes equal scores together", () => {
+    const after = (p: number): number[] => {
+      const scores = f(Math.log(0.2), Math.log(0.4), Math.log(0.2), Math.log(0.2));
+      applyTopP(scores, p);
+      return kept(scores);
+    };
+    expect([0.3, 0.39, 0.41, 0.7].map(after)).toEqual([[1], [1], [0, 1, 2, 3], [0, 1, 2, 3]]);
+  });
+
+  test("top-p keeps or removes equal scores together", () => {
+    const after = (p: number): number[] => {
+      const scores = f(2, 1, 2, -Infinity, 1);
+      applyTopP(scores, p);
+      return kept(scores);
+    };
+    const two = Math.exp(2) / (Math.exp(2) + Math.exp(1));
+    expect([0.01, two - 0.01, two + 0.01, 0.999].map(after)).toEqual([
+      [0, 2],
+      [0, 2],
+      [0, 1, 2, 4],
+      [0, 1, 2, 4],
+    ]);
+  });
+
+  test("with beams top-k, top-p and min-p leave at least as many as asked, and those equal to the last of them", () => {
+    const after = (apply: (scores: Float32Array) => void): number[] => {
+      const scores = f(9, 1, 3, 2, 2, -Infinity);
+      apply(scores);
+      return kept(scores);
+    };
+    expect(after((s) => applyTopK(s, 1, 2))).toEqual([0, 2]);
+    expect(after((s) => applyTopK(s, 4, 2))).toEqual([0, 2, 3, 4]);
+    for (const apply of [applyTopP, applyMinP]) {
+      const strict = apply === applyTopP ? 0.1 : 0.9;
+      expect(after((s) => apply(s, strict))).toEqual([0]);
+      expect(after((s) => apply(s, strict, 2))).toEqual([0, 2]);
+      expect(after((s) => apply(s, strict, 3))).toEqual([0, 2, 3, 4]);
+      expect(after((s) => apply(s, strict, 99))).toEqual([0, 1, 2, 3, 4]);
+    }
   });
 
   test("min-p compares with the best", () => {
@@ -172,13 +214,13 @@ describe("draws", () => {
     expect(z).toBeLessThan(3.7);
   });
 
-  test("depend on seed, row and step only, and leave the logits alone", () => {
+  test("depend on seed, return index and step only, and leave the logits alone", () => {
     const logits = Float32Array.from({ length: 1000 }, (_, i) => Math.cos(i));
     const copy = logits.slice();
-    const run = (seed: number, rows: readonly number[]): number[][] => {
+    const run = (seed: number, indices: readonly number[]): number[][] => {
       const sampler = new Sampler(neutral, seed);
-      const out = rows.map((): number[] => []);
-      for (let step = 0; step < 30; step += 1) rows.forEach((row, i) => out[i]!.push(sampler.next(logits, row, step)));
+      const out = indices.map((): number[] => []);
+      for (let step = 0; step < 30; step += 1) indices.forEach((index, i) => out[i]!.push(sampler.next(logits, index, step)));
       return out;
     };
     const [first, second] = run(5, [0, 1]);

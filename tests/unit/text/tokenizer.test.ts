@@ -64,6 +64,49 @@ describe("bamba-tiny", () => {
     expect([...tiny.encodeBatch(["a", "a"], { addSpecialTokens: false }).attentionMask]).toEqual([1, 1]);
   });
 
+  test("a call gives ids and mask of a text or of several, cut and padded as asked", () => {
+    const [hello, world] = [tiny.encode("Hello"), tiny.encode("Hello, world of dew")];
+    expect(tiny.call("Hello")).toEqual({ inputIds: hello, attentionMask: hello.map(() => 1) });
+    expect(tiny.call("Hello", { returnAttentionMask: false, addSpecialTokens: false })).toEqual({ inputIds: hello.slice(1) });
+    const pads = new Array<number>(world.length - hello.length).fill(0);
+    const ones = hello.map(() => 1);
+    expect(tiny.call(["Hello", "Hello, world of dew"], { padding: true })).toEqual({
+      inputIds: [[...pads, ...hello], world],
+      attentionMask: [[...pads, ...ones], world.map(() => 1)],
+    });
+    expect(tiny.call(["Hello", "Hello, world of dew"], { padding: "longest", paddingSide: "right" }).inputIds[0]).toEqual([
+      ...hello,
+      ...pads,
+    ]);
+    expect(tiny.call("Hello", { padding: "maxLength", maxLength: 6 }).attentionMask).toEqual([
+      ...new Array<number>(6 - hello.length).fill(0),
+      ...ones,
+    ]);
+    expect(tiny.call([])).toEqual({ inputIds: [], attentionMask: [] });
+  });
+
+  test("a text is cut on either side, and its special tokens stay", () => {
+    const whole = tiny.encode("It was the best of times");
+    const cut = { truncation: true, maxLength: 4 } as const;
+    expect(tiny.call("It was the best of times", cut).inputIds).toEqual(whole.slice(0, 4));
+    expect(tiny.call("It was the best of times", { ...cut, truncationSide: "left" }).inputIds).toEqual([1, ...whole.slice(-3)]);
+    expect(tiny.call("It was the best of times", { ...cut, maxLength: 1 }).inputIds).toEqual([1]);
+    expect(tiny.call("It was", { truncation: true }).inputIds).toEqual(tiny.encode("It was"));
+    expect(tiny.call("It was the best of times", { maxLength: 4 }).inputIds).toEqual(whole);
+    for (const maxLength of [0, -1, 1.5, NaN])
+      expect(() => tiny.call("a", { truncation: true, maxLength })).toThrow("maxLength: expected a whole number");
+  });
+
+  test("sides may be set for all calls; rows are decoded together", () => {
+    const own = loadTokenizer("models/bamba-tiny");
+    own.paddingSide = "right";
+    own.truncationSide = "left";
+    const { inputIds } = own.call(["a b c", "a"], { padding: true, truncation: true, maxLength: 3 });
+    expect(own.batchDecode(inputIds)).toEqual(["<|begin_of_text|> b c", "<|begin_of_text|>a<|pad|>"]);
+    expect(own.batchDecode(inputIds, { skipSpecialTokens: true })).toEqual([" b c", "a"]);
+    expect([...own.encodeBatch(["a b", "a"]).ids.slice(-1)]).toEqual([0]);
+  });
+
   test("ids that have no token stand for nothing; ids that are none are refused", () => {
     expect(tiny.decode([42, 99_999, 486, 81])).toBe("Hello");
     expect(tiny.decode([])).toBe("");
@@ -97,6 +140,20 @@ describe("other tokenizers", () => {
     expect(bare.encodeBatch(["a", "a"]).length).toBe(2);
     const absent = loadTokenizer(folderWith({ "tokenizer.json": json, "tokenizer_config.json": { pad_token: "[PAD]" } }));
     expect(absent.pad).toEqual({ text: "[PAD]", id: null });
+  });
+
+  test("a pad token may be set, and is special from then on", () => {
+    const bare = new Tokenizer(json, { eos_token: "<|end_of_text|>" }, "t");
+    expect(() => bare.call(["a", "a b"], { padding: true })).toThrow("Asking to pad but the tokenizer does not have a padding token");
+    bare.pad = bare.eos;
+    expect(bare.call(["a", "a b"], { padding: true }).inputIds[0]![0]).toBe(2);
+    bare.pad = "!";
+    expect([bare.pad, bare.isSpecial(3)]).toEqual([{ text: "!", id: 3 }, true]);
+    expect(() => (bare.pad = "no such token")).toThrow('pad token "no such token" is not in the vocabulary');
+    bare.pad = null;
+    expect(() => bare.call(["a"], { padding: "maxLength" })).toThrow("padding: the tokenizer names no length of its own");
+    const left = new Tokenizer(json, { truncation_side: "left", chat_template: "{{ 1 }}" }, "t");
+    expect([left.truncationSide, left.chatTemplate]).toEqual(["left", "{{ 1 }}"]);
   });
 
   test("clean_up_tokenization_spaces does nothing to a byte-pair tokenizer (spec e.7)", () => {
