@@ -4,7 +4,7 @@ import type { Activation } from "../compiler/ir/graph.ts";
 import { emit, filled, grow, handle, operand } from "./node.ts";
 import * as rules from "./shape.ts";
 import { fail, located } from "./trace.ts";
-import type { AnyTensor, BinaryCheck, Broadcast, Dim, Numeric, Shape, Tensor } from "./types.ts";
+import type { AnyTensor, BinaryCheck, Broadcast, Dim, Float, Numeric, Shape, Tensor } from "./types.ts";
 
 type Called = (...args: never[]) => unknown;
 
@@ -206,4 +206,9 @@ export function activate<S extends Shape>(x: Tensor<S>, fn: Activation): Tensor<
 /** `x` with its elements converted: to i32 by dropping the fraction, to a storage type by rounding to nearest, ties to even. */
 export function cast<S extends Shape, E extends DType>(x: Tensor<S, DType>, to: E): Tensor<S, E> {
   return located(cast, "cast", () => (x.dtype === to ? (x as Tensor<S, E>) : handle(emit("cast", [x.node], { to }), x.axes)));
+}
+
+/** `x` with every element rounded to what a storage type can hold (nearest, ties to even), and still f32. Rounding to f32 is `x` itself. */
+export function round<S extends Shape>(x: Tensor<S>, to: Float): Tensor<S> {
+  return located(round, "round", () => (to === "f32" ? x : handle(emit("cast", [emit("cast", [x.node], { to })], { to: "f32" }), x.axes)));
 }

@@ -48,6 +48,7 @@ export {
   or,
   pow,
   relu,
+  round,
   rsqrt,
   select,
   sigmoid,
@@ -58,7 +59,7 @@ export {
   sub,
   tanh,
 } from "./elementwise.ts";
-export { at, concat, gather, pad, rename, reshape, slice, split, transpose } from "./layout.ts";
+export { at, concat, gather, last, pad, rename, reshape, slice, split, transpose } from "./layout.ts";
 export { amax, amin, argmax, crossEntropy, cumsum, logSumExp, mean, softmax, sum } from "./reduce.ts";
 export type { ConvOptions } from "./layers.ts";
 export { causalConv1d, gatedRmsNorm, linear, matmul, matmulT, rmsNorm } from "./layers.ts";

@@ -1,4 +1,5 @@
-import type { Activation } from "../compiler/ir/graph.ts";
+import type { Activation, Node } from "../compiler/ir/graph.ts";
+import { round } from "./elementwise.ts";
 import { emit, filled, grow, handle, operand, stored } from "./node.ts";
 import * as rules from "./shape.ts";
 import type { Sequences } from "./mixers.ts";
@@ -72,15 +73,27 @@ function weightOf(op: string, x: Tensor<Shape>, weight: string | Tensor<Shape, F
   });
 }
 
-/** weight * x / sqrt(mean(x^2) + eps) over the last axis. `weight` is a tensor or the name of the module it belongs to. */
+/**
+ * weight * x / sqrt(mean(x^2) + eps) over the last axis. `weight` is a tensor or the name of the module it belongs to.
+ * @param rounding what the normalised values are rounded to before the weight multiplies them, and the product after that; f32 rounds nothing
+ */
 export function rmsNorm<A extends Shape, W extends Shape = [Last<A>]>(
   x: Tensor<A>,
   weight: string | (Tensor<W, Float> & WeightCheck<"rmsNorm", A, W>),
   eps: number,
+  rounding: Float = "f32",
 ): Tensor<A> {
-  return located(rmsNorm, typeof weight === "string" ? weight : "rmsNorm", () =>
-    handle(emit("rmsNorm", [x.node, weightOf("rmsNorm", x, weight).node], { eps }), x.axes),
-  );
+  return located(rmsNorm, typeof weight === "string" ? weight : "rmsNorm", () => {
+    const scale = weightOf("rmsNorm", x, weight);
+    return weighted(x.axes, scale, rounding, (w) => emit("rmsNorm", [x.node, w], { eps }));
+  });
+}
+
+/** A norm that multiplies by its weight itself, or only after its values were rounded. */
+function weighted<A extends Shape>(axes: A, weight: Tensor<Shape, Float>, rounding: Float, norm: (weight: Node) => Node): Tensor<A> {
+  if (rounding === "f32") return handle(norm(weight.node), axes);
+  const values = round(handle<A, "f32">(norm(filled(1, weight.axes, "f32")), axes), rounding);
+  return round(handle(emit("binary", [values.node, grow(weight, axes)], { fn: "mul" }), axes), rounding);
 }
 
 /** rmsNorm of x * silu(gate), the mean over the whole last axis. */
@@ -89,6 +102,7 @@ export function gatedRmsNorm<A extends Shape, G extends Shape, W extends Shape =
   gate: Tensor<G> & GateCheck<A, G>,
   weight: string | (Tensor<W, Float> & WeightCheck<"gatedRmsNorm", A, W>),
   eps: number,
+  rounding: Float = "f32",
 ): Tensor<A> {
   return located(gatedRmsNorm, typeof weight === "string" ? weight : "gatedRmsNorm", () => {
     if (!rules.same(x.axes, gate.axes))
@@ -96,7 +110,8 @@ export function gatedRmsNorm<A extends Shape, G extends Shape, W extends Shape =
         what: `gatedRmsNorm: the gate ${rules.show(gate.axes)} is not like ${rules.show(x.axes)}`,
         operands: [operand("x", x), operand("gate", gate)],
       });
-    return handle(emit("gatedRmsNorm", [x.node, gate.node, weightOf("gatedRmsNorm", x, weight).node], { eps }), x.axes);
+    const scale = weightOf("gatedRmsNorm", x, weight);
+    return weighted(x.axes, scale, rounding, (w) => emit("gatedRmsNorm", [x.node, gate.node, w], { eps }));
   });
 }
 

@@ -82,6 +82,24 @@ function startOf(axis: Dim, start: number | Expr): Expr {
   return start < 0 ? scalar.add(sizeOf(axis), start) : scalar.i32(start);
 }
 
+/** The last elements of an axis, as many as the axis `size` has. The axis is then called like `size`. */
+export function last<A extends Shape, D extends DType, const X extends AxisOf<A>, const N extends Dim>(
+  x: Tensor<A, D>,
+  axis: X & AxisCheck<"last", A, X>,
+  size: N,
+): Tensor<Replace<A, X, [N]>, D> {
+  return located(last, "last", () => {
+    const i = axisOf(x, axis, "last");
+    const [whole, part] = [sizeOf(x.axes[i]!), sizeOf(size)];
+    const to = rules.replace(x.axes, axis, [size]);
+    if (whole === part) return handle(x.node, to);
+    const start = scalar.sub(lengthOf(whole), lengthOf(part));
+    return handle(emit("slice", [x.node], { axis: i, start, size: part }), to);
+  });
+}
+
+const lengthOf = (size: number | Expr): Expr => (typeof size === "number" ? scalar.i32(size) : size);
+
 /** The element at one position of an axis, a number (negative: from the end) or a run-time one; the axis goes. */
 export function at<A extends Shape, D extends DType, const X extends AxisOf<A>>(
   x: Tensor<A, D>,

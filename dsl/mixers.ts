@@ -1,8 +1,8 @@
 import type { DType } from "../compiler/ir/dtype.ts";
 import type { Expr } from "../compiler/ir/expr.ts";
 import { i32 } from "../compiler/ir/expr.ts";
-import type { Node } from "../compiler/ir/graph.ts";
-import { emit, filled, handle, operand } from "./node.ts";
+import type { Dim as GraphDim, Node } from "../compiler/ir/graph.ts";
+import { emit, filled, handle, operand, sizes } from "./node.ts";
 import * as rules from "./shape.ts";
 import type { State } from "./sources.ts";
 import { setState, state, writeState } from "./sources.ts";
@@ -45,18 +45,37 @@ function expect(what: string, x: AnyTensor, axes: readonly Dim[]): void {
 /**
  * Rotates pairs of every head by its position: dimensions j and j + R/2 of the first R, by the angle whose cosine and sine stand at [position, j] of
  * the tables; the dimensions from R on stay as they are.
+ * @param rounding what cosines, sines, products and sums are rounded to, each; f32 rounds nothing
  */
 export function rope<B extends Dim, T extends Dim, H extends Dim, D extends Dim, P extends Dim, R extends Dim>(
   x: Tensor<[B, T, H, D]>,
   positions: Tensor<[NoInfer<B>, NoInfer<T>], "i32">,
   tables: { readonly cos: Tensor<[P, R]>; readonly sin: Tensor<[NoInfer<P>, NoInfer<R>]> },
+  rounding: Float = "f32",
 ): Tensor<[B, T, H, D]> {
   return located(rope, "rope", () => {
     expect("rope: positions", positions, x.axes.slice(0, 2));
     const pairs = sizeOf(tables.cos.axes[1]);
     if (typeof pairs !== "number") return fail({ what: "rope: the number of rotated pairs is known only at run time" });
+    if (rounding !== "f32") return handle(roundedRope(x, positions.node, [tables.cos.node, tables.sin.node], pairs, rounding), x.axes);
     return handle(emit("rope", [x.node, positions.node, tables.cos.node, tables.sin.node], { rotary: 2 * pairs }), x.axes);
   });
+}
+
+function roundedRope(x: AnyTensor, positions: Node, tables: readonly [Node, Node], pairs: number, to: Float): Node {
+  const [batch, seq, heads, size] = sizes(x.axes) as [GraphDim, GraphDim, GraphDim, number];
+  const rounded = (n: Node): Node => emit("cast", [emit("cast", [n], { to })], { to: "f32" });
+  const turned = (fn: "add" | "sub", a: Node, b: Node): Node => rounded(emit("binary", [a, b], { fn }));
+  const times = (a: Node, b: Node): Node => rounded(emit("binary", [a, b], { fn: "mul" }));
+  const piece = (start: number, count: number): Node => emit("slice", [x.node], { axis: 3, start: i32(start), size: count });
+  const [cos, sin] = tables.map((table) => {
+    const rows = rounded(emit("gather", [table, positions], {}));
+    return emit("broadcast", [rows], { shape: [batch, seq, heads, pairs], axes: [0, 1, 3] });
+  }) as [Node, Node];
+  const [low, high] = [piece(0, pairs), piece(pairs, pairs)];
+  const parts = [turned("sub", times(low, cos), times(high, sin)), turned("add", times(high, cos), times(low, sin))];
+  const kept = size - 2 * pairs;
+  return emit("concat", kept > 0 ? [...parts, piece(2 * pairs, kept)] : parts, { axis: 3 });
 }
 
 /**
@@ -128,9 +147,9 @@ function append<S extends [Dim, Dim, Dim, Dim], D extends DType>(
 /** What `ssdScan` works on; B and C are shared by the heads of a group. */
 export interface SsdInputs<B extends Dim, T extends Dim, H extends Dim, P extends Dim, G extends Dim, N extends Dim> {
   readonly x: Tensor<[B, T, H, P]>;
-  /** Raw step sizes: the scan uses clamp(softplus(dt + dtBias), ...dtLimit). */
+  /** Raw step sizes: the scan uses clamp(softplus(dt + dtBias), ...dtLimit), or clamp(dt, ...dtLimit) where no dtBias is given. */
   readonly dt: Tensor<[NoInfer<B>, NoInfer<T>, NoInfer<H>]>;
-  readonly dtBias: Tensor<[NoInfer<H>]>;
+  readonly dtBias?: Tensor<[NoInfer<H>]>;
   /** Negative decay rates. */
   readonly A: Tensor<[NoInfer<H>]>;
   readonly B: Tensor<[NoInfer<B>, NoInfer<T>, G, N]>;
@@ -159,14 +178,16 @@ export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends D
     expect("ssdScan: dt", dt, [batch, seq, heads]);
     expect("ssdScan: B", B, [batch, seq, B.axes[2], B.axes[3]]);
     expect("ssdScan: C", C, B.axes);
-    for (const [name, t] of Object.entries({ dtBias, A, D })) expect(`ssdScan: ${name}`, t, [heads]);
+    for (const [name, t] of Object.entries({ ...(dtBias ? { dtBias } : {}), A, D })) expect(`ssdScan: ${name}`, t, [heads]);
     const kept = [batch, heads, size, B.axes[3]];
     if (state) expect(`ssdScan: state '${state.state}'`, state, kept);
     const before = state?.node ?? filled(0, kept, "f32");
     if (sequences) expect("ssdScan: ids", sequences.ids, [batch, sequences.ids.axes[1]]);
-    const operands = [x, dt, A, B, C, D, dtBias, ...(sequences ? [sequences.ids] : [])].map((t) => t.node);
+    const bias = dtBias?.node ?? filled(0, [heads], "f32");
+    const operands = [x.node, dt.node, A.node, B.node, C.node, D.node, bias, ...(sequences ? [sequences.ids.node] : [])];
     const both = emit("ssdScan", [...operands, before], {
       chunk,
+      softplus: dtBias !== undefined,
       dtMin: dtLimit[0],
       dtMax: dtLimit[1],
       past: sequences?.past ?? null,

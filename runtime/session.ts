@@ -81,8 +81,16 @@ export interface PrefillOptions {
   readonly positions?: ArrayLike<number>;
   /** Most tokens a row that go through one call; the session's `chunk` unless given, and never more. */
   readonly chunk?: number;
-  /** Called after each chunk, while outputs hold that chunk's values: position of its first token in `ids`, and its length. */
-  readonly onChunk?: (first: number, length: number) => void | Promise<void>;
+  /**
+   * First token of a row whose logits are wanted, for programs that compute as many as are asked for; 0 unless given. A chunk before it computes those
+   * of its last token only.
+   */
+  readonly logitsFrom?: number;
+  /**
+   * Called after each chunk, while outputs hold that chunk's values: position of its first token in `ids`, its length, and of how many of its last
+   * tokens a program that is asked for a number has computed logits.
+   */
+  readonly onChunk?: (first: number, length: number, kept: number) => void | Promise<void>;
   /** Other inputs, by name, [rows, length, width] row-major: `inputs_embeds`, `labels`. Cut into chunks as the ids are. */
   readonly extra?: Readonly<Record<string, Float32Array | Int32Array>>;
 }
@@ -108,6 +116,13 @@ export interface SessionOptions {
   readonly positionAxes?: Readonly<Record<string, number>>;
   /** Program that takes many tokens: "prefill" unless given. */
   readonly prefill?: string;
+  /** Tokens there are, for programs that give no logits. */
+  readonly vocabSize?: number;
+  /**
+   * Called before each run, when the inputs are written: the positions of the run's `count` tokens, one more than the greatest position of the whole
+   * call (which may be longer than this run), and what the caches hold. For inputs that follow from the positions. It must not allocate.
+   */
+  readonly onPositions?: (positions: HostArray, count: number, length: number, past: number) => void;
 }
 
 /** Starts a session on an executor, which must be its own: two sessions would share the states. */
@@ -140,14 +155,18 @@ class ModelSession implements Session {
   /** Decode programs by their number of rows, ascending. */
   private readonly decodes: readonly (readonly [rows: number, name: string])[];
   private readonly positionAxes: Readonly<Record<string, number>>;
+  private readonly onPositions: SessionOptions["onPositions"];
   private readonly choice: TokenChoice | undefined;
-  private readonly symbols = { batch: 1, seq: 1, past: 0 };
+  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1 };
+  /** One more than the greatest position of the call at work. */
+  private reach = 0;
   private busy = false;
 
-  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill" }: SessionOptions) {
+  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill", vocabSize = 0, onPositions }: SessionOptions) {
     this.executor = executor;
     this.main = prefill;
     this.positionAxes = positionAxes;
+    this.onPositions = onPositions;
     const program = executor.programs.find(({ name }) => name === prefill);
     if (program === undefined)
       throw new UserError(`the compiled model has no program "${prefill}", only ${executor.programs.map(({ name }) => name).join(", ")}`);
@@ -167,10 +186,12 @@ class ModelSession implements Session {
     this.ends = executor.input("sequence_ends");
     const logits = executor.output("logits");
     const last = program.outputs.find(({ name }) => name === "logits")?.shape.at(-1);
-    this.vocabSize = typeof last === "number" ? last : 0;
-    if (!(logits instanceof Float32Array) || this.vocabSize === 0)
-      throw new UserError(`program "${prefill}" of the compiled model gives no logits`);
-    this.logitRows = Array.from({ length: this.maxRows }, (_, row) => logits.subarray(row * this.vocabSize, (row + 1) * this.vocabSize));
+    this.vocabSize = typeof last === "number" ? last : vocabSize;
+    if (this.vocabSize === 0) throw new UserError(`program "${prefill}" of the compiled model gives no logits`);
+    this.logitRows =
+      logits instanceof Float32Array
+        ? Array.from({ length: this.maxRows }, (_, row) => logits.subarray(row * this.vocabSize, (row + 1) * this.vocabSize))
+        : [];
     const next = executor.output("argmax");
     this.next = next instanceof Int32Array ? next : new Int32Array(this.maxRows);
     this.rowOutputs = program.outputs.flatMap(({ name, shape }): [string, number][] => {
@@ -183,7 +204,7 @@ class ModelSession implements Session {
   }
 
   async prefill(ids: Int32Array, options: PrefillOptions = {}): Promise<void> {
-    const { rows = 1, mask, sequences, positions, onChunk, extra = {} } = options;
+    const { rows = 1, mask, sequences, positions, onChunk, extra = {}, logitsFrom = 0 } = options;
     const chunk = Math.min(options.chunk ?? this.chunk, this.chunk);
     const length = ids.length / rows;
     this.checkCall(rows, length);
@@ -199,12 +220,14 @@ class ModelSession implements Session {
     );
     await this.alone(async () => {
       this.rows = rows;
+      this.reach = placement.positions.reduce((reach, position) => Math.max(reach, position + 1), 0);
       for (let first = 0; first < length; first += chunk) {
         const count = Math.min(chunk, length - first);
         this.fill(first, count, length, ids, placement, sequences);
         for (const [name, values] of Object.entries(extra)) this.fillExtra(name, values, first, count, length);
-        await this.run(this.main, count);
-        await onChunk?.(first, count);
+        const kept = Math.max(1, Math.min(count, first + count - logitsFrom));
+        await this.run(this.main, count, kept);
+        await onChunk?.(first, count, kept);
       }
       await this.executor.fetch("argmax", rows);
     });
@@ -216,10 +239,13 @@ class ModelSession implements Session {
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
     this.checkCall(rows, 1);
     this.checkIds(ids);
-    for (let row = 0; row < rows; row += 1) checkPosition(positions?.[row] ?? this.positions[row]!, this.capacity);
+    let reach = 0;
+    for (let row = 0; row < rows; row += 1)
+      reach = Math.max(reach, checkPosition(positions?.[row] ?? this.positions[row]!, this.capacity) + 1);
     if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
     this.busy = true;
     try {
+      this.reach = reach;
       this.fillStep(ids, positions);
       await this.run(this.decodeProgram(rows), 1);
       await this.executor.fetch("argmax", rows);
@@ -477,10 +503,12 @@ class ModelSession implements Session {
     this.executor.wrote(name, 0, this.rows * count * width);
   }
 
-  private async run(program: string, count: number): Promise<void> {
+  private async run(program: string, count: number, kept = 1): Promise<void> {
+    if (this.positionIds !== undefined) this.onPositions?.(this.positionIds, this.rows * count, this.reach, this.past);
     this.symbols.batch = this.rows;
     this.symbols.seq = count;
     this.symbols.past = this.past;
+    this.symbols.kept = kept;
     await this.executor.run(program, this.symbols);
     this.past += count;
   }

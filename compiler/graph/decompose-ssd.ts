@@ -33,10 +33,11 @@ function scanOf(n: NodeOf<"ssdScan">, b: Builder): Scan {
   const [batch, seq, H, P] = shapeOf(x) as [Dim, Dim, number, number];
   const [G, N] = shapeOf(B).slice(2) as [number, number];
   const perHead = (v: Node): Node => b.spread(v, [batch, seq, H], [2]);
-  const { dtMin, dtMax } = n.attrs;
-  let dt = decomposeActivation(b, "softplus", b.binary("add", raw, perHead(dtBias)));
+  const { softplus, dtMin, dtMax } = n.attrs;
+  let dt = b.binary("add", raw, perHead(dtBias));
+  if (softplus) dt = decomposeActivation(b, "softplus", dt);
   // softplus is not negative, so the limits (0, Infinity) of every published model cost nothing
-  if (dtMin > 0) dt = b.binary("max", dt, dtMin);
+  if (dtMin > 0 || !softplus) dt = b.binary("max", dt, dtMin);
   if (dtMax < Infinity) dt = b.binary("min", dt, dtMax);
   const sequences = n.attrs.past ? sequencesOf(b, n.inputs[7]!, n.attrs.past, [batch, seq]) : null;
   if (sequences) dt = b.select(b.spread(sequences.real, [batch, seq, H], [0, 1]), dt, 0);

@@ -94,10 +94,17 @@ export interface Attrs {
   causalConv1d: { readonly width: number; readonly bias: boolean; readonly activation: Activation | null; readonly past: Expr | null };
   /**
    * x [batch, seq, H, P], dt [batch, seq, H] (raw), A [H] (negative), B, C [batch, seq, G, N], D [H], dtBias [H], ids? [batch, T] i32,
-   * state [batch, H, P, N] -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax). spec/ssd.md section 1. All f32.
+   * state [batch, H, P, N] -> (y [batch, seq, H, P], new state). dt' = clamp(softplus(dt + dtBias), dtMin, dtMax), without the
+   * softplus where `softplus` is false. spec/ssd.md section 1. All f32.
    * With sequence ids (`past` not null): where a sequence begins the state is zero before it, and padding neither adds to the state nor lets it decay.
    */
-  ssdScan: { readonly chunk: number; readonly dtMin: number; readonly dtMax: number; readonly past: Expr | null };
+  ssdScan: {
+    readonly chunk: number;
+    readonly softplus: boolean;
+    readonly dtMin: number;
+    readonly dtMax: number;
+    readonly past: Expr | null;
+  };
   /**
    * q [batch, seq, H, D], k, v [batch, Hkv, T, D] (T = cache capacity or seq), ids? [batch, T] i32 -> [batch, seq, H, D].
    * Query t (absolute position past + t) sees keys j with j <= past + t (when causal), j < past + seq and, with sequence ids, ids[j] = |ids[past + t]|.

@@ -52,12 +52,13 @@ const idsOfCall =
   (b: Expr, t: Expr): Expr =>
     k.at(ids, [b, max(add(past, t), 0)]);
 
-/** dt' = clamp(softplus(dt + bias)): spec/ssd.md section 1. */
+/** dt' = clamp(softplus(dt + bias)), or clamp(dt + bias): spec/ssd.md section 1. */
 function timeStep(k: Kernel, n: NodeOf<"ssdScan">, b: Expr, t: Expr, h: Expr): Expr {
   const [, dt, , , , , bias] = n.inputs as [Node, Node, Node, Node, Node, Node, Node];
-  const raw = activation("softplus", add(f32Of(k.at(dt, [b, t, h])), f32Of(k.at(bias, [h]))));
-  const { dtMin, dtMax } = n.attrs;
-  const low = dtMin > 0 ? max(raw, f32(dtMin)) : raw;
+  const { softplus, dtMin, dtMax } = n.attrs;
+  const given = add(f32Of(k.at(dt, [b, t, h])), f32Of(k.at(bias, [h])));
+  const raw = softplus ? activation("softplus", given) : given;
+  const low = dtMin > 0 || !softplus ? max(raw, f32(dtMin)) : raw;
   return dtMax < Infinity ? min(low, f32(dtMax)) : low;
 }
 

@@ -137,12 +137,9 @@ export function causalConv1d(
  * The recurrence S_t = exp(dt A) S_{t-1} + (dt x) (outer) B, y_t = S_t C + D x, one position at a time. S is zero where a sequence begins, and padding
  * leaves it alone.
  */
-export function ssdScan(
-  inputs: readonly Tensor[],
-  { dtMin, dtMax }: Attrs["ssdScan"],
-  idAt: IdAt | null,
-): [y: Float64Array, state: Float64Array] {
+export function ssdScan(inputs: readonly Tensor[], attrs: Attrs["ssdScan"], idAt: IdAt | null): [y: Float64Array, state: Float64Array] {
   const [x, dt, A, B, C, D, dtBias] = inputs.map((t) => t.data) as [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array, Float64Array]; // prettier-ignore
+  const { softplus: soft, dtMin, dtMax } = attrs;
   const [batch, seq, H, P] = inputs[0]!.shape as [number, number, number, number];
   const [G, N] = inputs[3]!.shape.slice(2) as [number, number];
   const y = new Float64Array(x.length);
@@ -153,7 +150,8 @@ export function ssdScan(
       if (idAt && Math.abs(idAt(b, t)) !== Math.abs(idAt(b, t - 1))) S.fill(0, b * H * P * N, (b + 1) * H * P * N);
       for (let h = 0; h < H; h++) {
         const at = (b * seq + t) * H + h;
-        const delta = Math.min(Math.max(softplus(dt[at]! + dtBias[h]!), dtMin), dtMax);
+        const raw = dt[at]! + dtBias[h]!;
+        const delta = Math.min(Math.max(soft ? softplus(raw) : raw, dtMin), dtMax);
         const decay = Math.exp(delta * A[h]!);
         const group = ((b * seq + t) * G + Math.floor((h * G) / H)) * N;
         for (let p = 0; p < P; p++) {

@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { UserError } from "../../runtime/errors.ts";
 import type { HubOptions } from "../../runtime/hub/options.ts";
 import { resolveModel } from "../../runtime/hub/resolve.ts";
-import { createSession } from "../../runtime/session.ts";
 import type { Session } from "../../runtime/session.ts";
 import { parseGenerationConfig } from "../../runtime/text/generation-config.ts";
 import type { GenerationFile } from "../../runtime/text/generation-config.ts";
@@ -17,10 +16,11 @@ import { createForwardSession } from "./forward.ts";
 import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
 import { noStreaming, prepareGeneration, runGeneration, stack } from "./generation.ts";
 import type { GenerateInput, GenerateOptions, GenerateResult, GenerationRequest } from "./generation.ts";
-import { planModel, positionAxes } from "./plan.ts";
+import { planModel } from "./plan.ts";
 import type { ModelPlan, PlanOptions } from "./plan.ts";
 import { saveModel } from "./save.ts";
 import type { Saved, SaveOptions } from "./save.ts";
+import { createModelSession } from "./sessions.ts";
 import { openModelSource } from "./source.ts";
 import type { ModelSource } from "./source.ts";
 
@@ -35,8 +35,19 @@ export interface ForwardArguments {
   readonly inputsEmbeds?: { readonly rows: number; readonly length: number; readonly data: Float32Array };
   readonly attentionMask?: readonly ArrayLike<number>[];
   readonly positionIds?: readonly ArrayLike<number>[];
+  /** -100 does not count. Position t predicts label t + 1. */
   readonly labels?: readonly ArrayLike<number>[];
+  /** In place of `labels`: position t predicts label t. */
+  readonly shiftLabels?: readonly ArrayLike<number>[];
+  /** With labels: what the sum of the losses is divided by; unless given, the number of labels that count. */
+  readonly numItemsInBatch?: number;
+  /** The logits of how many of the last positions, 0 for all; or of which positions, below zero from the end. 0 unless given. */
+  readonly logitsToKeep?: number | readonly number[];
   readonly hiddenStates?: boolean;
+  /** The weights of every attention layer too. Memory for them is reserved at the full capacity: heads * prefillChunk * maxLength numbers a row and layer. */
+  readonly attentions?: boolean;
+  /** False leaves out the head, as Transformers' BambaModel: `lastHiddenState` in place of logits. */
+  readonly head?: boolean;
 }
 
 /** A causal language model, opened: it generates, and gives the logits of a text. Programs are compiled and weights loaded when they are first needed. */
@@ -80,7 +91,7 @@ export class CausalLM {
   private async openSession(batch: number): Promise<Session> {
     const { executor, compiled } = await this.engine.open({ ...this.plan, batch });
     if (batch === this.plan.batch) this.compiledModel = compiled;
-    return createSession(executor, { positionAxes: positionAxes(this.config) });
+    return createModelSession(executor, this.config, this.plan.rotary);
   }
 
   /** Continues the prompts. @throws UserError for ids, settings or lengths that do not fit the model. */
@@ -100,11 +111,18 @@ export class CausalLM {
     return prepareGeneration(input, options, this.file, this.config);
   }
 
-  /** The logits of every position, and what else is asked for. Each call starts anew; `forwardSession` keeps states. */
+  /**
+   * The logits of every position, or of those asked for, and what else is asked for. Each call starts anew; `forwardSession` keeps states.
+   * @throws UserError for inputs that do not fit each other or the model.
+   */
   async forward(input: ForwardArguments): Promise<ForwardResult> {
-    const { inputIds, inputsEmbeds: embeds, attentionMask, positionIds, labels, hiddenStates = false } = input;
+    const { inputIds, inputsEmbeds: embeds, attentionMask, positionIds, labels, shiftLabels } = input;
+    const { numItemsInBatch, logitsToKeep, hiddenStates = false, attentions = false, head = true } = input;
     if ((inputIds === undefined) === (embeds === undefined))
       throw new UserError("You must specify exactly one of input_ids or inputs_embeds");
+    if (labels !== undefined && shiftLabels !== undefined) throw new UserError("give labels or shift_labels, not both");
+    const loss = labels !== undefined || shiftLabels !== undefined;
+    if (loss && !head) throw new UserError("a loss needs the logits; leave out head: false");
     const ids = inputIds === undefined ? new Int32Array(embeds!.rows * embeds!.length) : stack(inputIds, "inputIds");
     const rows = inputIds?.length ?? embeds!.rows;
     const length = ids.length / rows;
@@ -115,23 +133,31 @@ export class CausalLM {
       ...(attentionMask === undefined ? {} : { mask: stack(attentionMask, "attentionMask") }),
       ...(positionIds === undefined ? {} : { positions: stack(positionIds, "positionIds") }),
       ...(labels === undefined ? {} : { labels: stack(labels, "labels") }),
+      ...(shiftLabels === undefined ? {} : { shiftLabels: stack(shiftLabels, "shiftLabels") }),
+      ...(numItemsInBatch === undefined ? {} : { numItemsInBatch }),
+      ...(logitsToKeep === undefined ? {} : { logitsToKeep }),
     };
-    const forward = await this.forwardSession({ hiddenStates, embeds: embeds !== undefined, loss: labels !== undefined, rows, length });
+    const forward = await this.forwardSession({ hiddenStates, attentions, head, embeds: embeds !== undefined, loss, rows, length });
     await forward.session.reset();
     return forward.forward(asked);
   }
 
-  /** A session that gives the logits of every position and, when asked, the hidden states; with `loss` all of a text has to fit into one call. */
+  /**
+   * A session that gives the logits of any positions and, when asked, hidden states and attention weights; with `loss` all of a text has to fit into
+   * one call.
+   */
   forwardSession(
     options: {
       readonly hiddenStates?: boolean;
+      readonly attentions?: boolean;
+      readonly head?: boolean;
       readonly embeds?: boolean;
       readonly loss?: boolean;
       readonly rows?: number;
       readonly length?: number;
     } = {},
   ): Promise<ForwardSession> {
-    const { hiddenStates = false, embeds = false, loss = false, rows = 1, length = 1 } = options;
+    const { hiddenStates = false, attentions = false, head = true, embeds = false, loss = false, rows = 1, length = 1 } = options;
     const { capacity, chunk } = this.plan;
     const plan: ModelPlan = {
       ...this.plan,
@@ -139,11 +165,14 @@ export class CausalLM {
       batch: Math.max(rows, this.plan.batch),
       chunk: loss ? Math.min(capacity, Math.max(chunk, 2 ** Math.ceil(Math.log2(length)))) : chunk,
       hiddenStates,
+      attentions,
+      head,
       embeds,
       loss,
     };
     const key = JSON.stringify(plan);
-    const open = async (): Promise<ForwardSession> => createForwardSession((await this.engine.open(plan)).executor, this.config);
+    const open = async (): Promise<ForwardSession> =>
+      createForwardSession((await this.engine.open(plan)).executor, this.config, plan.rotary);
     const known = this.forwards.get(key) ?? open();
     this.forwards.set(key, known);
     return known;

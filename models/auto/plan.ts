@@ -12,13 +12,19 @@ export interface ModelPlan {
   readonly chunk: number;
   /** Most rows. */
   readonly batch: number;
-  /** `generate`: prefill, decode and sample, logits of the last position. `forward`: those of every position. */
+  /** `generate`: prefill, decode and sample, logits of the last position. `forward`: of as many of the last positions as a call asks for. */
   readonly use: "generate" | "forward";
   readonly hiddenStates: boolean;
+  /** `forward` only: the attention weights too. */
+  readonly attentions: boolean;
+  /** `forward` only: false leaves the head out, as Transformers' BambaModel, and gives the output of the final norm. */
+  readonly head: boolean;
   readonly embeds: boolean;
   readonly loss: boolean;
   /** Rounding of the rotary frequencies. */
   readonly rotary: "f32" | "bf16";
+  /** Transformers' rounding points, for weights of 16 bits. */
+  readonly strict: boolean;
   /** Whether the configuration's time_step_limit holds in single steps too. */
   readonly limitSteps: boolean;
 }
@@ -33,7 +39,12 @@ export interface PlanOptions {
   readonly batch?: number;
   /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
-  /** Apply the configuration's time_step_limit in single steps as in prefill: true unless given. False is what Transformers does. */
+  /**
+   * Round wherever Transformers' eager PyTorch path holds a result in the type of the weights (bf16 or f16), to get its numbers instead of more exact ones;
+   * and, with weights of any type, forget time_step_limit in single steps as it does (limitSteps). Slow. False unless given.
+   */
+  readonly strict?: boolean;
+  /** Apply the configuration's time_step_limit in single steps as in prefill: true unless given, or false with `strict`. False is what Transformers does. */
   readonly limitSteps?: boolean;
 }
 
@@ -48,6 +59,7 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
       throw new UserError(`${name} (${flag}): expected a whole number from 1, got ${value}`);
     return value;
   };
+  const { strict = false } = options;
   const capacity = count("maxLength", "--max-length", options.maxLength, Math.min(config.maxPositionEmbeddings, defaultLength));
   return {
     dtype: options.dtype === undefined || options.dtype === "auto" ? stored : options.dtype,
@@ -56,35 +68,30 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     batch: count("batch", "--batch", options.batch, 1),
     use: "generate",
     hiddenStates: false,
+    attentions: false,
+    head: true,
     embeds: false,
     loss: false,
     rotary: options.rotary ?? "f32",
-    limitSteps: options.limitSteps ?? true,
+    strict,
+    limitSteps: options.limitSteps ?? !strict,
   };
 }
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const [{ bambaGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
-  const { capacity, chunk, batch, dtype, hiddenStates, embeds, loss, rotary, limitSteps } = plan;
-  const common = { capacity, weights: dtype, rotary, limitSteps };
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict, limitSteps } = plan;
+  const common = { capacity, weights: dtype, rotary, strict, limitSteps };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
-    const graph = bambaGraph(config, {
-      ...common,
-      phase: "prefill",
-      batch: rows,
-      maxSeq: chunk,
-      logits: "all",
-      hiddenStates,
-      embeds,
-      loss,
-    });
+    const logits = loss ? "all" : head ? "kept" : "none";
+    const asked = { ...common, logits, hiddenStates, attentions } as const;
+    const graph = bambaGraph(config, { ...asked, phase: "prefill", batch: rows, maxSeq: chunk, embeds, loss });
     if (embeds || loss) return [{ name: "prefill", graph }];
-    const step = bambaGraph(config, { ...common, phase: "decode", batch, logits: "all", hiddenStates });
     return [
       { name: "prefill", graph },
-      { name: `decode.${batch}`, graph: step },
+      { name: `decode.${batch}`, graph: bambaGraph(config, { ...asked, phase: "decode", batch }) },
     ];
   }
   return [

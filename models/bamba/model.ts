@@ -1,4 +1,4 @@
-import type { Expr, Float, Graph, Range, Sequences, Tensor } from "../../dsl/index.ts";
+import type { AnyTensor, Expr, Float, Graph, Range, Sequences, Shape, Tensor } from "../../dsl/index.ts";
 import {
   CulmError,
   activate,
@@ -14,6 +14,7 @@ import {
   gather,
   input,
   kvCache,
+  last,
   linear,
   literal,
   logSumExp,
@@ -26,6 +27,7 @@ import {
   reshape,
   rmsNorm,
   rope,
+  round,
   scope,
   split,
   ssdScan,
@@ -33,7 +35,8 @@ import {
   symbol,
 } from "../../dsl/index.ts";
 import type { BambaConfig } from "./config.ts";
-import { ropeTables } from "./rope.ts";
+import { attend, roundedLogSumExp, ssdStep, stepSizes } from "./explicit.ts";
+import { ropeDependsOnLength, ropeTables } from "./rope.ts";
 
 /** Which of a Bamba model's programs to trace. */
 export interface BambaOptions {
@@ -48,22 +51,36 @@ export interface BambaOptions {
   readonly weights?: Float;
   /**
    * Apply `timeStepLimit` in decode too. Default true. False is Transformers' behaviour: there a single step forgets the limit (spec Q4) and so
-   * disagrees with a prefill of the same token; no published configuration has a limit.
+   * disagrees with a prefill of the same token; no published configuration has a limit. `strict` makes it false unless given.
    */
   readonly limitSteps?: boolean;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
-  /** `last` (the default): of each row's last position, with the likeliest token as `argmax`. `all`: of every position. */
-  readonly logits?: "last" | "all";
+  /**
+   * `last` (the default): of each row's last position, with the likeliest token as `argmax`. `kept`: of the last `kept` positions, [batch, kept, vocab],
+   * with `kept` a symbol from 1 to seq (1 in decode). `all`: of every position. `none`: no head; `last_hidden_state` is the output of the final norm.
+   */
+  readonly logits?: "last" | "kept" | "all" | "none";
+  /**
+   * Round where Transformers' PyTorch path (eager attention, no custom kernels) holds a result in the type of the weights. Slow: most of the model is then
+   * written out in primitives. Weights in f32 round nothing. Default false.
+   */
+  readonly strict?: boolean;
+  /** Also give `attentions.{k}` [batch, query_heads, seq, capacity], the weights of the k-th attention layer. */
+  readonly attentions?: boolean;
   /** Also give `hidden.0` (the embeddings), `hidden.1`, ... and as the last one the output of the final norm. */
   readonly hiddenStates?: boolean;
   /** Take `inputs_embeds` [batch, seq, hidden] instead of `input_ids`. */
   readonly embeds?: boolean;
-  /** Also take `labels` [batch, seq] (already shifted, -100 does not count) and give `loss`. Needs the logits of all positions. */
+  /**
+   * Also take `labels` [batch, seq] (already shifted, -100 does not count) and give `loss`, their mean cross-entropy, and with a z-loss coefficient
+   * `z_loss`, which is to be added. Needs the logits of all positions.
+   */
   readonly loss?: boolean;
 }
 
 type Hidden = Tensor<["batch", "seq", "hidden"]>;
+type Weights = Tensor<["batch", "query_heads", "seq", "capacity"]>;
 
 /** What the mixers share: where the tokens stand, and to which sequence they belong. */
 interface Positions {
@@ -76,14 +93,21 @@ interface Positions {
   readonly past: Expr;
   /** Bounds of the scan's step sizes in this program. */
   readonly stepLimit: readonly [number, number];
+  /** One token a row, on top of what the states hold. */
+  readonly decode: boolean;
+  /** What results are rounded to; f32 rounds nothing. */
+  readonly rounding: Float;
+  /** Whether the attention weights are outputs. */
+  readonly attentions: boolean;
   readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
 }
 
 /**
  * The graph of one program of the model. Inputs: `input_ids` (or `inputs_embeds`), `position_ids` [batch, seq] i32, `sequence_ids` [batch, capacity] i32
  * (by absolute position: a token has the number n >= 1 of its sequence within the row, padding has -n of the last token before it or -1), in prefill
- * `sequence_ends` [batch] i32 (how many positions of this call the convolution states are after: up to the row's last token), and the symbol `past`; states:
- * `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads (positions in a model without
+ * `sequence_ends` [batch] i32 (how many positions of this call the convolution states are after: up to the row's last token), and the symbol `past`; for
+ * rope types that depend on the length also `rope_cos` and `rope_sin` [capacity, rotaryDim / 2], of which the rows of the call's positions are read (rope.ts).
+ * States: `layers.{i}.keys`, `.values` or `.conv`, `.ssm`, all of them advanced by the call. An input that nothing reads (positions in a model without
  * attention) is not in the graph. Throws CulmError when `options` contradict each other.
  */
 export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
@@ -97,7 +121,9 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     hiddenStates = false,
     embeds = false,
     loss = false,
-    limitSteps = true,
+    strict = false,
+    attentions = false,
+    limitSteps = !strict,
     maxSeq = capacity,
   } = options;
   if (loss && which !== "all")
@@ -105,34 +131,48 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
   if (maxSeq > capacity)
     throw new CulmError({ what: `bamba: ${maxSeq} tokens a call do not fit ${capacity} positions`, fix: "lower maxSeq or raise capacity" });
   const stepLimit = phase === "prefill" || limitSteps ? c.timeStepLimit : ([0, Infinity] as const);
-  const dims = { ...sizesOf(c), batch, seq: phase === "decode" ? 1 : ([1, maxSeq] as const), capacity };
+  const decode = phase === "decode";
+  const length = decode ? 1 : ([1, maxSeq] as const);
+  const dims = { ...sizesOf(c), batch, seq: length, capacity, ...(which === "kept" ? { kept: length } : {}) };
   const symbols = { past: [0, capacity - 1] as const };
   const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
 
+  const rounding = strict ? weights : "f32";
+  const norm = <A extends Shape>(x: Tensor<[...A, "hidden"]>): Tensor<[...A, "hidden"]> =>
+    rmsNorm(x, "final_layernorm", c.normEps, rounding);
+
   return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
     const table = param("embed_tokens.weight", ["vocab", "hidden"]);
-    const head = c.tieWordEmbeddings ? table : param("lm_head.weight", ["vocab", "hidden"]);
-    const positions = { ...positionsOf(c, phase, capacity, rotary), stepLimit };
-    const hidden: Record<string, Hidden> = {};
+    const positions: Positions = { ...positionsOf(c, phase, capacity, rotary), stepLimit, decode, rounding, attentions };
+    const extra: Record<string, AnyTensor> = {};
 
     let x: Hidden = embeds
-      ? input("inputs_embeds", ["batch", "seq", "hidden"])
+      ? round(input("inputs_embeds", ["batch", "seq", "hidden"]), rounding)
       : gather(table, input("input_ids", ["batch", "seq"], "i32"));
     for (const [i, kind] of c.layerKinds.entries()) {
-      hidden[`hidden.${i}`] = x;
-      x = scope(`layers.${i}`, () => layer(x, c, kind === "mamba" ? mambaMixer : attentionMixer, positions));
+      if (hiddenStates) extra[`hidden.${i}`] = x;
+      const out = scope(`layers.${i}`, () => layer(x, c, kind === "mamba" ? mambaMixer : attentionMixer, positions));
+      if (out.weights) extra[`attentions.${c.attentionLayers.indexOf(i)}`] = out.weights;
+      x = out.x;
     }
-    const normed = rmsNorm(x, "final_layernorm", c.normEps);
-    hidden[`hidden.${c.layerKinds.length}`] = normed;
-    const states = hiddenStates ? hidden : {};
+    const normed = norm(x);
+    if (hiddenStates) extra[`hidden.${c.layerKinds.length}`] = normed;
+    if (which === "none") return { last_hidden_state: normed, ...extra };
 
-    if (which === "last") {
-      // the norm of one position instead of all: each position's is its own
-      const logits = matmulT(rmsNorm(at(x, "seq", -1), "final_layernorm", c.normEps), head);
-      return { logits, argmax: argmax(logits, "vocab"), ...states };
+    const head = c.tieWordEmbeddings ? table : param("lm_head.weight", ["vocab", "hidden"]);
+    // the norm of the positions that are asked for instead of all: each position's is its own
+    switch (which) {
+      case "last": {
+        const logits = round(matmulT(norm(at(x, "seq", -1)), head), rounding);
+        return { logits, argmax: argmax(logits, "vocab"), ...extra };
+      }
+      case "kept":
+        return { logits: round(matmulT(norm(last(x, "seq", "kept")), head), rounding), ...extra };
+      case "all": {
+        const logits = round(matmulT(normed, head), rounding);
+        return { logits, ...(loss ? lossOf(logits, c, rounding) : {}), ...extra };
+      }
     }
-    const logits = matmulT(normed, head);
-    return loss ? { logits, loss: lossOf(logits, c), ...states } : { logits, ...states };
   });
 }
 
@@ -143,9 +183,16 @@ function sizesOf(c: BambaConfig): Record<string, number> {
     head_dim: c.mambaHeadDim, // P
     groups: c.mambaGroups, // G
     state: c.mambaStateSize, // N
+    members: c.mambaHeads / c.mambaGroups, // heads of a group
     xBC: c.convChannels, // Cv
   };
-  const attending = { query_heads: c.numAttentionHeads, kv_heads: c.numKeyValueHeads, size: c.headDim, pairs: c.rotaryDim / 2 };
+  const attending = {
+    query_heads: c.numAttentionHeads,
+    kv_heads: c.numKeyValueHeads,
+    sharing: c.headsPerKeyValue, // query heads of a key/value head
+    size: c.headDim,
+    pairs: c.rotaryDim / 2,
+  };
   return {
     vocab: c.vocabSize,
     hidden: c.hiddenSize,
@@ -155,81 +202,113 @@ function sizesOf(c: BambaConfig): Record<string, number> {
   };
 }
 
-function positionsOf(c: BambaConfig, phase: "prefill" | "decode", capacity: number, rotary: "f32" | "bf16"): Omit<Positions, "stepLimit"> {
+function positionsOf(
+  c: BambaConfig,
+  phase: "prefill" | "decode",
+  capacity: number,
+  rotary: "f32" | "bf16",
+): Pick<Positions, "ids" | "sequenceIds" | "sequences" | "past" | "tables"> {
   const past = symbol("past");
   const sequenceIds = input("sequence_ids", ["batch", "capacity"], "i32");
   const sequences = phase === "decode" ? null : { ids: sequenceIds, past, ends: input("sequence_ends", ["batch"], "i32") };
   const ids = input("position_ids", ["batch", "seq"], "i32");
   if (c.attentionLayers.length === 0) return { ids, sequenceIds, sequences, past, tables: null };
+  if (ropeDependsOnLength(c.rope)) {
+    const tables = { cos: input("rope_cos", ["capacity", "pairs"]), sin: input("rope_sin", ["capacity", "pairs"]) };
+    return { ids, sequenceIds, sequences, past, tables };
+  }
   const { cos, sin } = ropeTables(c, capacity, { frequencies: rotary });
   const tables = { cos: literal("rope.cos", ["capacity", "pairs"], cos), sin: literal("rope.sin", ["capacity", "pairs"], sin) };
   return { ids, sequenceIds, sequences, past, tables };
 }
 
-type Mixer = (x: Hidden, c: BambaConfig, positions: Positions) => Hidden;
+type Mixer = (x: Hidden, c: BambaConfig, positions: Positions) => { readonly mixed: Hidden; readonly weights?: Weights };
 
-function layer(x: Hidden, c: BambaConfig, mixer: Mixer, positions: Positions): Hidden {
-  const mixed = add(x, mixer(rmsNorm(x, "input_layernorm", c.normEps), c, positions));
-  return add(mixed, feedForward(rmsNorm(mixed, "pre_ff_layernorm", c.normEps), c));
+function layer(x: Hidden, c: BambaConfig, mixer: Mixer, positions: Positions): { readonly x: Hidden; readonly weights?: Weights } {
+  const { rounding } = positions;
+  const { mixed, ...more } = mixer(rmsNorm(x, "input_layernorm", c.normEps, rounding), c, positions);
+  const between = round(add(x, mixed), rounding);
+  const out = round(add(between, feedForward(rmsNorm(between, "pre_ff_layernorm", c.normEps, rounding), c, rounding)), rounding);
+  return { x: out, ...more };
 }
 
-function feedForward(x: Hidden, c: BambaConfig): Hidden {
-  const gate = activate(linear(x, "feed_forward.gate_proj", { out: "ffn", bias: c.mlpBias }), c.hiddenAct);
-  const up = linear(x, "feed_forward.up_proj", { out: "ffn", bias: c.mlpBias });
-  return linear(mul(gate, up), "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias });
+function feedForward(x: Hidden, c: BambaConfig, rounding: Float): Hidden {
+  const wide = (name: string): Tensor<["batch", "seq", "ffn"]> => round(linear(x, name, { out: "ffn", bias: c.mlpBias }), rounding);
+  const gate = round(activate(wide("feed_forward.gate_proj"), c.hiddenAct), rounding);
+  const product = round(mul(gate, wide("feed_forward.up_proj")), rounding);
+  return round(linear(product, "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias }), rounding);
 }
 
-function mambaMixer(x: Hidden, c: BambaConfig, { sequences, stepLimit }: Positions): Hidden {
+function mambaMixer(x: Hidden, c: BambaConfig, { sequences, stepLimit, decode, rounding }: Positions): { readonly mixed: Hidden } {
+  const strict = rounding !== "f32";
   const following = sequences ? { sequences } : {};
   const projected = linear(x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
-  const { z, xBC, dt } = split(projected, "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
+  const { z, xBC, dt } = split(round(projected, rounding), "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
 
-  const conv = causalConv1d(xBC, "mamba.conv1d", {
+  const taps = causalConv1d(xBC, "mamba.conv1d", {
     width: c.mambaConvWidth,
     bias: c.mambaConvBias,
-    activation: c.hiddenAct,
+    ...(strict ? {} : { activation: c.hiddenAct }),
     state: convState(["batch", c.mambaConvWidth, "xBC"]),
     ...following,
   });
+  const conv = strict ? round(activate(round(taps, rounding), c.hiddenAct), rounding) : taps;
   const channels = split(conv, "xBC", {
     x: ["heads", "head_dim"],
     B: ["groups", "state"],
     C: ["groups", "state"],
   });
 
-  const y = ssdScan({
+  const dtBias = param("mamba.dt_bias", ["heads"]);
+  const common = {
     ...channels,
-    dt,
-    dtBias: param("mamba.dt_bias", ["heads"]),
-    dtLimit: stepLimit,
+    dt: strict ? stepSizes(dt, dtBias, stepLimit, rounding) : dt,
     A: neg(exp(param("mamba.A_log", ["heads"]))),
     D: param("mamba.D", ["heads"]),
-    chunk: c.chunkSize,
     state: ssmState(["batch", "heads", "head_dim", "state"]),
-    ...following,
-  });
-  const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps);
-  return linear(gated, "mamba.out_proj", { out: "hidden", bias: c.mambaProjBias });
+  };
+  const y =
+    strict && decode
+      ? ssdStep(common, rounding)
+      : ssdScan({ ...common, ...(strict ? {} : { dtBias, dtLimit: stepLimit }), chunk: c.chunkSize, ...following });
+  // Transformers' scan of many tokens gives f32, which stays f32 until the norm is done; a single step's result was rounded, and its norm rounds too.
+  const inNorm = decode ? rounding : "f32";
+  const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps, inNorm);
+  const mixed = linear(round(gated, rounding), "mamba.out_proj", { out: "hidden", bias: c.mambaProjBias });
+  return { mixed: round(mixed, rounding) };
 }
 
-function attentionMixer(x: Hidden, c: BambaConfig, { ids, sequenceIds, past, tables }: Positions): Hidden {
+function attentionMixer(
+  x: Hidden,
+  c: BambaConfig,
+  { ids, sequenceIds, past, tables, rounding, attentions }: Positions,
+): { readonly mixed: Hidden; readonly weights?: Weights } {
   if (!tables) throw new Error("bamba: an attention layer without rotary tables");
   const bias = c.attentionBias;
-  const q = reshape(linear(x, "self_attn.q_proj", { out: "query_heads*size", bias }), ["batch", "seq", "query_heads", "size"]);
-  const k = reshape(linear(x, "self_attn.k_proj", { out: "kv_heads*size", bias }), ["batch", "seq", "kv_heads", "size"]);
-  const v = reshape(linear(x, "self_attn.v_proj", { out: "kv_heads*size", bias }), ["batch", "seq", "kv_heads", "size"]);
-  const mixed = attention(rope(q, ids, tables), rope(k, ids, tables), v, {
-    scale: c.attentionScale,
-    ids: sequenceIds,
-    cache: kvCache(["batch", "kv_heads", "capacity", "size"], past),
-  });
-  return linear(reshape(mixed, ["batch", "seq", "query_heads*size"]), "self_attn.o_proj", { out: "hidden", bias });
+  const query = round(linear(x, "self_attn.q_proj", { out: "query_heads*size", bias }), rounding);
+  const key = round(linear(x, "self_attn.k_proj", { out: "kv_heads*size", bias }), rounding);
+  const value = round(linear(x, "self_attn.v_proj", { out: "kv_heads*size", bias }), rounding);
+  const q = rope(reshape(query, ["batch", "seq", "query_heads", "size"]), ids, tables, rounding);
+  const k = rope(reshape(key, ["batch", "seq", "kv_heads", "size"]), ids, tables, rounding);
+  const v = reshape(value, ["batch", "seq", "kv_heads", "size"]);
+  const cache = kvCache(["batch", "kv_heads", "capacity", "size"], past);
+  const scale = c.attentionScale;
+  const { mixed, weights } =
+    attentions || rounding !== "f32"
+      ? attend(q, k, v, { scale, sequenceIds, cache, rounding })
+      : { mixed: attention(q, k, v, { scale, ids: sequenceIds, cache }), weights: null };
+  const out = linear(reshape(mixed, ["batch", "seq", "query_heads*size"]), "self_attn.o_proj", { out: "hidden", bias });
+  return { mixed: round(out, rounding), ...(attentions && weights ? { weights } : {}) };
 }
 
-/** Cross-entropy of the next tokens, plus the z-loss on the size of the logits where the configuration asks for it. */
-function lossOf(logits: Tensor<["batch", "seq", "vocab"]>, c: BambaConfig): Tensor<[]> {
+/** Cross-entropy of the next tokens, and the z-loss on the size of the logits where the configuration asks for it. Source: spec bamba c.9. */
+function lossOf(
+  logits: Tensor<["batch", "seq", "vocab"]>,
+  c: BambaConfig,
+  rounding: Float,
+): { readonly loss: Tensor<[]>; readonly z_loss?: Tensor<[]> } {
   const loss = crossEntropy(logits, input("labels", ["batch", "seq"], "i32"));
-  if (c.zLossCoefficient === 0) return loss;
-  const size = logSumExp(logits, "vocab");
-  return add(loss, mul(mean(mean(mul(size, size), "seq"), "batch"), c.zLossCoefficient));
+  if (c.zLossCoefficient === 0) return { loss };
+  const size = rounding === "f32" ? logSumExp(logits, "vocab") : roundedLogSumExp(logits, rounding);
+  return { loss, z_loss: mul(mean(mean(mul(size, size), "seq"), "batch"), c.zLossCoefficient) };
 }

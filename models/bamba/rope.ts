@@ -13,8 +13,8 @@ export interface RopeTables {
 }
 
 /**
- * Whether the frequencies depend on how long the running sequence is. Transformers then changes them in the middle of a sequence, at the
- * original context; a table is made for one of the two sides (ropeTables' `sequenceLength`).
+ * Whether the frequencies depend on how long the running sequence is. Transformers then changes them in the middle of a sequence, at the original
+ * context, so that no table can be made beforehand: ropeRows writes what each call needs.
  */
 export function ropeDependsOnLength(rope: RopeConfig): boolean {
   return rope.type === "dynamic" || rope.type === "longrope";
@@ -39,12 +39,8 @@ export function inverseFrequencies(rope: RopeConfig, rotaryDim: number, sequence
       return inverse(powers(rope.theta));
     case "linear":
       return inverse(powers(rope.theta)).map((frequency) => frequency / fround(rope.factor));
-    case "dynamic": {
-      const { factor, originalMaxPositions: original, theta } = rope;
-      const length = Math.max(sequenceLength, original);
-      const stretched = theta * ((factor * length) / original - (factor - 1)) ** (rotaryDim / (rotaryDim - 2));
-      return inverse(powers(stretched));
-    }
+    case "dynamic":
+      return stretchedFrequencies(rope, rotaryDim, sequenceLength, new Float32Array(rotaryDim / 2));
     case "longrope": {
       const factors = sequenceLength > rope.originalMaxPositions ? rope.longFactor : rope.shortFactor;
       return inverse(powers(rope.theta).map((power, j) => fround(factors[j]!) * power));
@@ -54,6 +50,20 @@ export function inverseFrequencies(rope: RopeConfig, rotaryDim: number, sequence
     case "yarn":
       return yarn(powers(rope.theta), rope, rotaryDim);
   }
+}
+
+/** Writes the frequencies of dynamic into `target`. The length is a tensor in Transformers, which makes all of this float32. */
+function stretchedFrequencies(
+  { factor, originalMaxPositions: original, theta }: Extract<RopeConfig, { type: "dynamic" }>,
+  rotaryDim: number,
+  length: number,
+  target: Float32Array,
+): Float32Array {
+  const ratio = fround(fround(fround(factor) * Math.max(length, original)) / original);
+  const stretch = fround(fround(ratio - fround(factor - 1)) ** fround(rotaryDim / (rotaryDim - 2)));
+  const stretched = length > original ? fround(fround(theta) * stretch) : fround(theta);
+  for (let j = 0; j < target.length; j += 1) target[j] = 1 / fround(stretched ** fround((2 * j) / rotaryDim));
+  return target;
 }
 
 /** Short waves as they are, long ones slowed by the factor, those between interpolated. */
@@ -87,8 +97,6 @@ function yarn(powers: Float32Array, rope: Extract<RopeConfig, { type: "yarn" }>,
 }
 
 export interface RopeTableOptions {
-  /** Positions in use, for dynamic and longrope (see inverseFrequencies); maxPositions unless given. */
-  readonly sequenceLength?: number;
   /**
    * What the frequencies are rounded to; f32 unless given. Transformers keeps them in f32 when it loads a bf16 checkpoint, but casting a model
    * with `.to(torch.bfloat16)` rounds them too, and they stay rounded when it is cast back: "bf16" reproduces such a model.
@@ -98,30 +106,73 @@ export interface RopeTableOptions {
 
 /**
  * cos and sin of position * frequency, times the attention scaling. The angle is rounded to float32, as in Transformers: at large positions
- * that rounding is larger than any error of the cosine. Rows are positions 0 to maxPositions - 1. Source: spec bamba a.3, c.3.
+ * that rounding is larger than any error of the cosine. Rows are positions 0 to maxPositions - 1; types that depend on the length of the sequence
+ * have those of the original context. Source: spec bamba a.3, c.3.
  * @throws ConfigError when maxPositions is not a positive integer or the tables would not fit in memory.
  */
 export function ropeTables(config: BambaConfig, maxPositions: number, options: RopeTableOptions = {}): RopeTables {
-  const { rope, rotaryDim } = config;
-  const pairs = rotaryDim / 2;
+  const pairs = config.rotaryDim / 2;
   if (!Number.isSafeInteger(maxPositions) || maxPositions < 1 || maxPositions * pairs > 2 ** 30) {
     throw new ConfigError(
       `rope tables: expected a positive number of positions, at most ${Math.floor(2 ** 30 / pairs)}, got ${maxPositions}`,
     );
   }
-  const exact = inverseFrequencies(rope, rotaryDim, options.sequenceLength ?? maxPositions);
-  const frequencies = options.frequencies === "bf16" ? roundToBf16(exact) : exact;
-  const scaling = fround(attentionScaling(rope));
-  const cos = new Float32Array(maxPositions * pairs);
-  const sin = new Float32Array(maxPositions * pairs);
-  for (let position = 0; position < maxPositions; position += 1) {
-    for (let j = 0; j < pairs; j += 1) {
-      const angle = fround(position * frequencies[j]!);
-      cos[position * pairs + j] = fround(Math.cos(angle)) * scaling;
-      sin[position * pairs + j] = fround(Math.sin(angle)) * scaling;
-    }
+  const frequencies = firstFrequencies(config, options);
+  const tables = { cos: new Float32Array(maxPositions * pairs), sin: new Float32Array(maxPositions * pairs) };
+  const scaling = fround(attentionScaling(config.rope));
+  for (let position = 0; position < maxPositions; position += 1) writeRow(tables, position, frequencies, scaling);
+  return tables;
+}
+
+/** Those of the original context, or of any length where that makes no difference. */
+function firstFrequencies({ rope, rotaryDim }: BambaConfig, options: RopeTableOptions): Float32Array {
+  const exact = inverseFrequencies(rope, rotaryDim, 1);
+  return options.frequencies === "bf16" ? roundToBf16(exact) : exact;
+}
+
+function writeRow({ cos, sin }: RopeTables, position: number, frequencies: Float32Array, scaling: number): void {
+  const pairs = frequencies.length;
+  for (let j = 0; j < pairs; j += 1) {
+    const angle = fround(position * frequencies[j]!);
+    cos[position * pairs + j] = fround(Math.cos(angle)) * scaling;
+    sin[position * pairs + j] = fround(Math.sin(angle)) * scaling;
   }
-  return { cos, sin };
+}
+
+/**
+ * Writes the rows of `tables` that a call reads: those of its positions, with the frequencies that hold for a call of this length (one more than its
+ * greatest position). Rows of other positions stay as they are; nobody reads them, since keys are cached after their rotation.
+ * @param past positions before this call; 0 begins a new sequence
+ */
+export type RopeRows = (tables: RopeTables, positions: ArrayLike<number>, count: number, length: number, past: number) => void;
+
+/**
+ * The frequencies of dynamic and longrope from call to call, as Transformers' dynamic_rope_update has them. longrope: the long factors in a call that
+ * reaches beyond the original context, else the short ones. dynamic: stretched to the longest call so far, beginning with the original context, and back
+ * to that in a call that is shorter than it. Transformers remembers the longest call for as long as the model lives; here a new sequence begins anew,
+ * so that a result does not depend on what was computed before. Rounding ("bf16") is for the frequencies that a model is made with; those that
+ * Transformers computes later are f32.
+ */
+export function ropeRows(config: BambaConfig, options: RopeTableOptions = {}): RopeRows {
+  const { rope, rotaryDim } = config;
+  if (rope.type !== "dynamic" && rope.type !== "longrope") throw new Error(`rope type ${rope.type} does not depend on the length`);
+  const original = rope.originalMaxPositions;
+  const scaling = fround(attentionScaling(rope));
+  const first = firstFrequencies(config, options);
+  const long = rope.type === "longrope" ? inverseFrequencies(rope, rotaryDim, original + 1) : first.slice();
+  let longest = original;
+  return (tables, positions, count, length, past) => {
+    if (rope.type === "longrope") longest = length;
+    else {
+      if (past === 0 || length < original) longest = original;
+      if (length > longest) {
+        longest = length;
+        stretchedFrequencies(rope, rotaryDim, length, long);
+      }
+    }
+    const frequencies = longest > original ? long : first;
+    for (let i = 0; i < count; i += 1) writeRow(tables, positions[i]!, frequencies, scaling);
+  };
 }
 
 /** Positive finite numbers to the nearest bf16, ties to even. */

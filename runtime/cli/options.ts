@@ -36,6 +36,7 @@ export interface ModelFlags {
   readonly backend?: string;
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
   readonly rotary?: NonNullable<LoadOptions["rotary"]>;
+  readonly strict?: boolean;
   readonly threads?: number;
   readonly maxLength?: number;
   readonly prefillChunk?: number;
@@ -73,6 +74,7 @@ export function addModelFlags(command: Command, { threads, description }: typeof
       oneOf("f32", "bf16"),
       "f32",
     )
+    .option("--strict", "round wherever PyTorch does that holds results in the type of the weights: Transformers' own bf16 numbers, slowly")
     .option("--threads <n>", description, threads)
     .option(
       "--max-length <n>",
@@ -104,6 +106,7 @@ export function loadOptions(
     ...(flags.backend === undefined ? {} : { backend: flags.backend }),
     ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),
     ...(flags.rotary === undefined ? {} : { rotary: flags.rotary }),
+    ...(flags.strict === undefined ? {} : { strict: flags.strict }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
     ...(flags.prefillChunk === undefined ? {} : { prefillChunk: flags.prefillChunk }),

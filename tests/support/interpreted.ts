@@ -12,9 +12,11 @@ export interface Feed {
   readonly positions?: Tensor;
   /** [batch, positions so far], 0 = padding. */
   readonly mask?: Tensor;
+  /** Positions whose logits are wanted, of a program with `logits: "kept"`; all unless given. */
+  readonly kept?: number;
 }
 
-type Fixed = Pick<BambaOptions, "batch" | "capacity" | "weights" | "rotary" | "limitSteps">;
+type Fixed = Pick<BambaOptions, "batch" | "capacity" | "weights" | "rotary" | "limitSteps" | "strict">;
 
 /** A running Bamba model on the graph interpreter: states, position and mask are kept from call to call as a session does. */
 export class Interpreted {
@@ -51,7 +53,7 @@ export class Interpreted {
       ...(feed.labels ? { labels: feed.labels } : {}),
     };
     const { outputs, states } = interpretGraph(graph, {
-      symbols: { batch, seq, past: this.past },
+      symbols: { batch, seq, past: this.past, kept: feed.kept ?? seq },
       inputs,
       params: this.params,
       states: this.states,

@@ -97,7 +97,7 @@ function ssdGraph(sizes: SsdSizes, batch: Dim, seq: Dim): Graph {
   const inputs: Node[] = OPERANDS.map((name) => makeSource("input", { dtype: "f32", shape: shapes[name] }, { name }));
   const state = makeSource("state", { dtype: "f32", shape: shapes.state }, { name: "state" });
   const { chunk, dtMin, dtMax } = sizes;
-  const scan = makeNode("ssdScan", [...inputs, state], { chunk, dtMin, dtMax, past: null });
+  const scan = makeNode("ssdScan", [...inputs, state], { chunk, softplus: true, dtMin, dtMax, past: null });
   return {
     name: "ssd",
     symbols: [batch, seq].filter((d) => typeof d !== "number"),

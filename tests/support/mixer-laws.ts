@@ -303,7 +303,7 @@ export function mixerGraph({ hidden, H, P, G, N, K, chunk }: MixerSizes, batch: 
       ...(past ? [ids.value] : []),
       ssmState,
     ],
-    { chunk, dtMin: 0, dtMax: Infinity, past },
+    { chunk, softplus: true, dtMin: 0, dtMax: Infinity, past },
   );
   const norm = makeNode("gatedRmsNorm", [b.reshape(get(scan, 0), [batch, seq, E]), z, param("norm", [E])], { eps: 1e-5 });
   return {

@@ -272,7 +272,7 @@ const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   const sequences = idsOf(g);
   const perHead = [g.param([H], -1, 1), g.param([H], -1, 1)];
   const inputs = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N), ...perHead, ...(sequences ? [sequences.ids] : []), state];
-  const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), dtMin, dtMax, past: sequences?.past ?? null });
+  const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), softplus: g.decide(4) > 0, dtMin, dtMax, past: sequences?.past ?? null });
   g.update(state, get(n, 1));
   return bounded(g, merged(g, get(n, 0)));
 };

@@ -61,8 +61,10 @@ describe("spec (h)", () => {
 
   it("loss and z-loss", () => {
     const labels = ids([...prompt.slice(1).map((id, i) => (i < 2 ? -100 : id)), -100]);
-    const loss = (zLossCoefficient: number): number =>
-      session({ zLossCoefficient }).run({ ids: ids(prompt), labels }, { phase: "prefill", logits: "all", loss: true })["loss"]!.data[0]!;
+    const loss = (zLossCoefficient: number): number => {
+      const out = session({ zLossCoefficient }).run({ ids: ids(prompt), labels }, { phase: "prefill", logits: "all", loss: true });
+      return out["loss"]!.data[0]! + (out["z_loss"]?.data[0] ?? 0);
+    };
     expect(loss(0)).toBeCloseTo(4.9689479, 5);
     expect(loss(0.01)).toBeCloseTo(5.1841702, 5);
   });

@@ -75,6 +75,54 @@ describe("elementwise", () => {
   });
 });
 
+describe("rounding", () => {
+  // 1 + 2^-8 lies in the middle of two bf16, 1 + 3 * 2^-8 too: ties go to the even one
+  const x = (): dsl.Tensor<["four"]> => dsl.literal("x", ["four"], Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 / 3, -1e30));
+
+  it("leaves f32 with what a storage type can hold", () => {
+    const rounded = evaluate(() => dsl.round(x(), "bf16"));
+    expect(rounded.dtype).toBe("f32");
+    expect([...rounded.data].slice(0, 2)).toEqual([1, 1 + 2 ** -6]);
+    expect([...rounded.data]).toEqual([...tensor("bf16", [4], [1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 / 3, -1e30]).data]);
+    expect([...evaluate(() => dsl.round(x(), "f32")).data]).toEqual([
+      ...tensor("f32", [4], [1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 / 3, -1e30]).data,
+    ]);
+  });
+
+  it("happens before a norm's weight multiplies, and after", () => {
+    const weight = (): dsl.Tensor<["four"]> => dsl.literal("w", ["four"], Float32Array.of(1.5, 0.75, 1.25, 2));
+    const y = evaluate(() => dsl.rmsNorm(dsl.reshape(x(), [1, "four"]), weight(), 1e-5, "bf16"));
+    const plain = evaluate(() => dsl.rmsNorm(dsl.reshape(x(), [1, "four"]), dsl.full(["four"], 1), 1e-5));
+    const inBf16 = (values: readonly number[]): number[] => [...tensor("bf16", [4], values).data];
+    const scaled = inBf16([...plain.data]).map((v, i) => v * [1.5, 0.75, 1.25, 2][i]!);
+    expect([...y.data]).toEqual(inBf16(scaled));
+  });
+
+  it("of a rotation is of each product and sum", () => {
+    const q = [0.3, -1.7, 2.2, 0.9, 0.123, 5];
+    const [c, s] = [
+      [0.77, -0.2],
+      [0.61, 0.98],
+    ] as const;
+    const r = (value: number): number => tensor("bf16", [1], [value]).data[0]!;
+    const y = evaluate(() =>
+      dsl.rope(
+        dsl.literal("q", [1, 1, 1, 6], Float32Array.from(q, r)),
+        dsl.literal("p", [1, 1], Int32Array.of(0)),
+        { cos: dsl.literal("c", [1, 2], Float32Array.from(c)), sin: dsl.literal("s", [1, 2], Float32Array.from(s)) },
+        "bf16",
+      ),
+    );
+    const turned = [0, 1].flatMap((j) => [[r(q[j]!), r(q[j + 2]!), r(c[j]!), r(s[j]!)] as const]);
+    expect([...y.data]).toEqual([
+      ...turned.map(([low, high, cos, sin]) => r(r(low * cos) - r(high * sin))),
+      ...turned.map(([low, high, cos, sin]) => r(r(high * cos) + r(low * sin))),
+      r(q[4]!),
+      r(q[5]!),
+    ]);
+  });
+});
+
 describe("layout", () => {
   it("reshapes, transposes, renames", () => {
     const flat = (): dsl.Tensor<["heads*size"]> => dsl.literal("h", ["heads*size"], Float32Array.of(1, 2, 3, 4));
@@ -92,6 +140,15 @@ describe("layout", () => {
     const symbols = { past: [0, 2] } as const;
     expect(values(() => dsl.at(matrix(), "three", dsl.symbol("past")), { symbols: { past: 1 } }, { symbols })).toEqual([2, 5]);
     expect(() => trace(() => dsl.slice(matrix(), "three", { start: 2, size: 2 }))).toThrow("the slice leaves the axis");
+  });
+
+  it("takes the last elements, as many as another axis has", () => {
+    expect(values(() => dsl.last(matrix(), "three", "two"))).toEqual([2, 3, 5, 6]);
+    expect(values(() => dsl.last(matrix(), "three", 3))).toEqual([1, 2, 3, 4, 5, 6]);
+    const x = (): AnyTensor => dsl.last(dsl.input("x", ["seq", "two"]), "seq", "kept");
+    const given = { symbols: { seq: 3, kept: 2 }, inputs: { x: tensor("f32", [3, 2], [1, 2, 3, 4, 5, 6]) } };
+    expect(values(x, given, { dims: { ...dims, kept: [1, 8] } })).toEqual([3, 4, 5, 6]);
+    expect(() => trace(() => dsl.last(matrix(), "two", "three"))).toThrow("the slice leaves the axis");
   });
 
   it("splits into pieces in the order written", () => {

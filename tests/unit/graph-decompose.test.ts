@@ -87,7 +87,7 @@ describe("one step of the scan", () => {
     const { H, P, G, N } = sizes;
     const shapes = [[batch, length, H, P], [batch, length, H], [H], [batch, length, G, N], [batch, length, G, N], [H], [H], [batch, H, P, N]]; // prettier-ignore
     const inputs = shapes.map((shape, i) => input(`i${i}`, "f32", ...shape));
-    return makeNode("ssdScan", inputs, { chunk: 4, dtMin: 0, dtMax: Infinity, past: null });
+    return makeNode("ssdScan", inputs, { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity, past: null });
   };
 
   test("is the recurrence, with no axis of length seq x seq", () => {
@@ -129,7 +129,7 @@ test("strong decay early in a sequence costs later positions no precision", () =
     state: [1],
   };
   const names = Object.keys(shapes) as (keyof typeof shapes)[];
-  const n = makeNode("ssdScan", names.map((k) => input(k, "f32", ...shapes[k])), { chunk: 4, dtMin: 0, dtMax: Infinity, past: null }); // prettier-ignore
+  const n = makeNode("ssdScan", names.map((k) => input(k, "f32", ...shapes[k])), { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity, past: null }); // prettier-ignore
   const graph = graphOf([0, 1].map((index) => makeNode("get", [n], { index })));
   const bindings = {
     symbols: { batch: 1, seq: 1 },

@@ -31,7 +31,7 @@ function errorOf(f: () => unknown): string {
   return "no error";
 }
 
-const ssd: Attrs["ssdScan"] = { chunk: 4, dtMin: 0, dtMax: Infinity, past: null };
+const ssd: Attrs["ssdScan"] = { chunk: 4, softplus: true, dtMin: 0, dtMax: Infinity, past: null };
 const ssdInputs = (H: number, G: number): Node[] => [
   x("f32", batch, seq, H, 2),
   x("f32", batch, seq, H),

@@ -2,7 +2,8 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { parseBambaConfig, parseConfigJson } from "../../../models/bamba/config.ts";
 import type { BambaConfig, RopeConfig } from "../../../models/bamba/config.ts";
-import { attentionScaling, inverseFrequencies, ropeDependsOnLength, ropeTables } from "../../../models/bamba/rope.ts";
+import type { RopeTables } from "../../../models/bamba/rope.ts";
+import { attentionScaling, inverseFrequencies, ropeDependsOnLength, ropeRows, ropeTables } from "../../../models/bamba/rope.ts";
 import { openCheckpoint } from "../../../runtime/node/checkpoint.ts";
 import { decodeFloats, isFloatDType } from "../../../runtime/numeric.ts";
 
@@ -106,6 +107,74 @@ describe("tables", () => {
   test("the number of positions is checked", () => {
     const config = withRope({ ...base, type: "default" }, 4);
     for (const positions of [0, -1, 1.5, NaN, 2 ** 40]) expect(() => ropeTables(config, positions)).toThrow("rope tables: expected");
+  });
+});
+
+describe("rows of a call, where the frequencies depend on its length", () => {
+  const positions = 40;
+  const dynamic = withRope({ ...base, type: "dynamic", factor: 3, originalMaxPositions: 16 }, 8);
+  const longrope = withRope(
+    { ...base, type: "longrope", factor: 4, originalMaxPositions: 16, attentionFactor: 1.25, shortFactor: [1, 2], longFactor: [4, 8] },
+    4,
+  );
+  const empty = (config: BambaConfig): RopeTables => {
+    const size = (positions * config.rotaryDim) / 2;
+    return { cos: new Float32Array(size).fill(NaN), sin: new Float32Array(size).fill(NaN) };
+  };
+  /** The cosines of a position after a call. */
+  const row = (config: BambaConfig, { cos }: RopeTables, position: number): number[] => {
+    const pairs = config.rotaryDim / 2;
+    return [...cos.subarray(position * pairs, (position + 1) * pairs)];
+  };
+  const expected = (config: BambaConfig, position: number, length: number): number[] =>
+    [...inverseFrequencies(config.rope, config.rotaryDim, length)].map((f) =>
+      Math.fround(Math.fround(Math.cos(Math.fround(position * f))) * Math.fround(attentionScaling(config.rope))),
+    );
+
+  test("only the rows of the call are written", () => {
+    const tables = empty(longrope);
+    ropeRows(longrope)(tables, [3, 7, 0, 9], 2, 8, 0);
+    for (let position = 0; position < positions; position += 1)
+      expect(row(longrope, tables, position).every(Number.isNaN), `row ${position}`).toBe(position !== 3 && position !== 7);
+    expect(row(longrope, tables, 7)).toEqual(expected(longrope, 7, 8));
+    expect(tables.sin[7 * 2]).toBe(Math.fround(Math.fround(Math.sin(7)) * 1.25));
+  });
+
+  test("longrope: each call by its own length", () => {
+    const tables = empty(longrope);
+    const write = ropeRows(longrope);
+    for (const length of [16, 17, 30, 5]) {
+      write(tables, [length - 1], 1, length, length - 1);
+      expect(row(longrope, tables, length - 1)).toEqual(expected(longrope, length - 1, length));
+    }
+    expect(expected(longrope, 15, 16)).not.toEqual(expected(longrope, 15, 17));
+  });
+
+  test("dynamic: by the longest call of the sequence so far, and as at first below the original context", () => {
+    const write = ropeRows(dynamic);
+    const after = (position: number, length: number, past: number): number[] => {
+      const tables = empty(dynamic);
+      write(tables, [position], 1, length, past);
+      return row(dynamic, tables, position);
+    };
+    expect(after(15, 16, 0)).toEqual(expected(dynamic, 15, 16));
+    expect(after(29, 30, 16)).toEqual(expected(dynamic, 29, 30));
+    expect(after(19, 20, 30), "a shorter call keeps what the longer one needed").toEqual(expected(dynamic, 19, 30));
+    expect(after(11, 12, 30), "one within the original context does not").toEqual(expected(dynamic, 11, 16));
+    expect(after(19, 20, 30), "and from there it grows anew").toEqual(expected(dynamic, 19, 20));
+    expect(after(29, 30, 20)).toEqual(expected(dynamic, 29, 30));
+    expect(after(19, 20, 0), "a new sequence knows nothing of the one before").toEqual(expected(dynamic, 19, 20));
+  });
+
+  test("frequencies in float32, as a tensor of the length makes them", () => {
+    const reference = openCheckpoint("tests/reference/extra/rope.safetensors");
+    const theirs = decodeFloats("F32", reference.read("dynamic.inv_freq"));
+    const ours = inverseFrequencies({ ...base, type: "dynamic", factor: 3, originalMaxPositions: 16 }, 8, 24);
+    ours.forEach((f, j) => expect(Math.abs(f / theirs[j]! - 1)).toBeLessThan(2e-7));
+  });
+
+  test("other types have no such rows", () => {
+    expect(() => ropeRows(withRope({ ...base, type: "default" }, 4))).toThrow("does not depend on the length");
   });
 });
 
