@@ -26,7 +26,6 @@ export interface ModelPlan {
   /** Transformers' rounding points, for weights of 16 bits. */
   readonly strict: boolean;
   /** Whether the configuration's time_step_limit holds in single steps too. */
-  readonly limitSteps: boolean;
 }
 
 export interface PlanOptions {
@@ -40,12 +39,11 @@ export interface PlanOptions {
   /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
   /**
-   * Round wherever Transformers' eager PyTorch path holds a result in the type of the weights (bf16 or f16), to get its numbers instead of more exact ones;
-   * and, with weights of any type, forget time_step_limit in single steps as it does (limitSteps). Slow. False unless given.
+   * Be Transformers' eager PyTorch path in all that it does: round wherever it holds a result in the type of the weights (bf16 or f16), to get its numbers
+   * instead of more exact ones, which is slow; and, with weights of any type, forget time_step_limit in single steps, let padding touch the states of Mamba
+   * layers, and leak from one packed sequence into the next. False unless given.
    */
   readonly strict?: boolean;
-  /** Apply the configuration's time_step_limit in single steps as in prefill: true unless given, or false with `strict`. False is what Transformers does. */
-  readonly limitSteps?: boolean;
 }
 
 const defaultLength = 4096;
@@ -74,15 +72,14 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     loss: false,
     rotary: options.rotary ?? "f32",
     strict,
-    limitSteps: options.limitSteps ?? !strict,
   };
 }
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const [{ bambaGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
-  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict, limitSteps } = plan;
-  const common = { capacity, weights: dtype, rotary, strict, limitSteps };
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict } = plan;
+  const common = { capacity, weights: dtype, rotary, strict };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
     const logits = loss ? "all" : head ? "kept" : "none";

@@ -6,12 +6,14 @@ import {
   argmax,
   at,
   attention,
+  cast,
   causalConv1d,
   convState,
   crossEntropy,
   exp,
   gatedRmsNorm,
   gather,
+  gt,
   input,
   kvCache,
   last,
@@ -29,6 +31,7 @@ import {
   rope,
   round,
   scope,
+  slice,
   split,
   ssdScan,
   ssmState,
@@ -49,11 +52,6 @@ export interface BambaOptions {
   readonly capacity: number;
   /** How the weights are stored. Default f32. */
   readonly weights?: Float;
-  /**
-   * Apply `timeStepLimit` in decode too. Default true. False is Transformers' behaviour: there a single step forgets the limit (spec Q4) and so
-   * disagrees with a prefill of the same token; no published configuration has a limit. `strict` makes it false unless given.
-   */
-  readonly limitSteps?: boolean;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
   /**
@@ -62,8 +60,10 @@ export interface BambaOptions {
    */
   readonly logits?: "last" | "kept" | "all" | "none";
   /**
-   * Round where Transformers' PyTorch path (eager attention, no custom kernels) holds a result in the type of the weights. Slow: most of the model is then
-   * written out in primitives. Weights in f32 round nothing. Default false.
+   * Be Transformers' PyTorch path (eager attention, no custom kernels) in all that it does: round where it holds a result in the type of the weights, which
+   * is slow, since most of the model is then written out in primitives (weights in f32 round nothing); forget `timeStepLimit` in decode, so that a step and
+   * a prefill of the same token disagree (spec Q4); and treat padding as it does in Mamba layers, where it decays the state and enters the convolution by
+   * way of a projection's bias, and packed sequences are not told apart (Q7, Q11). Default false.
    */
   readonly strict?: boolean;
   /** Also give `attentions.{k}` [batch, query_heads, seq, capacity], the weights of the k-th attention layer. */
@@ -87,8 +87,10 @@ interface Positions {
   readonly ids: Tensor<["batch", "seq"], "i32">;
   /** At each absolute position, those of earlier calls included. */
   readonly sequenceIds: Tensor<["batch", "capacity"], "i32">;
-  /** For the parts with a recurrent state; null in decode, where each row's token continues its sequence. */
+  /** For the parts with a recurrent state; null in decode, where each row's token continues its sequence, and where `keep` takes its place. */
   readonly sequences: (Sequences<"batch"> & { readonly ends: Tensor<["batch"], "i32"> }) | null;
+  /** Strict prefill, which treats padding as Transformers does: 1 for a token and 0 for padding; null elsewhere. */
+  readonly keep: Tensor<["batch", "seq", 1]> | null;
   /** Tokens that the caches hold already, padding included. */
   readonly past: Expr;
   /** Bounds of the scan's step sizes in this program. */
@@ -123,14 +125,13 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     loss = false,
     strict = false,
     attentions = false,
-    limitSteps = !strict,
     maxSeq = capacity,
   } = options;
   if (loss && which !== "all")
     throw new CulmError({ what: "bamba: the loss needs the logits of all positions", fix: 'trace with logits: "all"' });
   if (maxSeq > capacity)
     throw new CulmError({ what: `bamba: ${maxSeq} tokens a call do not fit ${capacity} positions`, fix: "lower maxSeq or raise capacity" });
-  const stepLimit = phase === "prefill" || limitSteps ? c.timeStepLimit : ([0, Infinity] as const);
+  const stepLimit = phase === "prefill" || !strict ? c.timeStepLimit : ([0, Infinity] as const);
   const decode = phase === "decode";
   const length = decode ? 1 : ([1, maxSeq] as const);
   const dims = { ...sizesOf(c), batch, seq: length, capacity, ...(which === "kept" ? { kept: length } : {}) };
@@ -143,7 +144,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
 
   return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
     const table = param("embed_tokens.weight", ["vocab", "hidden"]);
-    const positions: Positions = { ...positionsOf(c, phase, capacity, rotary), stepLimit, decode, rounding, attentions };
+    const positions: Positions = { ...positionsOf(c, phase, capacity, rotary, strict), stepLimit, decode, rounding, attentions };
     const extra: Record<string, AnyTensor> = {};
 
     let x: Hidden = embeds
@@ -207,19 +208,23 @@ function positionsOf(
   phase: "prefill" | "decode",
   capacity: number,
   rotary: "f32" | "bf16",
-): Pick<Positions, "ids" | "sequenceIds" | "sequences" | "past" | "tables"> {
+  strict: boolean,
+): Pick<Positions, "ids" | "sequenceIds" | "sequences" | "keep" | "past" | "tables"> {
   const past = symbol("past");
   const sequenceIds = input("sequence_ids", ["batch", "capacity"], "i32");
-  const sequences = phase === "decode" ? null : { ids: sequenceIds, past, ends: input("sequence_ends", ["batch"], "i32") };
+  const own = strict && phase === "prefill" ? slice(sequenceIds, "capacity", { start: past, size: "seq" }) : null;
+  const keep = own && reshape(cast(gt(own, 0), "f32"), ["batch", "seq", 1]);
+  const sequences = phase === "decode" || keep ? null : { ids: sequenceIds, past, ends: input("sequence_ends", ["batch"], "i32") };
   const ids = input("position_ids", ["batch", "seq"], "i32");
-  if (c.attentionLayers.length === 0) return { ids, sequenceIds, sequences, past, tables: null };
+  const where = { ids, sequenceIds, sequences, keep, past };
+  if (c.attentionLayers.length === 0) return { ...where, tables: null };
   if (ropeDependsOnLength(c.rope)) {
     const tables = { cos: input("rope_cos", ["capacity", "pairs"]), sin: input("rope_sin", ["capacity", "pairs"]) };
-    return { ids, sequenceIds, sequences, past, tables };
+    return { ...where, tables };
   }
   const { cos, sin } = ropeTables(c, capacity, { frequencies: rotary });
   const tables = { cos: literal("rope.cos", ["capacity", "pairs"], cos), sin: literal("rope.sin", ["capacity", "pairs"], sin) };
-  return { ids, sequenceIds, sequences, past, tables };
+  return { ...where, tables };
 }
 
 type Mixer = (x: Hidden, c: BambaConfig, positions: Positions) => { readonly mixed: Hidden; readonly weights?: Weights };
@@ -239,10 +244,10 @@ function feedForward(x: Hidden, c: BambaConfig, rounding: Float): Hidden {
   return round(linear(product, "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias }), rounding);
 }
 
-function mambaMixer(x: Hidden, c: BambaConfig, { sequences, stepLimit, decode, rounding }: Positions): { readonly mixed: Hidden } {
+function mambaMixer(x: Hidden, c: BambaConfig, { sequences, keep, stepLimit, decode, rounding }: Positions): { readonly mixed: Hidden } {
   const strict = rounding !== "f32";
   const following = sequences ? { sequences } : {};
-  const projected = linear(x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
+  const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
   const { z, xBC, dt } = split(round(projected, rounding), "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
 
   const taps = causalConv1d(xBC, "mamba.conv1d", {
@@ -253,7 +258,8 @@ function mambaMixer(x: Hidden, c: BambaConfig, { sequences, stepLimit, decode, r
     ...following,
   });
   const conv = strict ? round(activate(round(taps, rounding), c.hiddenAct), rounding) : taps;
-  const channels = split(conv, "xBC", {
+  // bias and activation have made padding non-zero again
+  const channels = split(keep ? mul(conv, keep) : conv, "xBC", {
     x: ["heads", "head_dim"],
     B: ["groups", "state"],
     C: ["groups", "state"],

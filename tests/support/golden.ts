@@ -93,7 +93,7 @@ export function columns(t: Tensor, from: number, count: number): Tensor {
 }
 
 /**
- * Transformers makes padding zero before in_proj, whose bias then lets it into the convolution: the first tokens after it differ from those of the text
- * alone. Ours do not, so of such a model the padded row of the reference (row 0) says nothing.
+ * Whether Transformers' quirks show in the reference, which then only strict mode reproduces: padding that a bias of in_proj lets into the convolution, or a
+ * limit of the time steps that single steps forget.
  */
-export const leaksPadding = (config: BambaConfig): boolean => config.mambaProjBias;
+export const showsQuirks = (config: BambaConfig): boolean => config.mambaProjBias || config.timeStepLimit[1] < Infinity;

@@ -16,7 +16,7 @@ export interface Feed {
   readonly kept?: number;
 }
 
-type Fixed = Pick<BambaOptions, "batch" | "capacity" | "weights" | "rotary" | "limitSteps" | "strict">;
+type Fixed = Pick<BambaOptions, "batch" | "capacity" | "weights" | "rotary" | "strict">;
 
 /** A running Bamba model on the graph interpreter: states, position and mask are kept from call to call as a session does. */
 export class Interpreted {

@@ -36,8 +36,6 @@ export const openGoldenModel = (name: string, options: LoadOptions = {}): Promis
     dtype: "f32",
     // The reference of the bf16 model was cast to bf16 and back as a whole, its rotary frequencies included.
     rotary: name === "bf16" ? "bf16" : "f32",
-    // Transformers' single steps forget the limit of the time steps (spec Q4); `options` has one.
-    limitSteps: false,
     ...options,
   });
 
