@@ -1,5 +1,6 @@
 import { Command, CommanderError } from "commander";
 import { defineBench } from "./bench.ts";
+import { defineChat } from "./chat.ts";
 import { defineCompile } from "./compile.ts";
 import { defineDemo } from "./demo.ts";
 import { defineForward } from "./forward.ts";
@@ -13,6 +14,7 @@ const examples = `
 Examples:
   $ culm demo "It was the best of"                        the model that comes with culm goes on from here
   $ culm generate --model DIR --prompt "Once upon a time" --max-new-tokens 64
+  $ culm chat --model DIR                                 talk with a model
   $ culm inspect --model DIR                              what a model becomes: programs, kernels, memory
   $ culm bench --model DIR                                how fast, beside what this machine can do
   $ culm generate --help                                  each command has examples of its own
@@ -20,7 +22,7 @@ Examples:
 DIR is a folder with config.json and safetensors weights, as models come from the Hugging Face hub.`;
 
 /** As a shell counts a process that SIGINT ended. */
-const interrupted = 130;
+const interruptedCode = 130;
 
 /** What runs now, for what happens to the whole process. */
 let running: AbortController | undefined;
@@ -39,10 +41,19 @@ export async function main(argv: readonly string[]): Promise<number> {
     err: (text) => void process.stderr.write(text),
     interactive: process.stderr.isTTY,
     signal: abort.signal,
+    onInterrupt: (handler) => {
+      interrupted = handler;
+      return () => void (interrupted = end);
+    },
   };
-  // The first Ctrl-C ends what runs in good order; the second one is the system's own.
-  const interrupt = (): void => abort.abort();
-  process.once("SIGINT", interrupt);
+  // The first Ctrl-C ends what runs in good order; the second one is the system's own. A command may have another use for it meanwhile.
+  const end = (): void => {
+    process.off("SIGINT", interrupt);
+    abort.abort();
+  };
+  let interrupted = end;
+  const interrupt = (): void => interrupted();
+  process.on("SIGINT", interrupt);
   running = abort;
   if (!process.stdout.listeners("error").includes(readerGone)) process.stdout.on("error", readerGone);
   let code = 0;
@@ -53,7 +64,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     .exitOverride()
     .configureOutput({ writeOut: terminal.out, writeErr: terminal.err });
   const run = (action: () => Promise<number | undefined>): Promise<void> => action().then((result) => void (code = result ?? 0));
-  for (const define of [defineDemo, defineGenerate, defineForward, defineCompile, defineInspect, defineBench, defineRandomCheckpoint])
+  for (const define of [defineDemo, defineGenerate, defineChat, defineForward, defineCompile, defineInspect, defineBench, defineRandomCheckpoint])
     inherit(define(program, terminal, run), program);
   try {
     if (argv.length === 0) {
@@ -61,9 +72,9 @@ export async function main(argv: readonly string[]): Promise<number> {
       return 0;
     }
     await program.parseAsync(argv, { from: "user" });
-    return abort.signal.aborted ? interrupted : code;
+    return abort.signal.aborted ? interruptedCode : code;
   } catch (error) {
-    if (abort.signal.aborted) return interrupted;
+    if (abort.signal.aborted) return interruptedCode;
     // commander has said it already
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 1;
     return reportError(error, terminal);

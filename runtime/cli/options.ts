@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { LoadOptions } from "../../models/auto/model.ts";
-import type { GenerationOptions } from "../text/generation-config.ts";
 import { formatBytes, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -112,39 +111,5 @@ export function loadOptions(
       compiling.stop();
       loading.stop();
     },
-  };
-}
-
-/** What the commands that generate take beside the prompt. */
-export interface GenerationFlags {
-  readonly maxNewTokens?: number;
-  readonly sample?: boolean;
-  readonly temperature?: number;
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly minP?: number;
-  readonly seed?: number;
-}
-
-export function addGenerationFlags(command: Command): Command {
-  return command
-    .option("--max-new-tokens <n>", "tokens to generate at most", wholeNumber)
-    .option("--sample", "draw tokens instead of taking the likeliest one each time")
-    .option("--temperature <t>", "with --sample: above 1 is more varied, below 1 less", anyNumber)
-    .option("--top-k <k>", "with --sample: draw from the k likeliest (0: from all)", wholeNumber)
-    .option("--top-p <p>", "with --sample: draw from the likeliest whose probabilities reach p together", anyNumber)
-    .option("--min-p <p>", "with --sample: leave out what is less than p times as likely as the likeliest", anyNumber)
-    .option("--seed <n>", "with --sample: the same seed draws the same tokens again", wholeNumber);
-}
-
-export function generationOptions(flags: GenerationFlags): GenerationOptions & { readonly seed?: number } {
-  return {
-    maxNewTokens: flags.maxNewTokens,
-    doSample: flags.sample ?? false,
-    temperature: flags.temperature,
-    topK: flags.topK,
-    topP: flags.topP,
-    minP: flags.minP,
-    ...(flags.seed === undefined ? {} : { seed: flags.seed }),
   };
 }
