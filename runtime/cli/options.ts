@@ -23,6 +23,11 @@ export function numberList(text: string): readonly number[] {
   return text.split(",").map(wholeNumber);
 }
 
+/** "forward,cache" */
+export function nameList(text: string): readonly string[] {
+  return text.split(",").map((name) => name.trim());
+}
+
 export function oneOf<T extends string>(...choices: readonly T[]): (text: string) => T {
   return (text) => {
     const found = choices.find((choice) => choice === text);
