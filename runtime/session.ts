@@ -55,6 +55,10 @@ export interface Session {
   choose(settings: Float32Array): Promise<Int32Array>;
   /** Scores of a row that the last `choose` took its token from, what was removed at -Infinity. Valid until the next call. */
   scores(row: number): Promise<Float32Array>;
+  /** Of a row, the label of its last token (see PrefillOptions.sequences) and the position that its next one has unless told otherwise. */
+  lastOf(row: number): { readonly label: number; readonly nextPosition: number };
+  /** Whether a position that the caches hold was padding. */
+  isPadding(row: number, at: number): boolean;
   /** Forgets everything. */
   reset(): Promise<void>;
   /** The states, as far as they are in use, as a value. */
@@ -319,6 +323,14 @@ class ModelSession implements Session {
       });
     if (!Number.isInteger(row) || row < 0 || row >= this.rows) throw new UserError(`there is no row ${row}; the session has ${this.rows}`);
     return this.choice;
+  }
+
+  lastOf(row: number): { readonly label: number; readonly nextPosition: number } {
+    return { label: this.labels[row]!, nextPosition: this.positions[row]! };
+  }
+
+  isPadding(row: number, at: number): boolean {
+    return this.sequenceIds[row * this.capacity + at]! <= 0;
   }
 
   async reset(): Promise<void> {

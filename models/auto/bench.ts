@@ -4,7 +4,7 @@ import { summarizeProfile } from "../../runtime/profile.ts";
 import type { KernelTime } from "../../runtime/profile.ts";
 import type { Session } from "../../runtime/session.ts";
 import { openCausalLM } from "./model.ts";
-import type { CausalLM, LoadOptions } from "./model.ts";
+import type { BambaForCausalLM, LoadOptions } from "./model.ts";
 
 export interface BenchOptions {
   readonly load: LoadOptions;
@@ -128,7 +128,7 @@ function ratesOf(
   };
 }
 
-function factsOf(model: CausalLM, manifest: Manifest) {
+function factsOf(model: BambaForCausalLM, manifest: Manifest) {
   const compiled = model.compiled!;
   const launches = (name: string): number => manifest.programs.find((program) => program.name === name)?.steps.length ?? 0;
   const files = new Map([...model.source.checkpoint.tensors.values()].map(({ name, bytes }) => [name, bytes]));

@@ -8,10 +8,12 @@ import { createModelSession } from "./sessions.ts";
 
 /** A batch of one forward pass: rows of tokens of one length, or of embeddings. */
 export interface ForwardInput extends Prompts {
-  /** [rows, length]; unless given, positions count on from what the caches hold. */
+  /** [rows, length]; unless given, positions count on from each row's last token. */
   readonly positions?: ArrayLike<number>;
   /** [rows, length, hidden] in place of the ids, which then only say how many there are. */
   readonly embeds?: Float32Array;
+  /** [rows, length] a label for each token: packed sequences (see PrefillOptions). */
+  readonly sequences?: ArrayLike<number>;
   /** [rows, length] token ids, -100 where the loss does not count. Position t predicts label t + 1. */
   readonly labels?: ArrayLike<number>;
   /** In place of `labels`: position t predicts label t. */
@@ -127,16 +129,23 @@ export function createForwardSession(executor: Executor, config: BambaConfig, ro
     const attentions = Array.from({ length: attentionCount }, (_, i) => attentionWeights(`attentions.${i}`));
     const parts = [...(logits ? [logits] : []), ...(last ? [last] : []), ...hidden, ...attentions];
 
-    const positions = input.positions ?? Int32Array.from(ids, (_, i) => past + (i % length));
+    const { positions, sequences } = input;
     const logitsFrom = wanted.length === 0 ? length : wanted.reduce((least, position) => Math.min(least, position));
     const onChunk = async (first: number, n: number, kept: number): Promise<void> => {
       for (const part of parts) await part.take(first, n, kept);
     };
-    // One token on top of a text is a step, as in Transformers, where a step and a prefill differ in a detail (the limit of the time steps).
-    if (length === 1 && past > 0 && steps && mask === undefined) {
+    // One token on top of a text is a step, as in Transformers, where in strict mode a step and a prefill differ in details.
+    if (length === 1 && past > 0 && steps && mask === undefined && sequences === undefined) {
       await session.decode(ids, positions);
       await onChunk(0, 1, 1);
-    } else await session.prefill(ids, { rows, extra, positions, onChunk, logitsFrom, ...(mask === undefined ? {} : { mask }) });
+    } else {
+      const given = {
+        ...(positions === undefined ? {} : { positions }),
+        ...(mask === undefined ? {} : { mask }),
+        ...(sequences === undefined ? {} : { sequences }),
+      };
+      await session.prefill(ids, { rows, extra, onChunk, logitsFrom, ...given });
+    }
 
     return {
       rows,

@@ -12,6 +12,7 @@ import { startStreamer } from "../../runtime/text/streamer.ts";
 import type { Decoder, Streamer } from "../../runtime/text/streamer.ts";
 import type { Prompts } from "../../runtime/text/token-rows.ts";
 import type { BambaConfig } from "../bamba/config.ts";
+import { stack } from "./rows.ts";
 
 /** Token ids: one prompt, several of one length, or [rows, length] with a mask for the padding. An empty prompt is the beginning of a text. */
 export type GenerateInput =
@@ -116,23 +117,6 @@ export function noStreaming(what: string): UserError {
 
 function isRows(values: ArrayLike<number> | readonly ArrayLike<number>[]): values is readonly ArrayLike<number>[] {
   return typeof values[0] === "object";
-}
-
-/** Rows of one length as one array. @throws UserError for rows of different lengths, and for what is no whole number. */
-export function stack(rows: readonly ArrayLike<number>[], what: string): Int32Array {
-  const length = rows[0]?.length ?? 0;
-  if (!rows.every((row) => row.length === length))
-    throw new UserError(`${what}: the rows have different lengths (${rows.map((row) => row.length).join(", ")})`, {
-      hint: "pad the shorter ones on the left and give attentionMask; tokenizer.encodeBatch does both",
-    });
-  const out = new Int32Array(rows.length * length);
-  rows.forEach((row, i) => {
-    for (let j = 0; j < length; j += 1) {
-      if (!Number.isInteger(row[j])) throw new UserError(`${what}: row ${i}, element ${j}: expected a whole number, got ${String(row[j])}`);
-      out[i * length + j] = row[j]!;
-    }
-  });
-  return out;
 }
 
 /** Rows without a token begin with the token that begins a text. */

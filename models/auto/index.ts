@@ -2,8 +2,8 @@
 import { UserError } from "../../runtime/errors.ts";
 import { AutoTokenizer } from "../../runtime/text/auto-tokenizer.ts";
 import type { Tokenizer } from "../../runtime/text/tokenizer.ts";
-import { openCausalLM } from "./model.ts";
-import type { CausalLM, LoadOptions } from "./model.ts";
+import { BambaForCausalLM, BambaModel } from "./model.ts";
+import type { LoadOptions } from "./model.ts";
 import { textGenerationPipeline } from "./pipeline.ts";
 import type { TextGenerationOptions, TextGenerationPipeline } from "./pipeline-options.ts";
 
@@ -32,9 +32,12 @@ export type { BambaFields } from "./config.ts";
 export type { Saved, SaveOptions } from "./save.ts";
 export type { LogitsProcessor, RowContext, StoppingCriterion } from "../../runtime/text/processor.ts";
 export type { ForwardResult, ForwardSession } from "./forward.ts";
-export { openCausalLM } from "./model.ts";
+export { BambaCache } from "./cache.ts";
+export type { LayerStates, Values } from "./cache.ts";
+export type { CausalLMInputs, CausalLMOutput, ModelInputs, ModelOutput } from "./forward-pass.ts";
+export { BambaForCausalLM, BambaModel, openCausalLM } from "./model.ts";
 export type { GenerateInput, GenerateOptions, GenerateResult } from "./generation.ts";
-export type { CausalLM, ForwardArguments, LoadOptions } from "./model.ts";
+export type { LoadOptions } from "./model.ts";
 
 export const AutoModelForCausalLM = {
   /**
@@ -42,16 +45,14 @@ export const AutoModelForCausalLM = {
    * compiles it or takes what was compiled before, and loads its weights.
    * @throws UserError naming the file and the field or tensor at fault; as `resolveModel` for what the hub and its cache have.
    */
-  async fromPretrained(nameOrFolder: string, options: LoadOptions = {}): Promise<CausalLM> {
-    const model = await openCausalLM(nameOrFolder, options);
-    try {
-      await model.session();
-      return model;
-    } catch (error) {
-      await model.close();
-      throw error;
-    }
-  },
+  fromPretrained: (nameOrFolder: string, options: LoadOptions = {}): Promise<BambaForCausalLM> =>
+    BambaForCausalLM.fromPretrained(nameOrFolder, options),
+};
+
+export const AutoModel = {
+  /** The same without the head, as Transformers' AutoModel. */
+  fromPretrained: (nameOrFolder: string, options: LoadOptions = {}): Promise<BambaModel> =>
+    BambaModel.fromPretrained(nameOrFolder, options),
 };
 
 /** Of a pipeline: defaults of its calls, and where its model comes from and how it is opened. */
@@ -70,7 +71,7 @@ export interface PipelineOptions
  */
 export async function pipeline<const Options extends PipelineOptions = object>(
   task: "text-generation",
-  model: string | CausalLM,
+  model: string | BambaForCausalLM,
   options?: Options,
 ): Promise<TextGenerationPipeline<Options>> {
   if ((task as string) !== "text-generation")

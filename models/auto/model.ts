@@ -12,9 +12,10 @@ import type { BambaConfig } from "../bamba/config.ts";
 import type { CompiledModel } from "./compiled.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import { openEngine } from "./engines.ts";
-import { createForwardSession } from "./forward.ts";
-import type { ForwardInput, ForwardResult, ForwardSession } from "./forward.ts";
-import { noStreaming, prepareGeneration, runGeneration, stack } from "./generation.ts";
+import type { ForwardSession } from "./forward.ts";
+import { ForwardRunner } from "./forward-pass.ts";
+import type { CausalLMInputs, CausalLMOutput, ForwardOptions, ModelInputs, ModelOutput } from "./forward-pass.ts";
+import { noStreaming, prepareGeneration, runGeneration } from "./generation.ts";
 import type { GenerateInput, GenerateOptions, GenerateResult, GenerationRequest } from "./generation.ts";
 import { planModel } from "./plan.ts";
 import type { ModelPlan, PlanOptions } from "./plan.ts";
@@ -29,46 +30,77 @@ export interface LoadOptions extends PlanOptions, EngineOptions, HubOptions {
   readonly backend?: string;
 }
 
-/** The tensors of one forward pass, as lists of rows. */
-export interface ForwardArguments {
-  readonly inputIds?: readonly ArrayLike<number>[];
-  readonly inputsEmbeds?: { readonly rows: number; readonly length: number; readonly data: Float32Array };
-  readonly attentionMask?: readonly ArrayLike<number>[];
-  readonly positionIds?: readonly ArrayLike<number>[];
-  /** -100 does not count. Position t predicts label t + 1. */
-  readonly labels?: readonly ArrayLike<number>[];
-  /** In place of `labels`: position t predicts label t. */
-  readonly shiftLabels?: readonly ArrayLike<number>[];
-  /** With labels: what the sum of the losses is divided by; unless given, the number of labels that count. */
-  readonly numItemsInBatch?: number;
-  /** The logits of how many of the last positions, 0 for all; or of which positions, below zero from the end. 0 unless given. */
-  readonly logitsToKeep?: number | readonly number[];
-  readonly hiddenStates?: boolean;
-  /** The weights of every attention layer too. Memory for them is reserved at the full capacity: heads * prefillChunk * maxLength numbers a row and layer. */
-  readonly attentions?: boolean;
-  /** False leaves out the head, as Transformers' BambaModel: `lastHiddenState` in place of logits. */
-  readonly head?: boolean;
-}
-
-/** A causal language model, opened: it generates, and gives the logits of a text. Programs are compiled and weights loaded when they are first needed. */
-export class CausalLM {
+/** A model's files and what runs it. */
+interface Opened {
   readonly source: ModelSource;
   readonly plan: ModelPlan;
   readonly backend: string;
-  private readonly engine: Engine;
+  readonly engine: Engine;
+  readonly forwards: ForwardRunner;
+}
+
+/** The model without its head, opened. Programs are compiled and weights loaded when they are first needed. */
+export class BambaModel {
+  private readonly opened: Opened;
+
+  constructor(opened: Opened) {
+    this.opened = opened;
+  }
+
+  /** As AutoModelForCausalLM.fromPretrained. */
+  static async fromPretrained(nameOrFolder: string, options: LoadOptions = {}): Promise<BambaModel> {
+    return new BambaModel(await open(nameOrFolder, options, false));
+  }
+
+  get config(): BambaConfig {
+    return this.opened.source.config;
+  }
+
+  /** The output of the final norm at every position, and what else is asked for. @throws UserError for inputs that do not fit each other or the model. */
+  async forward(inputs: ModelInputs): Promise<ModelOutput> {
+    const { lastHiddenState, pastKeyValues, hiddenStates, attentions } = await this.opened.forwards.forward(inputs, false);
+    return { lastHiddenState, pastKeyValues, hiddenStates, attentions };
+  }
+
+  /** Frees device memory and closes the checkpoint. */
+  close(): Promise<void> {
+    return close(this.opened);
+  }
+}
+
+/** A causal language model, opened: it generates, and gives the logits of a text. Programs are compiled and weights loaded when they are first needed. */
+export class BambaForCausalLM {
+  /** The same model without its head. */
+  readonly model: BambaModel;
+  readonly source: ModelSource;
+  readonly plan: ModelPlan;
+  readonly backend: string;
   /** generation_config.json of the model's folder; undefined without one. */
   readonly file: GenerationFile | undefined;
-  private readonly forwards = new Map<string, Promise<ForwardSession>>();
+  private readonly opened: Opened;
   /** By their number of rows. */
   private readonly sessions = new Map<number, Promise<Session>>();
   private compiledModel: CompiledModel | null = null;
 
-  constructor(source: ModelSource, plan: ModelPlan, backend: string, engine: Engine, file: GenerationFile | undefined) {
-    this.source = source;
-    this.plan = plan;
-    this.backend = backend;
-    this.engine = engine;
+  constructor(opened: Opened, file: GenerationFile | undefined) {
+    this.model = new BambaModel(opened);
+    this.source = opened.source;
+    this.plan = opened.plan;
+    this.backend = opened.backend;
     this.file = file;
+    this.opened = opened;
+  }
+
+  /** As AutoModelForCausalLM.fromPretrained. */
+  static async fromPretrained(nameOrFolder: string, options: LoadOptions = {}): Promise<BambaForCausalLM> {
+    const model = await openCausalLM(nameOrFolder, options);
+    try {
+      await model.session();
+      return model;
+    } catch (error) {
+      await model.close();
+      throw error;
+    }
   }
 
   get config(): BambaConfig {
@@ -89,7 +121,7 @@ export class CausalLM {
   }
 
   private async openSession(batch: number): Promise<Session> {
-    const { executor, compiled } = await this.engine.open({ ...this.plan, batch });
+    const { executor, compiled } = await this.opened.engine.open({ ...this.plan, batch });
     if (batch === this.plan.batch) this.compiledModel = compiled;
     return createModelSession(executor, this.config, this.plan.rotary);
   }
@@ -112,70 +144,17 @@ export class CausalLM {
   }
 
   /**
-   * The logits of every position, or of those asked for, and what else is asked for. Each call starts anew; `forwardSession` keeps states.
+   * The logits of every position, or of those asked for, the loss, and what else is asked for. With `pastKeyValues` it goes on from an earlier call.
    * @throws UserError for inputs that do not fit each other or the model.
    */
-  async forward(input: ForwardArguments): Promise<ForwardResult> {
-    const { inputIds, inputsEmbeds: embeds, attentionMask, positionIds, labels, shiftLabels } = input;
-    const { numItemsInBatch, logitsToKeep, hiddenStates = false, attentions = false, head = true } = input;
-    if ((inputIds === undefined) === (embeds === undefined))
-      throw new UserError("You must specify exactly one of input_ids or inputs_embeds");
-    if (labels !== undefined && shiftLabels !== undefined) throw new UserError("give labels or shift_labels, not both");
-    const loss = labels !== undefined || shiftLabels !== undefined;
-    if (loss && !head) throw new UserError("a loss needs the logits; leave out head: false");
-    const ids = inputIds === undefined ? new Int32Array(embeds!.rows * embeds!.length) : stack(inputIds, "inputIds");
-    const rows = inputIds?.length ?? embeds!.rows;
-    const length = ids.length / rows;
-    const asked: ForwardInput = {
-      ids,
-      rows,
-      ...(embeds === undefined ? {} : { embeds: embeds.data }),
-      ...(attentionMask === undefined ? {} : { mask: stack(attentionMask, "attentionMask") }),
-      ...(positionIds === undefined ? {} : { positions: stack(positionIds, "positionIds") }),
-      ...(labels === undefined ? {} : { labels: stack(labels, "labels") }),
-      ...(shiftLabels === undefined ? {} : { shiftLabels: stack(shiftLabels, "shiftLabels") }),
-      ...(numItemsInBatch === undefined ? {} : { numItemsInBatch }),
-      ...(logitsToKeep === undefined ? {} : { logitsToKeep }),
-    };
-    const forward = await this.forwardSession({ hiddenStates, attentions, head, embeds: embeds !== undefined, loss, rows, length });
-    await forward.session.reset();
-    return forward.forward(asked);
+  async forward(inputs: CausalLMInputs): Promise<CausalLMOutput> {
+    const { loss, logits, pastKeyValues, hiddenStates, attentions } = await this.opened.forwards.forward(inputs, true);
+    return { loss, logits, pastKeyValues, hiddenStates, attentions };
   }
 
-  /**
-   * A session that gives the logits of any positions and, when asked, hidden states and attention weights; with `loss` all of a text has to fit into
-   * one call.
-   */
-  forwardSession(
-    options: {
-      readonly hiddenStates?: boolean;
-      readonly attentions?: boolean;
-      readonly head?: boolean;
-      readonly embeds?: boolean;
-      readonly loss?: boolean;
-      readonly rows?: number;
-      readonly length?: number;
-    } = {},
-  ): Promise<ForwardSession> {
-    const { hiddenStates = false, attentions = false, head = true, embeds = false, loss = false, rows = 1, length = 1 } = options;
-    const { capacity, chunk } = this.plan;
-    const plan: ModelPlan = {
-      ...this.plan,
-      use: "forward",
-      batch: Math.max(rows, this.plan.batch),
-      chunk: loss ? Math.min(capacity, Math.max(chunk, 2 ** Math.ceil(Math.log2(length)))) : chunk,
-      hiddenStates,
-      attentions,
-      head,
-      embeds,
-      loss,
-    };
-    const key = JSON.stringify(plan);
-    const open = async (): Promise<ForwardSession> =>
-      createForwardSession((await this.engine.open(plan)).executor, this.config, plan.rotary);
-    const known = this.forwards.get(key) ?? open();
-    this.forwards.set(key, known);
-    return known;
+  /** What `forward` runs on, for loops of one's own over one text: no copies and no caches to hand over. `session.reset()` forgets the text. */
+  forwardSession(options: ForwardOptions = {}): Promise<ForwardSession> {
+    return this.opened.forwards.session(options);
   }
 
   /**
@@ -187,25 +166,38 @@ export class CausalLM {
   }
 
   /** Frees device memory and closes the checkpoint. */
-  async close(): Promise<void> {
-    this.source.checkpoint.close();
-    await this.engine.close();
+  close(): Promise<void> {
+    return close(this.opened);
   }
 }
 
 /** Checks a model, of a folder or of the hub, and makes it ready to run; nothing is compiled or loaded before it is used. */
-export async function openCausalLM(nameOrFolder: string, options: LoadOptions = {}): Promise<CausalLM> {
-  const folder = await resolveModel(nameOrFolder, options);
-  const source = openModelSource(folder);
+export async function openCausalLM(nameOrFolder: string, options: LoadOptions = {}): Promise<BambaForCausalLM> {
+  const opened = await open(nameOrFolder, options, true);
+  try {
+    return new BambaForCausalLM(opened, readGenerationConfig(opened.source.folder));
+  } catch (error) {
+    await close(opened);
+    throw error;
+  }
+}
+
+async function open(nameOrFolder: string, options: LoadOptions, head: boolean): Promise<Opened> {
+  const source = openModelSource(await resolveModel(nameOrFolder, options), { head });
   try {
     const plan = planModel(source.config, source.dtype, options);
     const backend = options.backend ?? "llvm";
     const engine = await openEngine(backend, source, options);
-    return new CausalLM(source, plan, backend, engine, readGenerationConfig(folder));
+    return { source, plan, backend, engine, forwards: new ForwardRunner(engine, plan, source.config) };
   } catch (error) {
     source.checkpoint.close();
     throw error;
   }
+}
+
+async function close({ source, engine }: Opened): Promise<void> {
+  source.checkpoint.close();
+  await engine.close();
 }
 
 function readGenerationConfig(folder: string): GenerationFile | undefined {

@@ -2,10 +2,10 @@ import type { Chat, ChatMessage, ChatOptions } from "../../runtime/text/chat-tem
 import type { EncodingOptions } from "../../runtime/text/encoding.ts";
 import type { DecodeOptions, Tokenizer } from "../../runtime/text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
-import type { CausalLM } from "./model.ts";
+import type { BambaForCausalLM } from "./model.ts";
 
 /** What the pipeline uses of a model. */
-export type PipelineModel = Pick<CausalLM, "config" | "plan" | "file" | "generate" | "stream" | "close">;
+export type PipelineModel = Pick<BambaForCausalLM, "config" | "plan" | "file" | "generate" | "stream" | "close">;
 
 /** Options of a call, and defaults of a pipeline: its own, and everything that `generate` takes. */
 export interface TextGenerationOptions

@@ -79,10 +79,16 @@ export function readConfigJson(file: string): Readonly<Record<string, unknown>> 
   return parseConfigJson(text, file);
 }
 
-/** Opens a model's folder. Only headers are read. @throws UserError naming the file, and the field or tensor. */
-export function openModelSource(folder: string): ModelSource {
+/**
+ * Opens a model's folder. Only headers are read.
+ * @param head false for a model without its head, which the checkpoint then need not have (it is that of the bare BambaModel, or left aside)
+ * @throws UserError naming the file, and the field or tensor.
+ */
+export function openModelSource(folder: string, { head = true }: { readonly head?: boolean } = {}): ModelSource {
   const source = readConfig(folder);
-  const { config, format } = source;
+  const { format } = source;
+  // A tied head is none of the checkpoint's tensors either.
+  const config = head ? source.config : { ...source.config, tieWordEmbeddings: true };
   const checkpoint = openCheckpoint(folder);
   try {
     const { tensors, path } = checkpoint;

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { CausalLM } from "../../models/auto/index.ts";
+import type { BambaForCausalLM } from "../../models/auto/index.ts";
 import type { ForwardSession } from "../../models/auto/forward.ts";
 import { showsQuirks } from "../support/golden.ts";
-import { asTransformers, farthest, openGoldenModel, openGoldenTensors } from "../support/running.ts";
+import { asTransformers, farthest, forwarded, openGoldenModel, openGoldenTensors } from "../support/running.ts";
 
 /** Transformers computes in float32 too, in another order. */
 const tolerance = 1e-4;
@@ -20,7 +20,7 @@ describe.each([
   ["bf16", false],
 ])("%s, strict: %s", (name, strict) => {
   const golden = openGoldenTensors(name);
-  let model: CausalLM;
+  let model: BambaForCausalLM;
   beforeAll(async () => {
     model = await openGoldenModel(name, { strict });
     quirks = !strict && showsQuirks(model.config);
@@ -33,25 +33,25 @@ describe.each([
 
   test("logits, hidden states and losses", async () => {
     const inputIds = golden.rows("forward.input_ids");
-    const all = await model.forward({ inputIds, labels: inputIds, hiddenStates: true });
+    const all = await forwarded(model, { inputIds, labels: inputIds, outputHiddenStates: true });
     expect(far(all.logits, "forward.logits")).toBeLessThan(tolerance);
     expect(all.hiddenStates).toHaveLength(model.config.numHiddenLayers + 1);
     for (const [i, hidden] of all.hiddenStates.entries())
       expect(far(hidden, `forward.hidden_states.${i}`), `hidden state ${i}`).toBeLessThan(tolerance);
     expect(far([all.loss!], "forward.loss")).toBeLessThan(tolerance);
-    const masked = await model.forward({ inputIds, labels: golden.rows("forward.masked_labels"), hiddenStates: true });
+    const masked = await forwarded(model, { inputIds, labels: golden.rows("forward.masked_labels"), outputHiddenStates: true });
     expect(far([masked.loss!], "forward.masked_loss")).toBeLessThan(tolerance);
   });
 
   test("a padded batch, at the positions that are not padding", async () => {
     const attentionMask = golden.rows("padded.attention_mask");
-    const result = await model.forward({
+    const result = await forwarded(model, {
       inputIds: golden.rows("padded.input_ids"),
       attentionMask,
       positionIds: golden.rows("padded.position_ids"),
     });
     const expected = golden.floats("padded.logits");
-    const { vocabSize, length } = result;
+    const { vocabSize, kept: length } = result;
     expect(result.logits.every(Number.isFinite)).toBe(true);
     attentionMask.forEach((mask, row) => {
       if (row === 0 && quirks) return;
@@ -63,8 +63,9 @@ describe.each([
   });
 
   test("embeddings in place of ids", async () => {
-    const [rows, length] = golden.shape("embeds.inputs_embeds") as [number, number];
-    const { logits } = await model.forward({ inputsEmbeds: { rows, length, data: golden.floats("embeds.inputs_embeds") } });
+    const { logits } = await forwarded(model, {
+      inputsEmbeds: { shape: golden.shape("embeds.inputs_embeds"), data: golden.floats("embeds.inputs_embeds") },
+    });
     expect(far(logits, "embeds.logits")).toBeLessThan(tolerance);
   });
 

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AutoTokenizer, pipeline, TextIteratorStreamer, TextStreamer } from "../../models/auto/index.ts";
-import type { CausalLM, Chat, TextGenerationOptions, TextGenerationPipeline } from "../../models/auto/index.ts";
+import type { BambaForCausalLM, Chat, TextGenerationOptions, TextGenerationPipeline } from "../../models/auto/index.ts";
 import { Tokenizer } from "../../runtime/text/tokenizer.ts";
 import { tinyFolder } from "../support/model-folder.ts";
 
@@ -169,6 +169,6 @@ test("the same seed samples the same text; another task is refused", async () =>
 });
 
 test("the tokenizer of another folder may be given by its name", async () => {
-  const other = await pipeline("text-generation", pipe.model as CausalLM, { tokenizer: tinyFolder });
+  const other = await pipeline("text-generation", pipe.model as BambaForCausalLM, { tokenizer: tinyFolder });
   expect(other.tokenizer.vocabSize).toBe((await AutoTokenizer.fromPretrained(tinyFolder)).vocabSize);
 });

@@ -2,11 +2,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openCausalLM } from "../../models/auto/index.ts";
-import type { CausalLM } from "../../models/auto/index.ts";
+import type { BambaForCausalLM } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats } from "../../runtime/numeric.ts";
 import { copyModel, goldenFolder, scratchFolder } from "../support/model-folder.ts";
-import { farthest, openGoldenTensors } from "../support/running.ts";
+import { farthest, forwarded, openGoldenTensors } from "../support/running.ts";
 
 const extra = (name: string): string => fileURLToPath(new URL(`../reference/extra/${name}`, import.meta.url));
 const reference = openCheckpoint(extra("rope.safetensors"));
@@ -27,7 +27,7 @@ describe.each([
 ])("%s, %s", (kind, backend) => {
   const ids = openGoldenTensors("base").rows("forward.input_ids");
   const floats = (name: string): Float32Array => decodeFloats("F32", reference.read(`${kind}.${name}`));
-  let model: CausalLM;
+  let model: BambaForCausalLM;
   beforeAll(async () => {
     const copy = copyModel(goldenFolder("base"), scratch.fresh());
     writeFileSync(copy.file("config.json"), JSON.stringify(configs[kind]));
@@ -38,7 +38,7 @@ describe.each([
 
   test("a short text, a long one, and a short one again", async () => {
     const forward = async (length: number): Promise<Float32Array> =>
-      (await model.forward({ inputIds: ids.map((row) => row.subarray(0, length)) })).logits;
+      (await forwarded(model, { inputIds: ids.map((row) => row.subarray(0, length)) })).logits;
     expect(farthest(await forward(12), floats("short_logits"))).toBeLessThan(tolerance);
     expect(farthest(await forward(37), floats("long_logits"))).toBeLessThan(tolerance);
     expect(farthest(await forward(12), floats("short_again_logits"))).toBeLessThan(tolerance);

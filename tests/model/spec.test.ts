@@ -3,14 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openCausalLM } from "../../models/auto/index.ts";
-import type { CausalLM } from "../../models/auto/index.ts";
+import type { BambaForCausalLM } from "../../models/auto/index.ts";
 import { writeSafetensors } from "../../runtime/node/write-safetensors.ts";
 import { encodeFloats } from "../../runtime/numeric.ts";
 import { json, prompt, weights } from "../support/spec-model.ts";
+import { forwarded } from "../support/running.ts";
 
 // The vectors of the specification, section (h), on compiled kernels.
 const folder = mkdtempSync(join(tmpdir(), "culm-spec-"));
-let model: CausalLM;
+let model: BambaForCausalLM;
 beforeAll(async () => {
   writeFileSync(join(folder, "config.json"), JSON.stringify({ ...json, architectures: ["BambaForCausalLM"] }));
   const tensors = weights.map(({ name, shape, value }) => ({
@@ -34,7 +35,7 @@ const expectClose = (got: ArrayLike<number>, expected: readonly number[]): void 
 
 test("logits, hidden states and loss", async () => {
   const labels = Int32Array.from(prompt, (id, i) => (i < 3 ? -100 : id));
-  const { logits, hiddenStates, loss } = await model.forward({ inputIds: [ids], labels: [labels], hiddenStates: true });
+  const { logits, hiddenStates, loss } = await forwarded(model, { inputIds: [ids], labels: [labels], outputHiddenStates: true });
   expectClose(logits, [0.954566, 0.879957, 0.835274, -1.85, -0.583469, 0.655019, 0.095269, -1.40602]);
   expectClose(logits.subarray(10 * 64), [-1.35522, -1.20334, -1.31188, 0.462996, -0.626737, -0.900044, 0.137881, -0.565932]);
   expect(Math.abs(logits.reduce((a, b) => a + b, 0) + 8.78342)).toBeLessThan(1e-3);

@@ -1,10 +1,10 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { tensor } from "../../compiler/run/graph.ts";
-import type { CausalLM } from "../../models/auto/index.ts";
+import type { BambaForCausalLM } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats, decodeIntegers } from "../../runtime/numeric.ts";
-import { openGoldenModel, openGoldenTensors } from "../support/running.ts";
+import { forwarded, openGoldenModel, openGoldenTensors } from "../support/running.ts";
 
 const reference = openCheckpoint(fileURLToPath(new URL("../reference/extra/strict.safetensors", import.meta.url)));
 const floats = (name: string): Float32Array => decodeFloats("F32", reference.read(name));
@@ -23,14 +23,14 @@ const close = 0.006;
 describe.each(["base", "options", "all-attention", "bf16"])("strict %s", (name) => {
   const golden = openGoldenTensors(name);
   const ids = golden.rows("forward.input_ids");
-  let model: CausalLM;
+  let model: BambaForCausalLM;
   beforeAll(async () => {
     model = await openGoldenModel(name, { dtype: "bf16", strict: true, rotary: "f32" });
   });
   afterAll(() => model.close());
 
   test("hidden states, logits and loss", async () => {
-    const all = await model.forward({ inputIds: ids, labels: ids, hiddenStates: true });
+    const all = await forwarded(model, { inputIds: ids, labels: ids, outputHiddenStates: true });
     for (const [i, hidden] of all.hiddenStates.entries())
       expect(rms(hidden, floats(`${name}.hidden_states.${i}`)), `hidden state ${i}`).toBeLessThan(close);
     expect(rms(all.logits, floats(`${name}.logits`))).toBeLessThan(close);
@@ -65,7 +65,7 @@ test("weights in f16: compiled as interpreted, and numbers that f16 can hold", a
   const logits: Float32Array[] = [];
   for (const backend of ["llvm", "interpret"]) {
     const model = await openGoldenModel("base", { dtype: "f16", strict: true, backend });
-    const { hiddenStates, ...result } = await model.forward({ inputIds, hiddenStates: true });
+    const { hiddenStates, ...result } = await forwarded(model, { inputIds, outputHiddenStates: true });
     for (const [i, values] of [result.logits, ...hiddenStates].entries())
       expect([...tensor("f16", [values.length], values).data], `${backend} ${i}`).toEqual([...values]);
     logits.push(result.logits);

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../models/auto/index.ts";
-import type { CausalLM, Tokenizer } from "../../models/auto/index.ts";
+import type { BambaForCausalLM, Tokenizer } from "../../models/auto/index.ts";
 import { tinyFolder } from "../support/model-folder.ts";
 import { farthest, lastLogits } from "../support/running.ts";
 
@@ -52,7 +52,7 @@ describe.each([
   ["f32", { dtype: "f32" }],
   ["f16", { dtype: "f16" }],
 ] as const)("bamba-tiny, %s", (_, options) => {
-  let model: CausalLM;
+  let model: BambaForCausalLM;
   beforeAll(async () => {
     model = await AutoModelForCausalLM.fromPretrained(tinyFolder, { ...options, batch: 2, maxLength: 160 });
   });
@@ -78,7 +78,7 @@ describe.each([
 });
 
 describe("bamba-tiny, what a token costs and what a session holds", () => {
-  let model: CausalLM;
+  let model: BambaForCausalLM;
   beforeAll(async () => {
     model = await AutoModelForCausalLM.fromPretrained(tinyFolder, { maxLength: 160 });
   });

@@ -1,13 +1,13 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openCausalLM } from "../../models/auto/index.ts";
-import type { CausalLM, GenerateOptions, Session } from "../../models/auto/index.ts";
+import type { BambaForCausalLM, GenerateOptions, Session } from "../../models/auto/index.ts";
 import { beamSearch } from "../../runtime/text/beam-search.ts";
 import { Feed } from "../../runtime/text/feed.ts";
 import { goldenFolder } from "../support/model-folder.ts";
 import { farthest } from "../support/running.ts";
 
-let model: CausalLM;
+let model: BambaForCausalLM;
 beforeAll(async () => {
   model = await openCausalLM(goldenFolder("base"), { maxLength: 40, batch: 12, dtype: "f32" });
 });

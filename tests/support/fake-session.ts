@@ -50,6 +50,8 @@ export function fakeSession(vocabSize: number, logitsOf: (text: readonly number[
     scores: unused,
     snapshot: unused,
     restore: unused,
+    lastOf: unused,
+    isPadding: unused,
   };
   return session;
 }

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { openCausalLM } from "../../models/auto/index.ts";
-import type { CausalLM, LoadOptions, Session, Snapshot } from "../../models/auto/index.ts";
+import type { BambaForCausalLM, CausalLMInputs, LoadOptions, Session, Snapshot, Values } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats, decodeIntegers } from "../../runtime/numeric.ts";
 import { goldenFolder } from "./model-folder.ts";
@@ -29,7 +29,7 @@ export function openGoldenTensors(name: string): GoldenTensors {
   };
 }
 
-export const openGoldenModel = (name: string, options: LoadOptions = {}): Promise<CausalLM> =>
+export const openGoldenModel = (name: string, options: LoadOptions = {}): Promise<BambaForCausalLM> =>
   openCausalLM(goldenFolder(name), {
     batch: 2,
     maxLength: 96,
@@ -72,4 +72,23 @@ export async function lastLogits(session: Session): Promise<Float32Array[]> {
   const rows: Float32Array[] = [];
   for (let row = 0; row < session.rows; row += 1) rows.push((await session.logits(row)).slice());
   return rows;
+}
+
+/** What a forward pass gives, as plain arrays. */
+export interface Forwarded {
+  readonly rows: number;
+  /** Positions whose logits are given. */
+  readonly kept: number;
+  readonly vocabSize: number;
+  readonly logits: Float32Array;
+  readonly loss: number | null;
+  readonly hiddenStates: readonly Float32Array[];
+  readonly attentions: readonly Float32Array[];
+}
+
+export async function forwarded(model: BambaForCausalLM, inputs: CausalLMInputs): Promise<Forwarded> {
+  const { logits, loss, hiddenStates, attentions } = await model.forward(inputs);
+  const [rows, kept, vocabSize] = logits.shape as [number, number, number];
+  const plain = (values: readonly Values[] | null): readonly Float32Array[] => (values ?? []).map(({ data }) => data);
+  return { rows, kept, vocabSize, logits: logits.data, loss, hiddenStates: plain(hiddenStates), attentions: plain(attentions) };
 }

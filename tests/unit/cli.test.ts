@@ -156,7 +156,7 @@ describe("forward", () => {
     );
     expect(err).toBe("");
     expect(code).toBe(0);
-    expect(JSON.parse(out)).toMatchObject({ rows: 2, length: 37, vocabSize: 256, hiddenStates: 5 });
+    expect(JSON.parse(out)).toMatchObject({ rows: 2, positions: 37, vocabSize: 256, hiddenStates: 5 });
     expect(distance(output, "logits", "forward.logits")).toBeLessThan(1e-4);
     for (let layer = 0; layer < 5; layer += 1)
       expect(distance(output, `hidden_states.${layer}`, `forward.hidden_states.${layer}`)).toBeLessThan(1e-4);

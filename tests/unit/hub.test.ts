@@ -10,6 +10,7 @@ import { culm } from "../support/cli.ts";
 import { repository, useHub } from "../support/hub-fixture.ts";
 import { etagOf } from "../support/hub-server.ts";
 import { goldenFolder, tinyFolder } from "../support/model-folder.ts";
+import { forwarded } from "../support/running.ts";
 
 const fixture = useHub("hub");
 const inCache = fixture.place;
@@ -19,7 +20,7 @@ const interpreted: LoadOptions = { backend: "interpret", maxLength: 64 };
 async function logitsOf(name: string, options: LoadOptions = {}): Promise<Float32Array> {
   const model = await AutoModelForCausalLM.fromPretrained(name, { ...interpreted, ...options });
   try {
-    return (await model.forward({ inputIds: [[5, 9, 200, 31]] })).logits;
+    return (await forwarded(model, { inputIds: [[5, 9, 200, 31]] })).logits;
   } finally {
     await model.close();
   }

@@ -12,7 +12,7 @@ import { writeSafetensors } from "../../runtime/node/write-safetensors.ts";
 import { decodeFloats, encodeFloats } from "../../runtime/numeric.ts";
 import { writeMambaSsm } from "../support/mamba-ssm.ts";
 import { copyModel, goldenFolder, scratchFolder, tinyFolder } from "../support/model-folder.ts";
-import { farthest, openGoldenTensors } from "../support/running.ts";
+import { farthest, forwarded, openGoldenTensors } from "../support/running.ts";
 
 const scratch = scratchFolder("save");
 afterAll(scratch.remove);
@@ -47,7 +47,7 @@ async function save(from: string, to: string, options: SaveOptions = {}): Promis
 async function logits(folder: string, name: string): Promise<Float32Array> {
   const rotary = name === "bf16" ? "bf16" : "f32";
   const model = await openCausalLM(folder, { backend: "interpret", batch: 2, maxLength: 64, dtype: "f32", rotary });
-  const { logits: values } = await model.forward({ inputIds: openGoldenTensors(name).rows("forward.input_ids") });
+  const { logits: values } = await forwarded(model, { inputIds: openGoldenTensors(name).rows("forward.input_ids") });
   await model.close();
   return values;
 }
