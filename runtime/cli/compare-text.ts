@@ -1,5 +1,6 @@
 import colors from "picocolors";
 import type { Compared, Comparison, Divergence, SectionReport } from "../../models/auto/golden/compare.ts";
+import type { Suspect } from "../../models/auto/golden/places.ts";
 import type { BambaConfig } from "../../models/bamba/config.ts";
 import { heading, table } from "./table.ts";
 
@@ -10,9 +11,12 @@ export function compareText(comparison: Comparison, config: Config, strict: bool
   const { sections, tolerance, agrees, divergence, ignored } = comparison;
   const tensors = sections.flatMap((section) => section.tensors);
   const differing = tensors.filter((tensor) => !tensor.agrees).length;
+  const empty = sections.filter((section) => section.tensors.length === 0 && section.missing.length === 0).map(({ name }) => name);
   return [
-    ...sections.map((section) => sectionText(section, config)),
-    ...(ignored.length === 0 ? [] : [`not compared: ${grouped(ignored)}\n\n`]),
+    ...sections.filter(({ name }) => !empty.includes(name)).map((section) => sectionText(section, config)),
+    ...(empty.length === 0 ? [] : [`skipped, as the file has nothing of it: ${empty.join(", ")}\n`]),
+    ...(ignored.length === 0 ? [] : [`not compared: ${grouped(ignored)}\n`]),
+    ...(empty.length + ignored.length === 0 ? [] : ["\n"]),
     agrees
       ? `${tensors.length} tensors agree within ${tolerance}\n`
       : `${colors.red(`${differing} of ${tensors.length} tensors differ`)} by more than ${tolerance}\n\n`,
@@ -33,8 +37,7 @@ function sectionText({ name, tensors, missing, absent, ignored }: SectionReport,
     ...(absent.length > 0 ? [`not in the file: ${grouped(absent)}`] : []),
     ...(ignored.length > 0 ? [`not computed: ${grouped(ignored)}`] : []),
   ].map((note) => `  ${colors.dim(note)}\n`);
-  if (tensors.length === 0)
-    return `${heading(name)}${missing.length > 0 ? notes.join("") : `  ${colors.dim("skipped: the file has nothing of it")}\n`}\n`;
+  if (tensors.length === 0) return `${heading(name)}${notes.join("")}\n`;
   const tokens = tensors.filter(isTokens);
   const floats = tensors.filter((tensor) => !isTokens(tensor));
   const layered = floats.some(({ point }) => point !== null);
@@ -82,26 +85,21 @@ function divergenceText({ tensor, place, layer, inputAgrees }: Divergence): stri
   if (place === null) return `${first}  The file has nothing between its inputs and its outputs that would tell where.\n`;
   const { point, kind, at, suspects } = place;
   const states = layer.map((entry) => `    ${entry.name} ${entry.agrees ? "agrees" : `differs, by ${scientific(entry.maxError)}`}\n`);
-  const lines = suspects.map(
-    ({ parameter, at: site }) => [parameter, site === null ? "" : `${site.file}:${site.line}:${site.col}`] as const,
-  );
+  const width = Math.max(0, ...suspects.map(({ parameter }) => parameter.length));
+  const weights = suspects.map(({ parameter, at: site }) => `    ${parameter.padEnd(width)}${placed(site, "  ")}\n`);
   return [
     first,
-    `  in ${point.name}${kind === null ? "" : ` (${kind})`}${at === null ? "" : ` at ${at.file}:${at.line}:${at.col}`}\n`,
+    `  in ${point.name}${kind === null ? "" : ` (${kind})`}${placed(at, " at ")}\n`,
     ...(inputAgrees ? [] : ["  It is not known whether what comes into it agrees, so the cause may lie before it.\n"]),
     ...(states.length === 0 ? [] : ["  of the same layer\n", ...states]),
-    ...(lines.length === 0
+    ...(weights.length === 0
       ? []
-      : [
-          "  weights between what agrees and what differs\n",
-          table(["", ""], lines)
-            .replace(/^\s*\n/, "")
-            .replaceAll(/^/gm, "  ")
-            .trimEnd(),
-          "\n",
-        ]),
+      : [`  ${inputAgrees ? "weights between what agrees and what differs" : "its own weights"}\n`, ...weights]),
   ].join("");
 }
+
+/** "models/bamba/model.ts:253:16" */
+const placed = (site: Suspect["at"], before: string): string => (site === null ? "" : `${before}${site.file}:${site.line}:${site.col}`);
 
 /** Names with the same beginning as one: "grad.* (44)". */
 function grouped(names: readonly string[]): string {

@@ -35,7 +35,7 @@ export function defineFixtures(program: Command, terminal: Terminal, run: Run): 
     .option("--length <n>", "tokens of a row, 12 at least", wholeNumber, 37)
     .option("--seed <n>", "what the tokens are drawn from", wholeNumber, 0)
     .option("--sections <names>", "only these sections, such as forward,cache", nameList);
-  addModelFlags(command).setOptionValue("backend", "interpret");
+  addModelFlags(command, { backend: "interpret" });
   return command
     .option("--json", "print one JSON object about the result")
     .addHelpText("after", examples)

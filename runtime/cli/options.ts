@@ -54,18 +54,21 @@ export interface ModelFlags {
   readonly json?: boolean;
 }
 
-const oneThreadCount = {
-  threads: wholeNumber as (text: string) => unknown,
-  description: "threads of the CPU backend (default: all processors)",
-};
+/** What a command has instead of the usual. */
+interface ModelFlagDefaults {
+  readonly threads?: (text: string) => unknown;
+  readonly description?: string;
+  readonly backend?: string;
+}
 
-export function addModelFlags(command: Command, { threads, description }: typeof oneThreadCount = oneThreadCount): Command {
+export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}): Command {
+  const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend = "llvm" } = defaults;
   return command
     .option(
       "--backend <name>",
       "what runs the model: llvm (compiled) or interpret (slow, the reference)",
       oneOf("llvm", "interpret"),
-      "llvm",
+      backend,
     )
     .option(
       "--dtype <type>",

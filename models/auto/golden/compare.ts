@@ -1,5 +1,5 @@
 import { UserError } from "../../../runtime/errors.ts";
-import type { CausalLM } from "../model.ts";
+import type { BambaForCausalLM } from "../model.ts";
 import type { Difference } from "./difference.ts";
 import { differenceOf } from "./difference.ts";
 import { placeOf } from "./places.ts";
@@ -54,13 +54,13 @@ export interface Comparison {
 }
 
 /** The tolerance that stands for "the same numbers, computed in another order". */
-export const defaultTolerance = ({ plan }: CausalLM): number => (plan.dtype === "f32" ? 1e-4 : 2e-2);
+export const defaultTolerance = ({ plan }: BambaForCausalLM): number => (plan.dtype === "f32" ? 1e-4 : 2e-2);
 
 /**
  * Computes what a golden file holds from the inputs that it holds, and compares.
  * @throws UserError for an unknown section, inputs that do not fit the model, and a file of which nothing can be compared.
  */
-export async function compareWithGolden(model: CausalLM, golden: Golden, options: CompareOptions = {}): Promise<Comparison> {
+export async function compareWithGolden(model: BambaForCausalLM, golden: Golden, options: CompareOptions = {}): Promise<Comparison> {
   const tolerance = options.tolerance ?? defaultTolerance(model);
   const chosen = chooseSections(options.sections);
   const total = golden.names.filter((name) => chosen.some((section) => name.startsWith(`${section.name}.`))).length;
@@ -96,7 +96,7 @@ export function chooseSections(names: readonly string[] | undefined): readonly S
 }
 
 async function compareSection(
-  model: CausalLM,
+  model: BambaForCausalLM,
   golden: Golden,
   { name, needs, compute }: Section,
   tolerance: number,
@@ -124,7 +124,7 @@ async function compareSection(
 /** Inputs that not every file of their section has. */
 const inputs: ReadonlySet<string> = new Set(["forward.masked_labels"]);
 
-async function divergenceAt(model: CausalLM, tensor: Compared, all: readonly Compared[]): Promise<Divergence> {
+async function divergenceAt(model: BambaForCausalLM, tensor: Compared, all: readonly Compared[]): Promise<Divergence> {
   const { point } = tensor;
   if (point === null) return { tensor, place: null, layer: [], inputAgrees: false };
   const { layer } = point;

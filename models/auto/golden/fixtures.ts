@@ -3,7 +3,7 @@ import { hash32, hashString } from "../../../runtime/random.ts";
 import { encodeFloats } from "../../../runtime/numeric.ts";
 import { writeSafetensors } from "../../../runtime/node/write-safetensors.ts";
 import type { BambaConfig } from "../../bamba/config.ts";
-import type { CausalLM } from "../model.ts";
+import type { BambaForCausalLM } from "../model.ts";
 import { chooseSections } from "./compare.ts";
 import type { Golden, GoldenTensor } from "./tensors.ts";
 
@@ -26,7 +26,7 @@ const shortest = 12;
  * Makes the tensors of a golden file from a model: random tokens, and what follows from them.
  * @throws UserError for sizes that the sections cannot be made of, before anything is computed.
  */
-export async function makeFixtures(model: CausalLM, options: FixtureOptions): Promise<ReadonlyMap<string, GoldenTensor>> {
+export async function makeFixtures(model: BambaForCausalLM, options: FixtureOptions): Promise<ReadonlyMap<string, GoldenTensor>> {
   const { rows, length } = options;
   const chosen = chooseSections(options.sections);
   if (!Number.isInteger(rows) || rows < 1) throw new UserError(`rows (--rows): expected a whole number from 1, got ${rows}`);
@@ -63,7 +63,7 @@ export function writeGolden(path: string, tensors: ReadonlyMap<string, GoldenTen
 
 /** The given tensors of the sections: tokens, the same padded in the first row, labels, and what a forward pass makes of the tokens. */
 async function inputsOf(
-  model: CausalLM,
+  model: BambaForCausalLM,
   { rows, length, seed }: FixtureOptions,
   needed: ReadonlySet<string>,
 ): Promise<ReadonlyMap<string, GoldenTensor>> {
@@ -87,13 +87,14 @@ async function inputsOf(
   const out = new Map(Object.entries(given).flatMap(([name, make]) => (needed.has(name) ? [[name, make()] as const] : [])));
   if (!needed.has("embeds.inputs_embeds") && !needed.has("sampling.scores")) return out;
   const inputIds = Array.from({ length: rows }, (_, row) => ids.subarray(row * length, (row + 1) * length));
-  const { hiddenStates, logits, vocabSize } = await model.forward({ inputIds, labels: inputIds, hiddenStates: true });
+  const { hiddenStates, logits } = await model.forward({ inputIds, labels: inputIds, outputHiddenStates: true });
   if (needed.has("embeds.inputs_embeds"))
-    out.set("embeds.inputs_embeds", { shape: [rows, length, config.hiddenSize], values: hiddenStates[0]! });
+    out.set("embeds.inputs_embeds", { shape: hiddenStates![0]!.shape, values: hiddenStates![0]!.data });
   if (needed.has("sampling.scores")) {
+    const { vocabSize } = config;
     const last = new Float32Array(rows * vocabSize);
     for (let row = 0; row < rows; row += 1)
-      last.set(logits.subarray(((row + 1) * length - 1) * vocabSize, (row + 1) * length * vocabSize), row * vocabSize);
+      last.set(logits.data.subarray(((row + 1) * length - 1) * vocabSize, (row + 1) * length * vocabSize), row * vocabSize);
     out.set("sampling.scores", { shape: [rows, vocabSize], values: last });
   }
   return out;

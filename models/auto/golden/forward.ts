@@ -1,4 +1,4 @@
-import type { ForwardResult } from "../forward.ts";
+import type { CausalLMOutput } from "../forward-pass.ts";
 import type { Computed, Inputs, Point, Section } from "./section.ts";
 import { floatsOf, rowsOf } from "./tensors.ts";
 
@@ -15,43 +15,36 @@ function hiddenPoint(i: number, layers: number): Point {
 export const forwardSection: Section = { name: "forward", needs: ["forward.input_ids"], compute: computeForward };
 
 async function* computeForward({ model, golden, wants }: Inputs): AsyncGenerator<Computed, void, void> {
-  const { config } = model;
+  const { attentionLayers, numHiddenLayers: layers } = model.config;
   const inputIds = rowsOf(golden, "forward.input_ids");
-  const rows = inputIds.length;
-  const length = inputIds[0]!.length;
-  const { attentionLayers, numAttentionHeads: heads, numHiddenLayers: layers, hiddenSize, vocabSize } = config;
   // One program gives the loss, the logits and the hidden states; the attention weights come from another one, whose attention is written out.
-  const all = await model.forward({ inputIds, labels: inputIds, hiddenStates: true });
-  const attended = attentionLayers.map((_, k) => wants(`forward.attentions.${k}`)).some((wanted) => wanted);
-  const attentions = attended ? (await model.forward({ inputIds, attentions: true })).attentions : [];
-  for (const [i, values] of all.hiddenStates.entries()) {
+  const all = await model.forward({ inputIds, labels: inputIds, outputHiddenStates: true });
+  const attended = attentionLayers.filter((_, k) => wants(`forward.attentions.${k}`)).length > 0;
+  const { attentions } = attended ? await model.forward({ inputIds, outputAttentions: true }) : { attentions: null };
+  for (const [i, hidden] of all.hiddenStates!.entries()) {
     const k = attentionLayers.indexOf(i - 1);
-    const weights = k < 0 ? undefined : attentions[k];
-    const name = `forward.attentions.${k}`;
-    if (weights !== undefined && wants(name))
-      yield {
-        name,
-        shape: [rows, heads, length, length],
-        values: weights,
-        point: { name: `layers.${i - 1}.self_attn`, layer: i - 1, value: { output: `attentions.${k}` } },
-      };
-    const hidden = `forward.hidden_states.${i}`;
-    if (wants(hidden)) yield { name: hidden, shape: [rows, length, hiddenSize], values, point: hiddenPoint(i, layers) };
+    const weights = attentions?.[k];
+    if (weights !== undefined && wants(`forward.attentions.${k}`)) {
+      const point = { name: `layers.${i - 1}.self_attn`, layer: i - 1, value: { output: `attentions.${k}` } };
+      yield { name: `forward.attentions.${k}`, shape: weights.shape, values: weights.data, point };
+    }
+    const name = `forward.hidden_states.${i}`;
+    if (wants(name)) yield { name, shape: hidden.shape, values: hidden.data, point: hiddenPoint(i, layers) };
   }
-  if (wants("forward.logits"))
-    yield { name: "forward.logits", shape: [rows, length, vocabSize], values: all.logits, point: logitsPoint };
+  if (wants("forward.logits")) yield { name: "forward.logits", shape: all.logits.shape, values: all.logits.data, point: logitsPoint };
   if (wants("forward.logits_to_keep_3")) {
-    const { logits, kept } = await model.forward({ inputIds, logitsToKeep: 3 });
-    yield { name: "forward.logits_to_keep_3", shape: [rows, kept, vocabSize], values: logits, point: logitsPoint };
+    const { logits } = await model.forward({ inputIds, logitsToKeep: 3 });
+    yield { name: "forward.logits_to_keep_3", shape: logits.shape, values: logits.data, point: logitsPoint };
   }
   if (wants("forward.loss")) yield { name: "forward.loss", shape: [1], values: lossOf(all) };
   if (golden.names.includes("forward.masked_labels") && wants("forward.masked_loss")) {
-    const masked = await model.forward({ inputIds, labels: rowsOf(golden, "forward.masked_labels"), hiddenStates: true });
+    const labels = rowsOf(golden, "forward.masked_labels");
+    const masked = await model.forward({ inputIds, labels, outputHiddenStates: true });
     yield { name: "forward.masked_loss", shape: [1], values: lossOf(masked) };
   }
 }
 
-const lossOf = ({ loss }: ForwardResult): Float32Array => Float32Array.of(loss ?? NaN);
+const lossOf = ({ loss }: CausalLMOutput): Float32Array => Float32Array.of(loss ?? NaN);
 
 /** Rows padded on the left; positions as generate() makes them. */
 export const paddedSection: Section = {
@@ -63,13 +56,13 @@ export const paddedSection: Section = {
 async function* computePadded({ model, golden, wants }: Inputs): AsyncGenerator<Computed, void, void> {
   if (!wants("padded.logits")) return;
   const attentionMask = rowsOf(golden, "padded.attention_mask");
-  const { rows, length, vocabSize, logits } = await model.forward({
+  const { logits } = await model.forward({
     inputIds: rowsOf(golden, "padded.input_ids"),
     attentionMask,
     positionIds: rowsOf(golden, "padded.position_ids"),
   });
   const real = Int32Array.from(attentionMask.flatMap((row) => [...row]));
-  yield { name: "padded.logits", shape: [rows, length, vocabSize], values: logits, real };
+  yield { name: "padded.logits", shape: logits.shape, values: logits.data, real };
 }
 
 /** Embeddings in place of tokens. */
@@ -78,6 +71,6 @@ export const embedsSection: Section = { name: "embeds", needs: ["embeds.inputs_e
 async function* computeEmbeds({ model, golden, wants }: Inputs): AsyncGenerator<Computed, void, void> {
   if (!wants("embeds.logits")) return;
   const { values: data, shape } = floatsOf(golden, "embeds.inputs_embeds", 3, model.config.hiddenSize);
-  const { rows, length, vocabSize, logits } = await model.forward({ inputsEmbeds: { rows: shape[0]!, length: shape[1]!, data } });
-  yield { name: "embeds.logits", shape: [rows, length, vocabSize], values: logits };
+  const { logits } = await model.forward({ inputsEmbeds: { shape, data } });
+  yield { name: "embeds.logits", shape: logits.shape, values: logits.data };
 }

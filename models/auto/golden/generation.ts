@@ -2,7 +2,7 @@ import { UserError } from "../../../runtime/errors.ts";
 import { resolveGeneration } from "../../../runtime/text/generation-config.ts";
 import type { GenerationOptions } from "../../../runtime/text/generation-config.ts";
 import { buildProcessors } from "../../../runtime/text/processors/chain.ts";
-import type { CausalLM } from "../model.ts";
+import type { BambaForCausalLM } from "../model.ts";
 import type { Computed, Inputs, Section } from "./section.ts";
 import { floatsOf, newTokens, rowsOf } from "./tensors.ts";
 
@@ -100,7 +100,7 @@ async function* computeSampling({ model, golden, wants }: Inputs): AsyncGenerato
 
 /** The scores that the model's own program takes the likeliest token from. */
 async function choose(
-  model: CausalLM,
+  model: BambaForCausalLM,
   history: readonly Int32Array[],
   scores: readonly Float32Array[],
   { penalty, temperature, topK, topP, minP }: typeof off,

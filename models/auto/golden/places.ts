@@ -1,7 +1,7 @@
 import type { Site } from "../../../compiler/diagnostics.ts";
 import type { Graph, Node } from "../../../compiler/ir/graph.ts";
 import { topological } from "../../../compiler/ir/graph.ts";
-import type { CausalLM } from "../model.ts";
+import type { BambaForCausalLM } from "../model.ts";
 import { traceModel } from "../plan.ts";
 import type { Point } from "./section.ts";
 
@@ -26,7 +26,7 @@ export interface Place {
  * @param differ points that differ, at least one
  * @param agree points of the same layer that agree
  */
-export async function placeOf(model: CausalLM, differ: readonly Point[], agree: readonly Point[]): Promise<Place> {
+export async function placeOf(model: BambaForCausalLM, differ: readonly Point[], agree: readonly Point[]): Promise<Place> {
   const { config, plan } = model;
   // The attention weights are values of the graph only where attention is written out; elsewhere the line of the attention itself says more.
   const attentions = differ.length === 1 && "output" in differ[0]!.value && differ[0]!.value.output.startsWith("attentions.");

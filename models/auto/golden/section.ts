@@ -1,4 +1,4 @@
-import type { CausalLM } from "../model.ts";
+import type { BambaForCausalLM } from "../model.ts";
 import type { Golden } from "./tensors.ts";
 
 /** What of the model a tensor shows. */
@@ -24,7 +24,7 @@ export interface Computed {
 
 /** What a section is computed from. */
 export interface Inputs {
-  readonly model: CausalLM;
+  readonly model: BambaForCausalLM;
   readonly golden: Golden;
   /** Whether a tensor is asked for; work for others is saved. */
   readonly wants: (name: string) => boolean;
