@@ -13,7 +13,7 @@ export interface CompareOptions {
   readonly sections?: readonly string[];
   /** What floats may differ by; 1e-4 for weights in f32, else 2e-2. */
   readonly tolerance?: number;
-  /** Called before each tensor is computed: how many of how many have been compared. */
+  /** How many tensors have been compared, of at most how many. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 
@@ -58,19 +58,22 @@ export const defaultTolerance = ({ plan }: BambaForCausalLM): number => (plan.dt
 
 /**
  * Computes what a golden file holds from the inputs that it holds, and compares.
- * @throws UserError for an unknown section, inputs that do not fit the model, and a file of which nothing can be compared.
+ * @throws UserError for an unknown section, inputs that do not fit the model, a negative tolerance, and a file of which nothing can be
+ * compared.
  */
 export async function compareWithGolden(model: BambaForCausalLM, golden: Golden, options: CompareOptions = {}): Promise<Comparison> {
   const tolerance = options.tolerance ?? defaultTolerance(model);
+  if (!(tolerance >= 0)) throw new UserError(`tolerance (--tolerance): expected a number from 0, got ${tolerance}`);
   const chosen = chooseSections(options.sections);
   const total = golden.names.filter((name) => chosen.some((section) => name.startsWith(`${section.name}.`))).length;
   const reports: SectionReport[] = [];
   let done = 0;
-  const step = (): void => options.onProgress?.(done, total);
+  const step = (tensors: number): void => {
+    done += tensors;
+    options.onProgress?.(done, total);
+  };
   for (const section of chosen) {
-    const report = await compareSection(model, golden, section, tolerance, step);
-    done += report.tensors.length + report.ignored.length;
-    reports.push(report);
+    reports.push(await compareSection(model, golden, section, tolerance, step));
   }
   const all = reports.flatMap(({ tensors }) => tensors);
   if (all.length === 0)
@@ -100,7 +103,7 @@ async function compareSection(
   golden: Golden,
   { name, needs, compute }: Section,
   tolerance: number,
-  step: () => void,
+  step: (tensors: number) => void,
 ): Promise<SectionReport> {
   const has = new Set(golden.names);
   const own = golden.names.filter((tensor) => tensor.startsWith(`${name}.`) && !needs.includes(tensor) && !inputs.has(tensor));
@@ -112,10 +115,10 @@ async function compareSection(
     return has.has(tensor);
   };
   const tensors: Compared[] = [];
-  step();
+  step(0);
   for await (const computed of compute({ model, golden, wants })) {
     tensors.push({ ...differenceOf(computed, golden.get(computed.name)!, tolerance), point: computed.point ?? null });
-    step();
+    step(1);
   }
   const compared = new Set(tensors.map((tensor) => tensor.name));
   return { name, tensors, missing: [], absent: [...absent], ignored: own.filter((tensor) => !compared.has(tensor)) };

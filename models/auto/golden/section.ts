@@ -36,5 +36,5 @@ export interface Section {
   /** Tensors that have to be given. */
   readonly needs: readonly string[];
   /** The tensors that are asked for, in the order in which the model computes them. @throws UserError for inputs that do not fit the model. */
-  compute(inputs: Inputs): AsyncGenerator<Computed, void, void>;
+  readonly compute: (inputs: Inputs) => AsyncGenerator<Computed, void, void>;
 }
