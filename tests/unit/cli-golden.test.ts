@@ -69,10 +69,7 @@ function spoilt(weight: string, element = 0): string {
 function golden(change: (tensors: Map<string, TensorToWrite>) => void): string {
   const file = openCheckpoint(goldenFile);
   const tensors = new Map(
-    [...file.tensors.values()].map((t) => [
-      t.name,
-      { name: t.name, dtype: t.dtype, shape: t.shape, data: file.read(t.name) },
-    ]),
+    [...file.tensors.values()].map((t) => [t.name, { name: t.name, dtype: t.dtype, shape: t.shape, data: file.read(t.name) }]),
   );
   file.close();
   change(tensors);
