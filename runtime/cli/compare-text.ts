@@ -54,7 +54,7 @@ function sectionText({ name, tensors, missing, absent, ignored }: SectionReport,
     );
   const tokenTable = (): string =>
     table(
-      ["tokens", "", ""],
+      ["tokens", "elements", ""],
       tokens.map((tensor) => [short(tensor.name, name), String(tensor.elements), verdict(tensor)]),
     );
   return `${heading(name)}${floats.length > 0 ? floatTable() : ""}${tokens.length > 0 ? tokenTable() : ""}${notes.join("")}\n`;
@@ -73,11 +73,14 @@ function verdict(tensor: Compared): string {
   return colors.red(`differs${isTokens(tensor) ? `: ${firstOf(tensor)}` : unlike}`);
 }
 
+/** As many as a float32 has. */
+const digits = (value: number): number => Number(value.toPrecision(7));
+
 /** "at [0, 12]: expected 17, got 4" */
 function firstOf({ first }: Compared): string {
   if (first === null) return "";
   const { index, expected, got } = first;
-  return `at [${index.join(", ")}]: expected ${expected}, got ${got}`;
+  return `at [${index.join(", ")}]: expected ${digits(expected)}, got ${digits(got)}`;
 }
 
 function divergenceText({ tensor, place, layer, inputAgrees }: Divergence): string {

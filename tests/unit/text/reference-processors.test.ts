@@ -36,8 +36,8 @@ const cases: Readonly<Record<string, Case>> = {
   ...Object.fromEntries([0.2, 0.4, 0.9].map((topH) => [`top_h_${topH}`, { ...draws, topH }])),
   ...Object.fromEntries([0.0003, 0.02].map((epsilonCutoff) => [`epsilon_${epsilonCutoff}`, { ...draws, epsilonCutoff }])),
   ...Object.fromEntries([0.0003, 0.02].map((etaCutoff) => [`eta_${etaCutoff}`, { ...draws, etaCutoff }])),
-  ...Object.fromEntries(
-    [0.2, 0.9].flatMap((share) => [
+  ...Object.fromEntries<Case>(
+    [0.2, 0.9].flatMap((share): [string, Case][] => [
       [`typical_${share}`, { ...draws, typicalP: share }],
       [`typical_${share}_keep3`, { ...keep3, typicalP: share }],
       [`top_p_${share}`, { ...draws, topP: share }],
