@@ -27,8 +27,9 @@ The golden file holds the inputs and what Transformers, or culm fixtures, makes 
   cache     a prompt, single tokens and a chunk: logits, and the states of every layer after each
   generate  greedy continuations, with beams, with penalties: token lists, which have to be equal
   sampling  scores after each logits processor
-What the file lacks is left out. Gradients are not computed. The first difference in the order of computation is traced to a
-layer, a line of the model's source, and the weights that may be wrong. Exit code: 0 when all agree, 1 when something differs.`;
+What the file lacks is left out. Gradients are not computed. Unless --max-length is given the model is opened for as many
+positions as the file needs. The first difference in the order of computation is traced to a layer, a line of the
+model's source, and the weights that may be wrong. Exit code: 0 when all agree, 1 when something differs.`;
 
 export function defineCompare(program: Command, terminal: Terminal, run: Run): Command {
   const command = program

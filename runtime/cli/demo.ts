@@ -1,9 +1,11 @@
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
-import { figures, streamed } from "./generate.ts";
+import { figures, stream } from "./generate.ts";
 import type { Run } from "./generate.ts";
-import { addGenerationFlags, addModelFlags, generationOptions, loadOptions } from "./options.ts";
-import type { GenerationFlags, ModelFlags } from "./options.ts";
+import { addGenerationFlags, generationOptions } from "./generation-flags.ts";
+import type { GenerationFlags } from "./generation-flags.ts";
+import { addModelFlags, loadOptions } from "./options.ts";
+import type { ModelFlags } from "./options.ts";
 import { formatBytes, formatCount, formatTime } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -56,15 +58,11 @@ async function demo(prompt: string, flags: Flags, terminal: Terminal): Promise<u
       );
     }
     terminal.out(`\n${prompt}`);
-    const settings = { maxNewTokens: defaultTokens, ...definedOnly(generationOptions(flags)), signal: terminal.signal };
-    const { result } = await streamed(model, loadTokenizer(tinyModel).encode(prompt), loadTokenizer(tinyModel), settings, terminal);
+    const tokenizer = loadTokenizer(tinyModel);
+    const settings = { maxNewTokens: defaultTokens, ...generationOptions(flags, tokenizer), tokenizer, signal: terminal.signal };
+    const { result } = await stream({ model, tokenizer, settings, terminal }, tokenizer.encode(prompt));
     terminal.out(`\n\n${figures(result)}\n`);
   } finally {
     await model.close();
   }
-}
-
-/** Without the entries that are undefined, which would hide a default. */
-function definedOnly<T extends object>(values: T): Partial<T> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>;
 }

@@ -1,5 +1,6 @@
 import { Command, CommanderError } from "commander";
 import { defineBench } from "./bench.ts";
+import { defineChat } from "./chat.ts";
 import { defineCompare } from "./compare.ts";
 import { defineCompile } from "./compile.ts";
 import { defineConvert } from "./convert.ts";
@@ -17,6 +18,7 @@ const examples = `
 Examples:
   $ culm demo "It was the best of"                        the model that comes with culm goes on from here
   $ culm generate --model DIR --prompt "Once upon a time" --max-new-tokens 64
+  $ culm chat --model DIR                                 talk with a model
   $ culm inspect --model DIR                              what a model becomes: programs, kernels, memory
   $ culm bench --model DIR                                how fast, beside what this machine can do
   $ culm generate --help                                  each command has examples of its own
@@ -25,7 +27,7 @@ DIR is a folder with config.json and safetensors weights, or the name of a model
 which is downloaded into the cache that the Hugging Face libraries share.`;
 
 /** As a shell counts a process that SIGINT ended. */
-const interrupted = 130;
+const interruptedCode = 130;
 
 /** What runs now, for what happens to the whole process. */
 let running: AbortController | undefined;
@@ -44,10 +46,20 @@ export async function main(argv: readonly string[]): Promise<number> {
     err: (text) => void process.stderr.write(text),
     interactive: process.stderr.isTTY,
     signal: abort.signal,
+    onInterrupt: (handler) => {
+      const before = interrupted;
+      interrupted = handler;
+      return () => void (interrupted = before);
+    },
   };
-  // The first Ctrl-C ends what runs in good order; the second one is the system's own.
-  const interrupt = (): void => abort.abort();
-  process.once("SIGINT", interrupt);
+  // The first Ctrl-C ends what runs in good order; the second one is the system's own. A command may have another use for it meanwhile.
+  const end = (): void => {
+    process.off("SIGINT", interrupt);
+    abort.abort();
+  };
+  let interrupted = end;
+  const interrupt = (): void => interrupted();
+  process.on("SIGINT", interrupt);
   running = abort;
   if (!process.stdout.listeners("error").includes(readerGone)) process.stdout.on("error", readerGone);
   let code = 0;
@@ -61,6 +73,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   for (const define of [
     defineDemo,
     defineGenerate,
+    defineChat,
     defineForward,
     defineTokenize,
     defineConvert,
@@ -78,9 +91,9 @@ export async function main(argv: readonly string[]): Promise<number> {
       return 0;
     }
     await program.parseAsync(argv, { from: "user" });
-    return abort.signal.aborted ? interrupted : code;
+    return abort.signal.aborted ? interruptedCode : code;
   } catch (error) {
-    if (abort.signal.aborted) return interrupted;
+    if (abort.signal.aborted) return interruptedCode;
     // commander has said it already
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 1;
     return reportError(error, terminal);

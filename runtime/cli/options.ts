@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { LoadOptions } from "../../models/auto/model.ts";
-import type { GenerationOptions } from "../text/generation-config.ts";
 import { formatBytes, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -63,7 +62,8 @@ interface ModelFlagDefaults {
 
 export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}): Command {
   const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend = "llvm" } = defaults;
-  return command
+  command.optionsGroup("How the model is opened:");
+  command
     .option(
       "--backend <name>",
       "what runs the model: llvm (compiled) or interpret (slow, the reference)",
@@ -82,7 +82,7 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
       oneOf("f32", "bf16"),
       "f32",
     )
-    .option("--strict", "round wherever PyTorch does that holds results in the type of the weights: Transformers' own bf16 numbers, slowly")
+    .option("--strict", "be Transformers in all that it does: its rounding in bf16 (slow), its single steps, its padding")
     .option("--threads <n>", description, threads)
     .option(
       "--max-length <n>",
@@ -95,6 +95,7 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
     .option("--cache-dir <dir>", "where models of the hub are kept (default: HF_HUB_CACHE, or hub in HF_HOME)")
     .option("--token <token>", "access token of the hub; HF_TOKEN is better, because others can see command lines")
     .option("--offline", "take a model of the hub from the cache and make no request (as HF_HUB_OFFLINE=1)");
+  return command.optionsGroup("Options:");
 }
 
 /** What `--model` takes. */
@@ -145,39 +146,5 @@ export function loadOptions(
       compiling.stop();
       loading.stop();
     },
-  };
-}
-
-/** What the commands that generate take beside the prompt. */
-export interface GenerationFlags {
-  readonly maxNewTokens?: number;
-  readonly sample?: boolean;
-  readonly temperature?: number;
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly minP?: number;
-  readonly seed?: number;
-}
-
-export function addGenerationFlags(command: Command): Command {
-  return command
-    .option("--max-new-tokens <n>", "tokens to generate at most", wholeNumber)
-    .option("--sample", "draw tokens instead of taking the likeliest one each time")
-    .option("--temperature <t>", "with --sample: above 1 is more varied, below 1 less", anyNumber)
-    .option("--top-k <k>", "with --sample: draw from the k likeliest (0: from all)", wholeNumber)
-    .option("--top-p <p>", "with --sample: draw from the likeliest whose probabilities reach p together", anyNumber)
-    .option("--min-p <p>", "with --sample: leave out what is less than p times as likely as the likeliest", anyNumber)
-    .option("--seed <n>", "with --sample: the same seed draws the same tokens again", wholeNumber);
-}
-
-export function generationOptions(flags: GenerationFlags): GenerationOptions & { readonly seed?: number } {
-  return {
-    maxNewTokens: flags.maxNewTokens,
-    doSample: flags.sample ?? false,
-    temperature: flags.temperature,
-    topK: flags.topK,
-    topP: flags.topP,
-    minP: flags.minP,
-    ...(flags.seed === undefined ? {} : { seed: flags.seed }),
   };
 }

@@ -9,6 +9,8 @@ export interface Terminal {
   readonly interactive: boolean;
   /** Aborted by Ctrl-C: what runs ends at the next token, and what is done so far is shown. */
   readonly signal: AbortSignal;
+  /** Gives Ctrl-C to a command that has a use of its own for it, until the function returned is called. */
+  readonly onInterrupt: (handler: () => void) => () => void;
 }
 
 /** Says what went wrong and gives the exit code, which is 1. A mistake that a person can mend has a message; one of ours has its stack. */

@@ -1,13 +1,12 @@
-import { spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { projectRoot } from "../../scripts/build.mjs";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats } from "../../runtime/numeric.ts";
-import { culm } from "../support/cli.ts";
+import { culm, launch } from "../support/cli.ts";
 import { goldenFolder, tinyFolder } from "../support/model-folder.ts";
 import { farthest } from "../support/running.ts";
 
@@ -24,34 +23,6 @@ afterAll(() => {
   else process.env["CULM_CACHE"] = before;
   rmSync(scratch, { recursive: true, force: true });
 });
-
-interface Ended {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-/** Starts bin/culm.js. @param during called with each piece of standard output and the process */
-function launch(
-  argv: readonly string[],
-  env: Readonly<Record<string, string>> = {},
-  during?: (text: string, kill: () => void) => void,
-): Promise<Ended> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [join(projectRoot, "bin/culm.js"), ...argv], {
-      env: { ...process.env, CULM_CACHE: cache, ...env },
-    });
-    let out = "";
-    let err = "";
-    child.stdout.on("data", (data: Buffer) => {
-      out += data.toString();
-      during?.(out, () => child.kill("SIGINT"));
-    });
-    child.stderr.on("data", (data: Buffer) => (err += data.toString()));
-    child.on("error", reject);
-    child.on("close", (code) => resolve({ code, out, err }));
-  });
-}
 
 describe("demo", () => {
   test("compiles, says what it runs on, continues the prompt and gives its figures; the second time from the cache", async () => {
@@ -253,7 +224,7 @@ describe("the launcher", () => {
   });
 
   test("no libLLVM: exit code 1 and how to install it", async () => {
-    const { code, err } = await launch(["demo"], { CULM_LLVM: join(scratch, "libLLVM.so") });
+    const { code, err } = await launch(["demo"], { env: { CULM_LLVM: join(scratch, "libLLVM.so") } });
     expect(code).toBe(1);
     expect(err).toContain("libLLVM was not found");
     expect(err).toContain("apt-get install");
@@ -262,10 +233,12 @@ describe("the launcher", () => {
 
   test("Ctrl-C ends the text where it is, in good order", async () => {
     let killed = false;
-    const { code, out, err } = await launch(["demo", "--max-new-tokens", "2000", "--max-length", "2048", "Call me"], {}, (text, kill) => {
-      if (killed || text.length < 300) return;
-      killed = true; // a second one would end the process on the spot
-      kill();
+    const { code, out, err } = await launch(["demo", "--max-new-tokens", "2000", "--max-length", "2048", "Call me"], {
+      during: (text, { interrupt }) => {
+        if (killed || text.length < 300) return;
+        killed = true; // a second one would end the process on the spot
+        interrupt();
+      },
     });
     expect(err).toBe("");
     expect(code).toBe(130);

@@ -1,5 +1,8 @@
+import { spawn } from "node:child_process";
+import { join } from "node:path";
 import { vi } from "vitest";
 import { main } from "../../runtime/cli/main.ts";
+import { projectRoot } from "../../scripts/build.mjs";
 
 export interface Outcome {
   readonly code: number;
@@ -20,4 +23,46 @@ export async function culm(...argv: readonly string[]): Promise<Outcome> {
     stdout.mockRestore();
     stderr.mockRestore();
   }
+}
+
+export interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** A running command: what a person can do to it. */
+export interface Running {
+  /** Ctrl-C */
+  interrupt(): void;
+  type(text: string): void;
+}
+
+export interface LaunchOptions {
+  readonly env?: Readonly<Record<string, string>>;
+  /** Standard input, which then ends; unless given it stays open until the command ends. */
+  readonly input?: string;
+  /** The same, and standard input stays open. */
+  readonly typed?: string;
+  /** Called with all of standard output so far, each time that something comes. */
+  readonly during?: (out: string, running: Running) => void;
+}
+
+/** Starts bin/culm.js, as a user does. */
+export function launch(argv: readonly string[], { env = {}, input, typed, during }: LaunchOptions = {}): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [join(projectRoot, "bin/culm.js"), ...argv], { env: { ...process.env, ...env } });
+    const running: Running = { interrupt: () => void child.kill("SIGINT"), type: (text) => void child.stdin.write(text) };
+    let out = "";
+    let err = "";
+    child.stdout.on("data", (data: Buffer) => {
+      out += data.toString();
+      during?.(out, running);
+    });
+    child.stderr.on("data", (data: Buffer) => (err += data.toString()));
+    child.on("error", reject);
+    child.on("close", (code) => resolve({ code, out, err }));
+    if (input !== undefined) child.stdin.end(input);
+    if (typed !== undefined) child.stdin.write(typed);
+  });
 }
