@@ -59,7 +59,9 @@ export async function saveModel(source: ModelSource, folder: string, dtype: Weig
   if (!Object.hasOwn(storage, target)) throw new UserError(`dtype: expected f32, bf16 or f16, got ${shown(target)}`);
   if (existsSync(folder) && !statSync(folder).isDirectory()) throw new UserError(`${folder}: is a file, and a model is saved as a folder`);
 
-  const tensors = bambaTensors(source.config).map(({ name, shape }) => ({ name, shape, dtype: storage[target] }));
+  const tensors = bambaTensors(source.config)
+    .map(({ name, shape }) => ({ name, shape, dtype: storage[target] }))
+    .sort((a, b) => compareNames(a.name, b.name));
   const shards = shardTensors(tensors, limit);
   try {
     const files = await writeFiles(source, folder, target, shards, options);
@@ -71,6 +73,16 @@ export async function saveModel(source: ModelSource, folder: string, dtype: Weig
       throw new UserError(`${folder}: cannot be written (${error.message})`, { cause: error });
     throw error;
   }
+}
+
+/** Part by part, numbers as numbers: the order of a model that Transformers has loaded, which decides what goes into which shard. */
+function compareNames(a: string, b: string): number {
+  const [left, right] = [a.split("."), b.split(".")];
+  const at = left.findIndex((part, i) => part !== right[i]);
+  if (at < 0) return left.length - right.length;
+  const [x, y] = [left[at]!, right[at] ?? ""];
+  const numbers = Number(x) - Number(y);
+  return Number.isNaN(numbers) ? (x < y ? -1 : 1) : numbers;
 }
 
 /** Writes everything and gives the files their names. @returns the names. */

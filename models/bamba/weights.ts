@@ -21,8 +21,8 @@ export interface BambaTensor {
 const ones: TensorInit = { kind: "constant", value: 1 };
 
 /**
- * Every tensor of a checkpoint of `BambaForCausalLM`, in the order of Transformers' state_dict, which decides what goes into which shard: a
- * module's own parameters, then those of its modules as they were made. Matrices are [out, in]. `lm_head.weight` is missing when the embedding
+ * Every tensor of a checkpoint of `BambaForCausalLM`, in the order of a PyTorch module: a module's own
+ * parameters, then those of its modules as they were made. Matrices are [out, in]. `lm_head.weight` is missing when the embedding
  * is tied to it. Source: spec bamba (b); A_log, D and dt_bias start as in the original Mamba-2 training.
  */
 export function bambaTensors(config: BambaConfig): readonly BambaTensor[] {

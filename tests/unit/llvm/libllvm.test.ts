@@ -18,6 +18,26 @@ const installed: readonly Llvm[] = versions.flatMap((major) => {
 });
 const options = { name: "sample", passes: null, level: 2 };
 
+const R_X86_64_64 = 1;
+
+/** Types of the relocations of `.text` in an ELF64 object. */
+function textRelocations(object: Uint8Array): readonly number[] {
+  const view = new DataView(object.buffer, object.byteOffset, object.byteLength);
+  const at = (offset: number): number => Number(view.getBigUint64(offset, true));
+  const [table, count, names] = [at(0x28), view.getUint16(0x3c, true), view.getUint16(0x3e, true)];
+  const section = (i: number) => ({
+    name: view.getUint32(table + 64 * i, true),
+    offset: at(table + 64 * i + 24),
+    size: at(table + 64 * i + 32),
+  });
+  const nameOf = (i: number): string => {
+    const start = section(names).offset + section(i).name;
+    return new TextDecoder().decode(object.subarray(start, object.indexOf(0, start)));
+  };
+  const found = Array.from({ length: count }, (_, i) => i).filter((i) => nameOf(i) === ".rela.text");
+  return found.flatMap((i) => Array.from({ length: section(i).size / 24 }, (_, r) => view.getUint32(section(i).offset + 24 * r + 8, true)));
+}
+
 test("the newest version there is is used", () => {
   expect(installed.length).toBeGreaterThan(0);
   if (process.env["CULM_LLVM"] === undefined) expect(loadLlvm().major).toBe(installed[0]!.major);
@@ -54,6 +74,15 @@ describe.each(installed.map((l) => [l.version, l] as const))("libLLVM %s", (_ver
     expect(functionAt<(x: number) => number>(linked.address("four"), "int", ["int"])(5)).toBe(20);
     expect(() => linked.address("missing")).toThrow(/missing/);
     linked.free();
+  });
+
+  test("constants are referred to by 64 bits, since the loader may put them anywhere", () => {
+    const text =
+      "define <8 x float> @f(<8 x float> %x) {\n  %y = fadd <8 x float> %x, <float 1.0, float 2.0, float 3.0, float 4.0, float 5.0, float 6.0, float 7.0, float 8.0>\n  ret <8 x float> %y\n}";
+    const plain = llvm.compile(text, { triple: "x86_64-unknown-linux-gnu", cpu: "x86-64", features: "" }, options);
+    // Relocations of .text; the only other ones, of .eh_frame, lie where the loader puts both together.
+    expect(textRelocations(plain)).toEqual(Array(textRelocations(plain).length).fill(R_X86_64_64));
+    expect(textRelocations(plain).length).toBeGreaterThan(0);
   });
 
   test("reports text that does not parse with its place and the line itself", () => {
