@@ -18,7 +18,8 @@ const installed: readonly Llvm[] = versions.flatMap((major) => {
 });
 const options = { name: "sample", passes: null, level: 2 };
 
-const R_X86_64_64 = 1;
+/** Relocations of 64 bits: R_X86_64_64, PC64, GOTOFF64, GOT64, GOTPC64 (System V ABI, AMD64 supplement). */
+const wide: ReadonlySet<number> = new Set([1, 24, 25, 27, 29]);
 
 /** Types of the relocations of `.text` in an ELF64 object. */
 function textRelocations(object: Uint8Array): readonly number[] {
@@ -80,9 +81,9 @@ describe.each(installed.map((l) => [l.version, l] as const))("libLLVM %s", (_ver
     const text =
       "define <8 x float> @f(<8 x float> %x) {\n  %y = fadd <8 x float> %x, <float 1.0, float 2.0, float 3.0, float 4.0, float 5.0, float 6.0, float 7.0, float 8.0>\n  ret <8 x float> %y\n}";
     const plain = llvm.compile(text, { triple: "x86_64-unknown-linux-gnu", cpu: "x86-64", features: "" }, options);
-    // Relocations of .text; the only other ones, of .eh_frame, lie where the loader puts both together.
-    expect(textRelocations(plain)).toEqual(Array(textRelocations(plain).length).fill(R_X86_64_64));
-    expect(textRelocations(plain).length).toBeGreaterThan(0);
+    const types = textRelocations(plain);
+    expect(types.length).toBeGreaterThan(0);
+    expect(types.filter((type) => !wide.has(type))).toEqual([]);
   });
 
   test("reports text that does not parse with its place and the line itself", () => {
