@@ -21,7 +21,7 @@ const options = { name: "sample", passes: null, level: 2 };
 /** Relocations of 64 bits: R_X86_64_64, PC64, GOTOFF64, GOT64, GOTPC64 (System V ABI, AMD64 supplement). */
 const wide: ReadonlySet<number> = new Set([1, 24, 25, 27, 29]);
 
-/** Types of the relocations of `.text` in an ELF64 object. */
+/** Types of the relocations of `.text`, which newer versions call `.ltext` in the large code model, in an ELF64 object. */
 function textRelocations(object: Uint8Array): readonly number[] {
   const view = new DataView(object.buffer, object.byteOffset, object.byteLength);
   const at = (offset: number): number => Number(view.getBigUint64(offset, true));
@@ -35,7 +35,7 @@ function textRelocations(object: Uint8Array): readonly number[] {
     const start = section(names).offset + section(i).name;
     return new TextDecoder().decode(object.subarray(start, object.indexOf(0, start)));
   };
-  const found = Array.from({ length: count }, (_, i) => i).filter((i) => nameOf(i) === ".rela.text");
+  const found = Array.from({ length: count }, (_, i) => i).filter((i) => /^\.rela\.l?text$/.test(nameOf(i)));
   return found.flatMap((i) => Array.from({ length: section(i).size / 24 }, (_, r) => view.getUint32(section(i).offset + 24 * r + 8, true)));
 }
 
