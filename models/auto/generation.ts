@@ -20,7 +20,7 @@ export type GenerateInput =
   | readonly ArrayLike<number>[]
   | {
       readonly inputIds: ArrayLike<number> | readonly ArrayLike<number>[];
-      readonly attentionMask?: ArrayLike<number> | readonly ArrayLike<number>[];
+      readonly attentionMask?: ArrayLike<number> | readonly ArrayLike<number>[] | undefined;
     };
 
 export interface GenerateOptions extends GenerationOptions {
