@@ -5,8 +5,8 @@ import type { RowMove } from "./rows.ts";
 import { checkTokenIds } from "./sequences.ts";
 import { noDistribution } from "./text/sampling.ts";
 
-/** Numbers of a row that say how its token is chosen. */
-const settingsPerRow = 6;
+/** Numbers of a row that say how its token is chosen, in the order that `Session.choose` names. */
+export const settingsPerRow = 6;
 
 /**
  * The program `sample` of a compiled model (models/auto/sample.ts) and what it holds for each row: the tokens seen. Its arrays belong to the executor and
