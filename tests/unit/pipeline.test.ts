@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { GenerateInput, GenerateOptions } from "../../models/auto/generation.ts";
-import { textGenerationPipeline } from "../../models/auto/pipeline.ts";
-import type { PipelineModel, TextGenerationOptions } from "../../models/auto/pipeline-options.ts";
+import { textGenerationPipeline } from "../../models/auto/text-generation.ts";
+import type { PipelineModel, TextGenerationOptions } from "../../models/auto/text-generation-options.ts";
 import { loadTokenizer } from "../../runtime/text/auto-tokenizer.ts";
 import type { GenerationOptions } from "../../runtime/text/generation-config.ts";
 
