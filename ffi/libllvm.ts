@@ -268,7 +268,12 @@ function errorText(api: Api, error: ErrorRef): string {
 const ASSEMBLY = 0;
 const OBJECT = 1;
 const RELOC_PIC = 2;
-const CODE_MODEL_DEFAULT = 0;
+/**
+ * For code that is loaded while a process runs: a section may be put anywhere, so addresses have 64 bits. The default model refers to a module's constants by 32
+ * bits, and in an address space that is full (V8 reserves gigabytes for each WebAssembly memory) they may not fit: the loader of older versions then
+ * links to a wrong address without a word.
+ */
+const CODE_MODEL_JIT = 1;
 const RETURN_STATUS = 2;
 
 /** One module on its way from text to code. A context of its own makes it independent of every other, so that several can be compiled at once. */
@@ -332,7 +337,7 @@ class Job {
     const out = new BigUint64Array(1);
     if (this.api.targetFromTriple(triple, out, this.outMessage)) this.fail("no such target", this.message());
     const target = pointerIn<"LLVMTarget">(out);
-    const machine = this.api.machineCreate(target, triple, cpu, features, this.options.level, RELOC_PIC, CODE_MODEL_DEFAULT);
+    const machine = this.api.machineCreate(target, triple, cpu, features, this.options.level, RELOC_PIC, CODE_MODEL_JIT);
     if (!machine) this.fail("no such target", `${triple} ${cpu}`);
     return machine;
   }

@@ -30,7 +30,7 @@ const sha256 = (...parts: readonly (string | Uint8Array)[]): Buffer => {
 };
 
 /** Grows when the same key would give another object: a change in how libLLVM is driven. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 function keyOf(llvm: Llvm, { text, target, options }: CompileJob): string {
   const settings = JSON.stringify([FORMAT, llvm.version, target.triple, target.cpu, target.features, options.passes, options.level]);

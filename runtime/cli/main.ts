@@ -1,9 +1,11 @@
 import { Command, CommanderError } from "commander";
 import { defineBench } from "./bench.ts";
 import { defineChat } from "./chat.ts";
+import { defineCompare } from "./compare.ts";
 import { defineCompile } from "./compile.ts";
 import { defineConvert } from "./convert.ts";
 import { defineDemo } from "./demo.ts";
+import { defineFixtures } from "./fixtures.ts";
 import { defineForward } from "./forward.ts";
 import { defineGenerate } from "./generate.ts";
 import { defineInspect } from "./inspect.ts";
@@ -78,6 +80,8 @@ export async function main(argv: readonly string[]): Promise<number> {
     defineCompile,
     defineInspect,
     defineBench,
+    defineCompare,
+    defineFixtures,
     defineRandomCheckpoint,
   ])
     inherit(define(program, terminal, run), program);

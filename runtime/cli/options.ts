@@ -22,6 +22,11 @@ export function numberList(text: string): readonly number[] {
   return text.split(",").map(wholeNumber);
 }
 
+/** "forward,cache" */
+export function nameList(text: string): readonly string[] {
+  return text.split(",").map((name) => name.trim());
+}
+
 export function oneOf<T extends string>(...choices: readonly T[]): (text: string) => T {
   return (text) => {
     const found = choices.find((choice) => choice === text);
@@ -48,19 +53,22 @@ export interface ModelFlags {
   readonly json?: boolean;
 }
 
-const oneThreadCount = {
-  threads: wholeNumber as (text: string) => unknown,
-  description: "threads of the CPU backend (default: all processors)",
-};
+/** What a command has instead of the usual. */
+interface ModelFlagDefaults {
+  readonly threads?: (text: string) => unknown;
+  readonly description?: string;
+  readonly backend?: string;
+}
 
-export function addModelFlags(command: Command, { threads, description }: typeof oneThreadCount = oneThreadCount): Command {
+export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}): Command {
+  const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend = "llvm" } = defaults;
   command.optionsGroup("How the model is opened:");
   command
     .option(
       "--backend <name>",
       "what runs the model: llvm (compiled) or interpret (slow, the reference)",
       oneOf("llvm", "interpret"),
-      "llvm",
+      backend,
     )
     .option(
       "--dtype <type>",

@@ -70,6 +70,25 @@ describe("savePretrained", () => {
     },
   );
 
+  test("shards as Transformers writes them: as many, of the same tensors, and the same configurations", async () => {
+    const { saved } = JSON.parse(readFileSync("tests/reference/extra/extra.json", "utf8")) as {
+      saved: { readonly files: Readonly<Record<string, number>> } & Readonly<Record<string, object>>;
+    };
+    const to = scratch.fresh();
+    await save(goldenFolder("options"), to, { maxShardSize: "300KB" });
+    expect(readdirSync(to).sort()).toEqual(Object.keys(saved.files).sort());
+    for (const name of ["config.json", "generation_config.json"]) {
+      expect(json(to, name)).toEqual(saved[name]);
+      expect(readFileSync(join(to, name))).toHaveLength(saved.files[name]!);
+    }
+    // Which tensor lies in which shard is for the index to say, and the order of a PyTorch module is not ours.
+    const index = "model.safetensors.index.json";
+    const [ours, theirs] = [json(to, index), saved[index]] as { metadata: object; weight_map: Record<string, string> }[];
+    expect(ours!.metadata).toEqual(theirs!.metadata);
+    expect(Object.keys(ours!.weight_map)).toEqual(Object.keys(theirs!.weight_map));
+    expect(new Set(Object.values(ours!.weight_map))).toEqual(new Set(Object.values(theirs!.weight_map)));
+  });
+
   test("shards: filled in order, with an index that agrees, and no tied head", async () => {
     const to = scratch.fresh();
     const limit = 100_000;
