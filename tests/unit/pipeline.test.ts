@@ -14,7 +14,7 @@ function asked(file: GenerationOptions = {}, returned = 1, config: { bosTokenId?
   const model = {
     config: { bosTokenId: 1, padTokenId: 0, ...config },
     plan: { capacity: 64 },
-    file: { options: file, warnings: [] },
+    generationConfig: { options: file, warnings: [] },
     generate: (input: GenerateInput, options: GenerateOptions) => {
       const rows = input as (typeof calls)[number]["input"];
       calls.push({ input: rows, options });
