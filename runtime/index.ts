@@ -1,7 +1,7 @@
 /** `culm/runtime`: runs artifacts. Needs no compiler, and no Node: drivers and files are brought by the caller. */
 export { openArtifact } from "./steps.ts";
 export type { LoadedArtifact, OpenArtifactOptions, WeightBank } from "./steps.ts";
-export { createSession } from "./session.ts";
+export { createSession } from "./model-session.ts";
 export type { PrefillOptions, Session, SessionOptions, Snapshot } from "./session.ts";
 export type { Executor, HostArray, ProgramInfo, StepTime, Symbols } from "./executor.ts";
 export type { Device, Driver, OpenOptions } from "./driver.ts";

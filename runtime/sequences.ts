@@ -81,6 +81,15 @@ export function checkPosition(position: number, capacity: number): number {
   });
 }
 
+/** @throws UserError when a token is not of the vocabulary */
+export function checkTokenIds(ids: ArrayLike<number>, vocabSize: number): void {
+  for (let i = 0; i < ids.length; i += 1) {
+    const id = ids[i]!;
+    if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
+      throw new UserError(`token id ${id} (number ${i}) is outside the vocabulary of ${vocabSize} tokens`);
+  }
+}
+
 function checkLabel(label: number): number {
   if ((label | 0) === label) return label;
   throw new UserError(`the sequence label ${label} is no 32-bit integer`, {

@@ -2,10 +2,11 @@ import { UserError } from "./errors.ts";
 import type { Executor, HostArray } from "./executor.ts";
 import { moveArrayRows } from "./rows.ts";
 import type { RowMove } from "./rows.ts";
+import { checkTokenIds } from "./sequences.ts";
 import { noDistribution } from "./text/sampling.ts";
 
-/** Numbers of a row that say how its token is chosen. */
-const settingsPerRow = 6;
+/** Numbers of a row that say how its token is chosen, in the order that `Session.choose` names. */
+export const settingsPerRow = 6;
 
 /**
  * The program `sample` of a compiled model (models/auto/sample.ts) and what it holds for each row: the tokens seen. Its arrays belong to the executor and
@@ -59,11 +60,9 @@ export function openTokenChoice(executor: Executor, vocabSize: number): TokenCho
       executor.wrote("logits", row * vocabSize, vocabSize);
     },
     markSeen(row, ids) {
+      checkTokenIds(ids, vocabSize);
       for (let i = 0; i < ids.length; i += 1) {
-        const id = ids[i]!;
-        if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
-          throw new UserError(`token id ${id} (number ${i}) is outside the vocabulary of ${vocabSize} tokens`);
-        const at = row * vocabSize + id;
+        const at = row * vocabSize + ids[i]!;
         if (seen[at] === 1) continue;
         seen[at] = 1;
         executor.wrote("seen", at, 1);

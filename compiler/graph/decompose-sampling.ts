@@ -1,9 +1,7 @@
+import { LARGEST_F32 } from "../ir/dtype.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import type { Builder } from "./build.ts";
 import { shapeOf } from "./build.ts";
-
-/** The largest finite f32. */
-const FINITE = 3.4028234663852886e38;
 
 /** By comparing every score with every other one: [batch, V, V] instead of an order, which no primitive finds. What is not removed stays, so a NaN does too. */
 export function decomposeProcessLogits(n: NodeOf<"processLogits">, b: Builder): Node {
@@ -48,7 +46,7 @@ export function decomposeSampleToken(n: NodeOf<"sampleToken">, b: Builder): Node
   const drawn = b.cast(b.binary("min", passed, b.reduce("max", possible, 1)), "i32");
   const token = b.select(b.binary("lt", draw, 0), b.reduce("argmax", scores, 1), drawn);
 
-  const wrong = b.reduce("max", number(b.unary("not", b.binary("le", scores, FINITE))), 1);
-  const nothing = b.binary("lt", top, -FINITE);
+  const wrong = b.reduce("max", number(b.unary("not", b.binary("le", scores, LARGEST_F32))), 1);
+  const nothing = b.binary("lt", top, -LARGEST_F32);
   return b.select(b.binary("or", b.binary("lt", b.fill(0, [batch]), wrong), nothing), b.fill(-1, [batch], "i32"), token);
 }

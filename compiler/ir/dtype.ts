@@ -8,6 +8,9 @@ export const BYTES: Readonly<Record<DType, number>> = { f32: 4, f16: 2, bf16: 2,
 
 export const isFloat = (d: DType): boolean => d === "f32" || d === "f16" || d === "bf16";
 
+/** The largest finite f32. */
+export const LARGEST_F32 = 3.4028234663852886e38;
+
 const f32View = new Float32Array(1);
 const u32View = new Uint32Array(f32View.buffer);
 

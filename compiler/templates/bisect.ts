@@ -1,8 +1,8 @@
 import { add, and, f32, lt, max, min, mul, neg, select, sub, unary } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
+import { LARGEST_F32 } from "../ir/dtype.ts";
 
-/** The largest finite f32, and the least one above 0. */
-export const FINITE = 3.4028234663852886e38;
+/** The least f32 above 0. */
 const TINY = 2 ** -149;
 
 /**
@@ -22,5 +22,5 @@ export function halfway(low: Expr, high: Expr): Expr {
   const geometric = select(lt(low, 0), neg(root), root);
   const arithmetic = add(low, mul(sub(high, low), 0.5));
   const sameSign = select(lt(mul(small, 4), large), geometric, arithmetic);
-  return select(lt(low, -FINITE), f32(-FINITE), select(and(lt(low, 0), lt(0, high)), f32(0), sameSign));
+  return select(lt(low, -LARGEST_F32), f32(-LARGEST_F32), select(and(lt(low, 0), lt(0, high)), f32(0), sameSign));
 }

@@ -1,11 +1,11 @@
 import type { Caps } from "../backend.ts";
+import { LARGEST_F32 } from "../ir/dtype.ts";
 import { add, and, eq, exp, f32, i32, le, lt, max, min, mul, or, select, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, Template, TokenProblem } from "../template.ts";
-import { FINITE } from "./bisect.ts";
 import type { Columns } from "./columns.ts";
 import { columnsWidth, reduceColumns } from "./columns.ts";
 import { guarded, isVector, roundUp } from "./common.ts";
@@ -38,7 +38,7 @@ function build(p: TokenProblem, config: Config, caps: Caps): TileProgram {
   // of NaN and infinity no distribution can be made; "not at most" is true of both
   const [top, wrong] = reduceColumns(columns, [
     { name: "top", fn: "max", dtype: "f32", value: (_, column) => score(column) },
-    { name: "wrong", fn: "max", dtype: "i32", value: (_, column) => select(le(score(column), FINITE), i32(0), i32(1)) },
+    { name: "wrong", fn: "max", dtype: "i32", value: (_, column) => select(le(score(column), LARGEST_F32), i32(0), i32(1)) },
   ]) as [Tile, Tile];
   const token = b.frag("token", 1, 1, "i32");
   b.when(
@@ -60,7 +60,7 @@ function build(p: TokenProblem, config: Config, caps: Caps): TileProgram {
       dtype: out.dtype,
       index: () => out.index(b.bx),
       value: (row) => {
-        const invalid = or(lt(0, at(wrong, row, 0)), lt(at(top, row, 0), -FINITE));
+        const invalid = or(lt(0, at(wrong, row, 0)), lt(at(top, row, 0), -LARGEST_F32));
         return out.value([select(invalid, i32(-1), at(token, row, 0))], b.bx);
       },
     });

@@ -1,3 +1,5 @@
+import type { HubOptions } from "../../runtime/hub/options.ts";
+import { resolveModel } from "../../runtime/hub/resolve.ts";
 import type { BambaConfig as BambaConfigData } from "../bamba/config.ts";
 import { ConfigError, layersBlockType, parseBambaConfig } from "../bamba/config.ts";
 import { bambaConfigJson } from "../bamba/config-json.ts";
@@ -55,13 +57,11 @@ export type BambaConfig = BambaConfigData;
 /** Configurations of Bamba models: plain data, made and checked here. */
 export const BambaConfig = {
   /**
-   * Reads config.json in a model's folder, that of mamba_ssm too.
-   * @throws UserError naming file and field.
+   * Reads config.json, that of mamba_ssm too, in a model's folder or in a repository of the hub, of which nothing else is downloaded.
+   * @throws UserError naming file and field; as `resolveModel` for what the hub and its cache have.
    */
-  // Asynchronous like its namesakes, so that loading from elsewhere than a folder does not change the callers.
-  // eslint-disable-next-line @typescript-eslint/require-await
-  async fromPretrained(folder: string): Promise<BambaConfig> {
-    return readConfig(folder).config;
+  async fromPretrained(nameOrFolder: string, options: HubOptions = {}): Promise<BambaConfig> {
+    return readConfig(await resolveModel(nameOrFolder, { ...options, part: "config" })).config;
   },
 
   /**

@@ -1,3 +1,4 @@
+import { definedOnly } from "../../runtime/defined.ts";
 import { UserError } from "../../runtime/errors.ts";
 import type { Session } from "../../runtime/session.ts";
 import type { BambaConfig } from "../bamba/config.ts";
@@ -67,6 +68,13 @@ export interface CausalLMOutput extends CommonOutput {
   readonly logits: Values;
 }
 
+/** What a pass gives: `lastHiddenState` without a head, else logits. */
+export interface PassOutput extends CommonOutput {
+  readonly loss: number | null;
+  readonly logits: Values | null;
+  readonly lastHiddenState: Values | null;
+}
+
 /** Which program a pass needs. */
 export interface ForwardOptions {
   readonly hiddenStates?: boolean;
@@ -118,7 +126,7 @@ export class ForwardRunner {
   }
 
   /** @throws UserError for inputs that do not fit each other, the cache or the model. */
-  async forward(input: CausalLMInputs, head: boolean): Promise<CausalLMOutput & ModelOutput> {
+  async forward(input: CausalLMInputs, head: boolean): Promise<PassOutput> {
     const before = this.turn;
     let done = (): void => undefined;
     this.turn = new Promise<void>((resolve) => (done = resolve));
@@ -130,10 +138,10 @@ export class ForwardRunner {
     }
   }
 
-  private async pass(input: CausalLMInputs, head: boolean): Promise<CausalLMOutput & ModelOutput> {
+  private async pass(input: CausalLMInputs, head: boolean): Promise<PassOutput> {
     const { inputsEmbeds: embeds, labels, shiftLabels, numItemsInBatch, logitsToKeep, pastKeyValues } = input;
     const { outputHiddenStates = false, outputAttentions = false } = input;
-    if (labels !== undefined && shiftLabels !== undefined) throw new UserError("give labels or shift_labels, not both");
+    if (labels !== undefined && shiftLabels !== undefined) throw new UserError("give labels or shiftLabels, not both");
     const loss = labels !== undefined || shiftLabels !== undefined;
     const { ids, rows, length } = tokensOf(input, this.config.hiddenSize);
     const cache = pastKeyValues ?? new BambaCache(this.config);
@@ -162,22 +170,24 @@ export class ForwardRunner {
     const result = await forwards.forward({
       ids,
       rows,
-      ...(given === undefined ? {} : { positions: given }),
-      ...(embeds === undefined ? {} : { embeds: embeds.data }),
-      ...(mask === undefined ? {} : { mask }),
-      ...(sequences === undefined ? {} : { sequences }),
-      ...(labels === undefined ? {} : { labels: sameRows(labels, "labels", rows, length) }),
-      ...(shiftLabels === undefined ? {} : { shiftLabels: sameRows(shiftLabels, "shiftLabels", rows, length) }),
-      ...(numItemsInBatch === undefined ? {} : { numItemsInBatch }),
-      ...(logitsToKeep === undefined ? {} : { logitsToKeep }),
+      ...definedOnly({
+        positions: given,
+        embeds: embeds?.data,
+        mask,
+        sequences,
+        labels: labels && sameRows(labels, "labels", rows, length),
+        shiftLabels: shiftLabels && sameRows(shiftLabels, "shiftLabels", rows, length),
+        numItemsInBatch,
+        logitsToKeep,
+      }),
     });
     const { hiddenSize, numAttentionHeads: heads, vocabSize } = this.config;
     const hidden = (data: Float32Array): Values => ({ shape: [rows, length, hiddenSize], data });
     const keep = pastKeyValues !== undefined && pastKeyValues !== null ? true : (input.useCache ?? this.config.useCache);
     return {
       loss: result.loss,
-      logits: { shape: [rows, result.kept, vocabSize], data: result.logits },
-      lastHiddenState: hidden(result.lastHiddenState ?? new Float32Array(0)),
+      logits: head ? { shape: [rows, result.kept, vocabSize], data: result.logits } : null,
+      lastHiddenState: result.lastHiddenState === null ? null : hidden(result.lastHiddenState),
       pastKeyValues: keep ? cache : null,
       hiddenStates: outputHiddenStates ? result.hiddenStates.map(hidden) : null,
       attentions: outputAttentions ? result.attentions.map((data) => ({ shape: [rows, heads, length, past + length], data })) : null,

@@ -68,17 +68,17 @@ export function createForwardSession(executor: Executor, config: BambaConfig, ro
     const length = ids.length / rows;
     const { vocabSize, past } = session;
     if (embeds !== undefined && embeds.length !== ids.length * hiddenSize)
-      throw new UserError(`inputs_embeds has ${embeds.length} elements, expected [${rows}, ${length}, ${hiddenSize}]`);
+      throw new UserError(`inputsEmbeds has ${embeds.length} elements, expected [${rows}, ${length}, ${hiddenSize}]`);
     const wanted = wantedPositions(logitsToKeep, length);
     const extra: Record<string, Float32Array | Int32Array> = {};
     if (embeds !== undefined) extra["inputs_embeds"] = embeds;
     if (takesLabels) {
       if (wanted.length !== length || wanted.some((position, i) => position !== i))
-        throw new UserError("the loss needs the logits of all positions; give labels without logits_to_keep");
+        throw new UserError("the loss needs the logits of all positions", { hint: "give labels without logitsToKeep" });
       extra["labels"] = checkedLabels(shiftLabels ?? shifted(labels ?? [], rows, length), rows, length, vocabSize);
     }
     if (numItemsInBatch !== undefined && !(Number.isFinite(numItemsInBatch) && numItemsInBatch > 0))
-      throw new UserError(`num_items_in_batch: expected a number above zero, got ${numItemsInBatch}`);
+      throw new UserError(`numItemsInBatch: expected a number above zero, got ${numItemsInBatch}`);
 
     /** `width` numbers a position. */
     const perPosition = (name: string, width: number): Gathered => {
@@ -195,13 +195,13 @@ function checkedLabels(labels: ArrayLike<number>, rows: number, length: number, 
 function wantedPositions(keep: number | readonly number[], length: number): readonly number[] {
   if (typeof keep === "number") {
     if (!Number.isInteger(keep) || keep < 0)
-      throw new UserError(`logits_to_keep: expected a whole number from 0 or a list of positions, got ${keep}`);
+      throw new UserError(`logitsToKeep: expected a whole number from 0 or a list of positions, got ${keep}`);
     const count = keep === 0 ? length : Math.min(keep, length);
     return Array.from({ length: count }, (_, i) => length - count + i);
   }
   return keep.map((position) => {
     if (!Number.isInteger(position) || position < -length || position >= length)
-      throw new UserError(`logits_to_keep: position ${position} is outside the ${length} of the input`);
+      throw new UserError(`logitsToKeep: position ${position} is outside the ${length} of the input`);
     return position < 0 ? length + position : position;
   });
 }

@@ -59,7 +59,7 @@ export class BambaModel {
   /** The output of the final norm at every position, and what else is asked for. @throws UserError for inputs that do not fit each other or the model. */
   async forward(inputs: ModelInputs): Promise<ModelOutput> {
     const { lastHiddenState, pastKeyValues, hiddenStates, attentions } = await this.opened.forwards.forward(inputs, false);
-    return { lastHiddenState, pastKeyValues, hiddenStates, attentions };
+    return { lastHiddenState: lastHiddenState!, pastKeyValues, hiddenStates, attentions };
   }
 
   /** Frees device memory and closes the checkpoint. */
@@ -76,18 +76,18 @@ export class BambaForCausalLM {
   readonly plan: ModelPlan;
   readonly backend: string;
   /** generation_config.json of the model's folder; undefined without one. */
-  readonly file: GenerationFile | undefined;
+  readonly generationConfig: GenerationFile | undefined;
   private readonly opened: Opened;
   /** By their number of rows. */
   private readonly sessions = new Map<number, Promise<Session>>();
   private compiledModel: CompiledModel | null = null;
 
-  constructor(opened: Opened, file: GenerationFile | undefined) {
+  constructor(opened: Opened, generationConfig: GenerationFile | undefined) {
     this.model = new BambaModel(opened);
     this.source = opened.source;
     this.plan = opened.plan;
     this.backend = opened.backend;
-    this.file = file;
+    this.generationConfig = generationConfig;
     this.opened = opened;
   }
 
@@ -140,7 +140,7 @@ export class BambaForCausalLM {
   }
 
   private prepare(input: GenerateInput, options: GenerateOptions): GenerationRequest {
-    return prepareGeneration(input, options, this.file, this.config);
+    return prepareGeneration(input, options, this.generationConfig, this.config);
   }
 
   /**
@@ -149,7 +149,7 @@ export class BambaForCausalLM {
    */
   async forward(inputs: CausalLMInputs): Promise<CausalLMOutput> {
     const { loss, logits, pastKeyValues, hiddenStates, attentions } = await this.opened.forwards.forward(inputs, true);
-    return { loss, logits, pastKeyValues, hiddenStates, attentions };
+    return { loss, logits: logits!, pastKeyValues, hiddenStates, attentions };
   }
 
   /** What `forward` runs on, for loops of one's own over one text: no copies and no caches to hand over. `session.reset()` forgets the text. */

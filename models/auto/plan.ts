@@ -25,7 +25,6 @@ export interface ModelPlan {
   readonly rotary: "f32" | "bf16";
   /** Transformers' rounding points, for weights of 16 bits. */
   readonly strict: boolean;
-  /** Whether the configuration's time_step_limit holds in single steps too. */
 }
 
 export interface PlanOptions {

@@ -1,5 +1,5 @@
 import type { Executor } from "../../runtime/executor.ts";
-import { createSession } from "../../runtime/session.ts";
+import { createSession } from "../../runtime/model-session.ts";
 import type { Session } from "../../runtime/session.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import { ropeRows } from "../bamba/rope.ts";

@@ -28,7 +28,7 @@ Examples:
 Without --sample the likeliest token is taken each time, and the same prompt gives the same text.
 The text goes to standard output as it is made; figures go to standard error. With --json the result is one object a prompt:
   text (prompt and continuation), prompt, continuation, promptIds, outputIds (prompt and new tokens), newIds,
-  finishReason (eos, stop, length, time or aborted), score (of a beam), seed, timing, warnings; and with several texts a prompt
+  finishReason (eos, stop, length or aborted), score (of a beam), seed, timing, warnings; and with several texts a prompt
   all of them under alternatives. With --batch there is one object a line.`;
 
 export type Run = (action: () => Promise<number | undefined>) => Promise<void>;

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
+import { definedOnly } from "../defined.ts";
 import { UserError } from "../errors.ts";
 import type { GenerationOptions } from "../text/generation-config.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -165,11 +166,4 @@ export function generationOptions(flags: GenerationFlags, tokenizer: Tokenizer):
 function wordForms(text: string, idsOf: (text: string) => readonly number[]): readonly (readonly number[])[] {
   const forms = [text, ...(text.startsWith(" ") ? [] : [` ${text}`])].map(idsOf).filter((ids) => ids.length > 0);
   return [...new Map(forms.map((ids) => [ids.join(","), ids])).values()];
-}
-
-type Defined<T> = { readonly [K in keyof T]?: Exclude<T[K], undefined> };
-
-/** Without the entries that are undefined, which would hide a default. */
-function definedOnly<T extends object>(values: T): Defined<T> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Defined<T>;
 }

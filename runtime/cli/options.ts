@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { LoadOptions } from "../../models/auto/model.ts";
+import { definedOnly } from "../defined.ts";
 import { formatBytes, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -111,19 +112,10 @@ export function loadOptions(
   const downloading = new Progress(interactive, "downloading", formatBytes);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
+  const { backend, dtype, rotary, strict, threads, maxLength, prefillChunk, revision, cacheDir, token } = flags;
   const options: LoadOptions = {
-    ...(flags.backend === undefined ? {} : { backend: flags.backend }),
-    ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),
-    ...(flags.rotary === undefined ? {} : { rotary: flags.rotary }),
-    ...(flags.strict === undefined ? {} : { strict: flags.strict }),
-    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
-    ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
-    ...(flags.prefillChunk === undefined ? {} : { prefillChunk: flags.prefillChunk }),
+    ...definedOnly({ backend, dtype, rotary, strict, threads, maxLength, prefillChunk, batch, revision, cacheDir, token }),
     ...(flags.cache ? {} : { cache: null }),
-    ...(batch === undefined ? {} : { batch }),
-    ...(flags.revision === undefined ? {} : { revision: flags.revision }),
-    ...(flags.cacheDir === undefined ? {} : { cacheDir: flags.cacheDir }),
-    ...(flags.token === undefined ? {} : { token: flags.token }),
     ...(flags.offline === true ? { localFilesOnly: true } : {}),
     signal: terminal.signal,
     onDownload: ({ bytes, total }) => {

@@ -6,8 +6,8 @@ import type { RepositoryCache } from "./cache.ts";
 import type { RemoteFile } from "./download.ts";
 import { checkFileName } from "./names.ts";
 
-/** What of a repository is wanted: all that running a model takes, or what a tokenizer takes. */
-export type Part = "model" | "tokenizer";
+/** What of a repository is wanted: all that running a model takes, what a tokenizer takes, or the configuration alone. */
+export type Part = "model" | "tokenizer" | "config";
 
 const config = "config.json";
 const tokenizer = "tokenizer.json";
@@ -18,12 +18,19 @@ export const shardIndex = "model.safetensors.index.json";
 const tokenizerExtras = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
 
 function required(part: Part): readonly string[] {
-  return part === "model" ? [config] : [tokenizer];
+  return part === "tokenizer" ? [tokenizer] : [config];
 }
 
-/** The files that a model or tokenizer may do without. */
+/** The files that the part may do without. */
 export function optional(part: Part): readonly string[] {
-  return part === "model" ? ["generation_config.json", tokenizer, ...tokenizerExtras] : tokenizerExtras;
+  switch (part) {
+    case "model":
+      return ["generation_config.json", tokenizer, ...tokenizerExtras];
+    case "tokenizer":
+      return tokenizerExtras;
+    case "config":
+      return [];
+  }
 }
 
 /** Far above any configuration or vocabulary, and too little to fill a disk with. */
@@ -73,7 +80,7 @@ export async function chooseFiles(
   const find = (name: string): RemoteFile => listing.get(name) ?? missing(listing, name, repo);
   const texts = [...required(part).map(find), ...optional(part).flatMap((name) => listing.get(name) ?? [])];
   for (const file of texts) checkTextSize(file, repo);
-  if (part === "tokenizer") return texts;
+  if (part !== "model") return texts;
   const single = listing.get(weights);
   if (single !== undefined) return [...texts, single];
   const index = checkTextSize(find(shardIndex), repo);
@@ -118,7 +125,7 @@ export async function missingFiles(cache: RepositoryCache, commit: string, part:
   };
   const missing = await lacking(required(part), has);
   if (certain) missing.push(...(await lacking(optional(part), async (name) => (await has(name)) || isMarkedAbsent(cache, commit, name))));
-  if (part === "tokenizer" || (await has(weights))) return missing;
+  if (part !== "model" || (await has(weights))) return missing;
   if (!(await has(shardIndex))) return [...missing, weights];
   return [...missing, ...(await lacking([...new Set(readShardIndex(join(snapshot, shardIndex)).values())], has))];
 }

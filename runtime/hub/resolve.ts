@@ -22,7 +22,7 @@ import type { Hub } from "./request.ts";
  *
  * A branch or tag costs one request when the cache has what it points to, a full commit hash that the cache has costs none, and offline
  * there are none at all.
- * @param options.part "tokenizer" leaves out the weights; "model", the default, is all: configuration, weights, tokenizer, chat template
+ * @param options.part "tokenizer" or "config" is that alone; "model", the default, is all: configuration, weights, tokenizer, chat template
  * @throws UserError when there is no such repository or revision, it may not be read, has no safetensors, the hub cannot be reached, or the
  *   cache cannot be written; the reason of `options.signal` when that is aborted
  */

@@ -51,9 +51,10 @@ function namedTemplates(folder: string): Readonly<Record<string, string>> {
   let names: readonly string[];
   try {
     names = readdirSync(folder);
-  } catch {
+  } catch (cause) {
     // Few models have it.
-    return {};
+    if (cause instanceof Error && "code" in cause && cause.code === "ENOENT") return {};
+    throw new UserError(`${folder}: cannot be read (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
   }
   const templates = names.filter((name) => name.endsWith(".jinja"));
   return Object.fromEntries(templates.map((name) => [name.slice(0, -".jinja".length), readText(join(folder, name)) ?? ""]));

@@ -1,7 +1,7 @@
 import type { Recording } from "./choose.ts";
 import { newStep, recordLogits } from "./choose.ts";
 import { Feed } from "./feed.ts";
-import { breath } from "./loop.ts";
+import { eventLoopPauses } from "./loop.ts";
 import { uniform } from "./philox.ts";
 import { scoreRows } from "./scores.ts";
 import type { Session } from "../session.ts";
@@ -82,7 +82,7 @@ export async function beamSearch(
   const sums = new Float32Array(numBeams * vocabSize);
   const tokens = new Int32Array(rows);
   const parents = new Int32Array(rows);
-  const pause = breath();
+  const pause = eventLoopPauses();
 
   let searches: readonly Search[] = Array.from({ length: prompts.rows }, () => ({
     // Only the first beam counts at first: otherwise all would find the same tokens.

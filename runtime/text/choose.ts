@@ -1,3 +1,4 @@
+import { settingsPerRow } from "../token-choice.ts";
 import type { Feed } from "./feed.ts";
 import { uniform } from "./philox.ts";
 import type { LogitsProcessor } from "./processor.ts";
@@ -16,8 +17,6 @@ export interface Recording {
 /** Chooses a token for each open row at a step. With a recording the scores of the other rows are computed too. */
 export type ChooseTokens = (texts: TokenRows, step: number, open: Uint8Array, tokens: Int32Array) => Promise<void>;
 
-/** Numbers of a row that a compiled choice takes: repetition penalty, temperature, top-k, top-p, min-p, draw. */
-const settingsPerRow = 6;
 /** The draw that takes the likeliest token. */
 const likeliest = -1;
 

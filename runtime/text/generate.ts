@@ -57,8 +57,8 @@ export async function generateTokens(
     logits: options.outputLogits === true ? [] : null,
     scores: options.outputScores === true ? [] : null,
   };
-  const result = settings.numBeams > 1 ? await collectBeams(session, prompts, settings, recording, options) : undefined;
-  const made = result ?? (await collectSteps(session, prompts, settings, recording, options));
+  const collect = settings.numBeams > 1 ? collectBeams : collectSteps;
+  const made = await collect(session, prompts, settings, recording, options);
   return {
     ...made,
     ...(recording.scores === null ? {} : { scores: recording.scores }),

@@ -39,10 +39,12 @@ export interface GenerationOptions {
   readonly maxTime?: number | undefined;
   /** Texts that end a row; they stay in it. */
   readonly stopStrings?: string | readonly string[] | undefined;
+  /** End a row as these say, beside what else ends it. */
   readonly stoppingCriteria?: readonly StoppingCriterion[] | undefined;
 
-  /** Draw tokens instead of taking the best one. */
+  /** Draw tokens instead of taking the best one; false unless given. */
   readonly doSample?: boolean | undefined;
+  /** Texts of a prompt that are followed at once (beam search); 1 unless given. */
   readonly numBeams?: number | undefined;
   /** Results of each prompt: as many draws, or the best of the beams. */
   readonly numReturnSequences?: number | undefined;
@@ -53,13 +55,21 @@ export interface GenerationOptions {
   /** Of the draws: one integer from 0 to 2^53 - 1 for all prompts, or one for each. */
   readonly seed?: number | readonly number[] | undefined;
 
+  /** When sampling: what the scores are divided by, above 0; 1 unless given. */
   readonly temperature?: number | undefined;
+  /** When sampling: of the 100 best those whose entropy together is at most this share, in (0, 1], of theirs. */
   readonly topH?: number | undefined;
+  /** When sampling: how many of the best are kept; 0 keeps all, 50 unless given. */
   readonly topK?: number | undefined;
+  /** When sampling: the best whose probability together reaches this, in (0, 1], are kept; 1 unless given. */
   readonly topP?: number | undefined;
+  /** When sampling: what has at least this share, in [0, 1], of the best one's probability is kept; 0 unless given. */
   readonly minP?: number | undefined;
+  /** When sampling: what is nearest to the expected surprise is kept, until its probability reaches this, in (0, 1]; 1 unless given. */
   readonly typicalP?: number | undefined;
+  /** When sampling: what is at least this probable, in [0, 1), is kept; 0 unless given. */
   readonly epsilonCutoff?: number | undefined;
+  /** The same with a threshold that falls with the entropy, in [0, 1); 0 unless given. */
   readonly etaCutoff?: number | undefined;
 
   /** Above 1 makes tokens that have occurred less likely. */
@@ -68,7 +78,9 @@ export interface GenerationOptions {
   readonly noRepeatNgramSize?: number | undefined;
   /** Sequences of tokens that are never completed. */
   readonly badWordsIds?: readonly (readonly number[])[] | undefined;
+  /** What is added to the scores of tokens that would complete a sequence. */
   readonly sequenceBias?: SequenceBias | undefined;
+  /** Tokens that are never chosen. */
   readonly suppressTokens?: readonly number[] | undefined;
   /** Tokens that are not chosen first. */
   readonly beginSuppressTokens?: readonly number[] | undefined;
@@ -82,6 +94,7 @@ export interface GenerationOptions {
   readonly renormalizeLogits?: boolean | undefined;
   /** Replaces NaN by 0 and infinities by the largest finite numbers. */
   readonly removeInvalidValues?: boolean | undefined;
+  /** Leaves only the tokens that the function gives for a text. */
   readonly prefixAllowedTokensFn?: PrefixAllowedTokensFn | undefined;
   /** Further processors, applied in this order before those of sampling. */
   readonly logitsProcessor?: readonly LogitsProcessor[] | undefined;
@@ -97,12 +110,18 @@ export interface GenerationOptions {
   readonly useCache?: boolean | undefined;
   /** Tokens of a prompt that are worked on at once. */
   readonly prefillChunkSize?: number | undefined;
+  /** Whether outputScores and outputLogits have an effect; false unless given. The result is an object in any case. */
   readonly returnDictInGenerate?: boolean | undefined;
+  /** Give the scores of each step as the processors left them, [rows, vocab]. */
   readonly outputScores?: boolean | undefined;
+  /** Give the logits of each step as the model gave them, [rows, vocab]. */
   readonly outputLogits?: boolean | undefined;
 
+  /** What ends a row; it stays in it. */
   readonly eosTokenId?: number | readonly number[] | undefined;
+  /** What fills rows that have ended; the first end token where there is none. */
   readonly padTokenId?: number | undefined;
+  /** What an empty prompt begins with. */
   readonly bosTokenId?: number | undefined;
 }
 

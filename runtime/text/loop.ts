@@ -16,14 +16,14 @@ export interface Step {
   readonly live: Uint8Array;
 }
 
-/** Long enough for the work to dominate, short enough for a key press to be noticed. */
-const breathEvery = 20;
+/** Milliseconds: long enough for the work to dominate, short enough for a key press to be noticed. */
+const pauseEvery = 20;
 
-/** Kernels run on this thread: without a pause now and then no signal, timer or output would get its turn. */
-export function breath(): () => Promise<void> {
+/** Kernels run on this thread: without a pause now and then no signal, timer or output would get its turn. To be called after each step. */
+export function eventLoopPauses(): () => Promise<void> {
   let last = performance.now();
   return async () => {
-    if (performance.now() - last <= breathEvery) return;
+    if (performance.now() - last <= pauseEvery) return;
     await new Promise((resolve) => setImmediate(resolve));
     last = performance.now();
   };
@@ -55,7 +55,7 @@ export async function* generateSteps(
   const live = new Uint8Array(rows);
   const open = new Uint8Array(rows).fill(1);
   const step = { index: 0, tokens, live };
-  const pause = breath();
+  const pause = eventLoopPauses();
   await feed.start();
   for (let index = 0; index < maxNewTokens; index += 1) {
     if (index > 0) await feed.next(tokens);

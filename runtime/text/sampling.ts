@@ -1,9 +1,9 @@
 import { UserError } from "../errors.ts";
-import { uniform } from "./philox.ts";
 
 /**
- * Choosing the next token from one row of logits, on the host. The processors follow Transformers' definitions (spec bamba e.2); each changes
- * `scores` in place and sets what it removes to -Infinity. Random numbers are our own (philox.ts): the distribution is Transformers', the draws are not.
+ * The processors that run in every step of a sampled generation, on the host: the compiled program does them (compiler/templates/process-logits.ts)
+ * unless a processor that it does not have comes after them, or beams do. By Transformers' definitions (spec bamba e.2); each changes `scores`
+ * [vocab] in place and sets what it removes to -Infinity.
  */
 
 export interface SamplingOptions {
@@ -112,75 +112,3 @@ export const noDistribution = (): UserError =>
   new UserError("sampling: the logits hold NaN or infinity, or allow no token", {
     hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
   });
-
-/**
- * The index that `draw` in [0, 1) falls on, by the cumulative softmax of the scores in order of index.
- * @throws UserError when no distribution can be made of the scores.
- */
-export function pick(scores: Float32Array, draw: number): number {
-  const { best, total } = softmaxOf(scores);
-  let rest = draw * total;
-  let last = -1;
-  for (let i = 0; i < scores.length; i += 1) {
-    if (scores[i]! === -Infinity) continue;
-    last = i;
-    rest -= Math.exp(scores[i]! - best);
-    if (rest < 0) return i;
-  }
-  // Reached by rounding only: the subtraction above can leave a trace of the total.
-  return last;
-}
-
-/** The index of the largest score, the first one among equals. @throws UserError when a score is NaN or there are none. */
-export function argmax(scores: Float32Array): number {
-  let best = -1;
-  let value = -Infinity;
-  for (let i = 0; i < scores.length; i += 1) {
-    const score = scores[i]!;
-    if (score > value || best < 0) {
-      best = i;
-      value = score;
-    }
-    if (Number.isNaN(score)) best = scores.length;
-  }
-  if (best < 0 || best >= scores.length) {
-    throw new UserError("greedy choice: the logits hold NaN, or there are none", {
-      hint: "the model has overflowed; check the checkpoint, or run it with another --dtype",
-    });
-  }
-  return best;
-}
-
-/** Applies temperature, top-k, top-p and min-p in Transformers' order. */
-export function applyAll(scores: Float32Array, options: SamplingOptions): void {
-  if (options.temperature !== 1) applyTemperature(scores, options.temperature);
-  applyTopK(scores, options.topK);
-  applyTopP(scores, options.topP);
-  applyMinP(scores, options.minP);
-}
-
-/** Draws tokens. One depends on the row's own logits, the seed, the return index and the step, and on nothing else. */
-export class Sampler {
-  private readonly options: SamplingOptions;
-  private readonly seed: number;
-  private scores = new Float32Array(0);
-
-  /** @param seed an integer from 0 to 2^53 - 1. */
-  constructor(options: SamplingOptions, seed: number) {
-    this.options = options;
-    this.seed = seed;
-  }
-
-  /**
-   * The token at step `step`.
-   * @param logits [vocab], left as they are
-   * @param returnIndex which of the sequences returned for one prompt this is, from 0
-   * @throws UserError when the logits hold NaN or infinity.
-   */
-  next(logits: Float32Array, returnIndex: number, step: number): number {
-    if (this.scores.length !== logits.length) this.scores = new Float32Array(logits.length);
-    this.scores.set(logits);
-    applyAll(this.scores, this.options);
-    return pick(this.scores, uniform(this.seed, returnIndex, step));
-  }
-}

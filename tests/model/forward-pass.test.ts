@@ -165,7 +165,7 @@ describe("what does not fit is refused", () => {
     ["a mask of another length", { inputIds: [[1, 2]], attentionMask: [[1]] }, "attentionMask: is [1, 1], expected [1, 2]"],
     ["positions of another length", { inputIds: [[1, 2]], positionIds: [[0, 1, 2]] }, "positionIds: is [1, 3], the tokens are [1, 2]"],
     ["numbers of other rows", { inputIds: [[1, 2]], seqIdx: [[0, 0], [0, 0]] }, "seqIdx: is [2, 2], the tokens are [1, 2]"], // prettier-ignore
-    ["two kinds of labels", { inputIds: [[1, 2]], labels: [[1, 2]], shiftLabels: [[1, 2]] }, "labels or shift_labels"],
+    ["two kinds of labels", { inputIds: [[1, 2]], labels: [[1, 2]], shiftLabels: [[1, 2]] }, "labels or shiftLabels"],
     ["a token outside", { inputIds: [[1, 256]] }, "token id 256"],
     ["a position outside", { inputIds: [[1, 2]], positionIds: [[0, 96]] }, "position 96"],
   ])("%s", async (_, inputs, message) => {

@@ -151,11 +151,11 @@ describe("losses", () => {
   test("what does not fit is refused", async () => {
     const refused = (input: Parameters<BambaForCausalLM["forward"]>[0], message: string): Promise<void> =>
       expect(forwarded(model, input)).rejects.toThrow(message);
-    await refused({ inputIds, logitsToKeep: [37] }, "logits_to_keep: position 37 is outside the 37 of the input");
-    await refused({ inputIds, logitsToKeep: -1 }, "logits_to_keep: expected a whole number from 0 or a list of positions, got -1");
+    await refused({ inputIds, logitsToKeep: [37] }, "logitsToKeep: position 37 is outside the 37 of the input");
+    await refused({ inputIds, logitsToKeep: -1 }, "logitsToKeep: expected a whole number from 0 or a list of positions, got -1");
     await refused({ inputIds, labels, logitsToKeep: 3 }, "the loss needs the logits of all positions");
-    await refused({ inputIds, labels, shiftLabels: labels }, "give labels or shift_labels, not both");
-    await refused({ inputIds, labels, numItemsInBatch: 0 }, "num_items_in_batch: expected a number above zero, got 0");
+    await refused({ inputIds, labels, shiftLabels: labels }, "give labels or shiftLabels, not both");
+    await refused({ inputIds, labels, numItemsInBatch: 0 }, "numItemsInBatch: expected a number above zero, got 0");
     await refused({ inputIds, labels: labels.map((row) => row.map(() => 320)) }, "label 320 is neither a token (0 to 319) nor -100");
     await refused({ inputIds, labels: labels.map((row) => row.subarray(1)) }, "the tokens are [2, 37]");
   });

@@ -2,9 +2,10 @@ import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AutoTokenizer, openCausalLM } from "../../models/auto/index.ts";
 import type { BambaForCausalLM, GenerateOptions, Tokenizer } from "../../models/auto/index.ts";
-import { argmax, logSoftmax } from "../../runtime/text/sampling.ts";
+import { logSoftmax } from "../../runtime/text/sampling.ts";
 import { tinyFolder } from "../support/model-folder.ts";
 import { openGoldenModel, openGoldenTensors } from "../support/running.ts";
+import { argmax } from "../support/sampling.ts";
 
 /** generate() with one option after the other, against Transformers (tests/reference/make/extra.py). */
 interface Run {

@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import { applyAll, applyMinP, applyTemperature, applyTopK, applyTopP, argmax, pick } from "../../runtime/text/sampling.ts";
+import { applyMinP, applyTemperature, applyTopK, applyTopP } from "../../runtime/text/sampling.ts";
 import { uniform } from "../../runtime/text/philox.ts";
 import { openGoldenTensors } from "../support/running.ts";
 import { openSampleProgram } from "../support/sample-program.ts";
+import { applyAll, argmax, pick } from "../support/sampling.ts";
 import { random } from "../support/values.ts";
 
 /** The compiled program that chooses tokens, as the session runs it. */

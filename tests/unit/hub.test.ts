@@ -2,7 +2,7 @@ import { downloadFileToCacheDir, scanCacheDir } from "@huggingface/hub";
 import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
-import { AutoModelForCausalLM, AutoTokenizer, resolveModel } from "../../models/auto/index.ts";
+import { AutoModelForCausalLM, AutoTokenizer, BambaConfig, resolveModel } from "../../models/auto/index.ts";
 import type { DownloadProgress, LoadOptions } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { writeSafetensors } from "../../runtime/node/write-safetensors.ts";
@@ -89,6 +89,14 @@ describe("a model by its name", () => {
     fixture.hub.refs.set("refs/pr/1", fixture.hub.commit);
     expect(await resolveModel("org/tiny", { revision: "refs/pr/1" })).toBe(inCache("snapshots", fixture.hub.commit));
     expect(readFileSync(inCache("refs", "refs", "pr", "1"), "utf8")).toBe(fixture.hub.commit);
+  });
+
+  test("a configuration takes config.json only", async () => {
+    expect(await BambaConfig.fromPretrained("org/tiny")).toEqual(await BambaConfig.fromPretrained(base));
+    expect(readdirSync(inCache("snapshots", fixture.hub.commit))).toEqual(["config.json"]);
+    fixture.hub.log.length = 0;
+    await BambaConfig.fromPretrained("org/tiny", { localFilesOnly: true });
+    expect(fixture.hub.log).toEqual([]);
   });
 
   test("a tokenizer takes its own files only, and the model then takes the rest", async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { GenerateInput, GenerateOptions } from "../../models/auto/generation.ts";
-import { textGenerationPipeline } from "../../models/auto/pipeline.ts";
-import type { PipelineModel, TextGenerationOptions } from "../../models/auto/pipeline-options.ts";
+import { textGenerationPipeline } from "../../models/auto/text-generation.ts";
+import type { PipelineModel, TextGenerationOptions } from "../../models/auto/text-generation-options.ts";
 import { loadTokenizer } from "../../runtime/text/auto-tokenizer.ts";
 import type { GenerationOptions } from "../../runtime/text/generation-config.ts";
 
@@ -14,7 +14,7 @@ function asked(file: GenerationOptions = {}, returned = 1, config: { bosTokenId?
   const model = {
     config: { bosTokenId: 1, padTokenId: 0, ...config },
     plan: { capacity: 64 },
-    file: { options: file, warnings: [] },
+    generationConfig: { options: file, warnings: [] },
     generate: (input: GenerateInput, options: GenerateOptions) => {
       const rows = input as (typeof calls)[number]["input"];
       calls.push({ input: rows, options });

@@ -199,6 +199,6 @@ describe("BambaConfig", () => {
 
   test("fromPretrained reads a folder", async () => {
     expect(await BambaConfig.fromPretrained(`${golden}/base`)).toEqual(parseBambaConfig(read("base").json, "c"));
-    await expect(BambaConfig.fromPretrained("nowhere")).rejects.toThrow("nowhere: there is no such folder");
+    await expect(BambaConfig.fromPretrained("./nowhere")).rejects.toThrow("./nowhere: there is no such folder");
   });
 });

@@ -3,7 +3,8 @@ import { describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../../runtime/node/checkpoint.ts";
 import { decodeFloats } from "../../../runtime/numeric.ts";
 import { philox4x32, uniform } from "../../../runtime/text/philox.ts";
-import { applyAll, applyMinP, applyTemperature, applyTopK, applyTopP, argmax, pick, Sampler } from "../../../runtime/text/sampling.ts";
+import { applyMinP, applyTemperature, applyTopK, applyTopP, softmaxOf } from "../../../runtime/text/sampling.ts";
+import { applyAll, pick } from "../../support/sampling.ts";
 
 const neutral = { temperature: 1, topK: 0, topP: 1, minP: 0 };
 
@@ -125,7 +126,7 @@ describe("definitions", () => {
     expect([0.3, 0.39, 0.41, 0.7].map(after)).toEqual([[1], [1], [0, 1, 2, 3], [0, 1, 2, 3]]);
   });
 
-  test("top-p keeps or removes equal scores together", () => {
+  test("top-p keeps or removes equal scores together, the best of them too", () => {
     const after = (p: number): number[] => {
       const scores = f(2, 1, 2, -Infinity, 1);
       applyTopP(scores, p);
@@ -165,19 +166,14 @@ describe("definitions", () => {
     expect(kept(scores)).toEqual([0, 2, 3]);
   });
 
-  test("argmax: the first of the largest; NaN and nothing are errors", () => {
-    expect(argmax(f(1, 5, 5, 2))).toBe(1);
-    expect(argmax(f(-Infinity, -Infinity))).toBe(0);
-    expect(argmax(f(-Infinity, -3))).toBe(1);
-    for (const wrong of [f(), f(1, NaN), f(NaN, 1)]) expect(() => argmax(wrong)).toThrow("hold NaN, or there are none");
-  });
-
-  test("pick: by cumulative probability in order of index, never what was removed; no distribution is an error", () => {
+  test("pick: by cumulative probability in order of index, never what was removed", () => {
     const scores = f(Math.log(0.25), -Infinity, Math.log(0.5), Math.log(0.25), -Infinity);
     expect([0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2 ** -53].map((u) => pick(scores, u))).toEqual([0, 0, 2, 2, 3, 3]);
-    for (const wrong of [f(), f(NaN, 1), f(1, NaN), f(Infinity, 1), f(-Infinity, -Infinity)]) {
-      expect(() => pick(wrong, 0.5)).toThrow("the logits hold NaN or infinity, or allow no token");
-    }
+  });
+
+  test("scores that no distribution can be made of are an error", () => {
+    for (const wrong of [f(), f(NaN, 1), f(1, NaN), f(Infinity, 1), f(-Infinity, -Infinity)])
+      expect(() => softmaxOf(wrong)).toThrow("the logits hold NaN or infinity, or allow no token");
   });
 });
 
@@ -194,9 +190,8 @@ describe("draws", () => {
     const weights = [...scores].map((s) => Math.exp(s));
     const total = weights.reduce((a, b) => a + b);
     const counts = new Float64Array(vocab);
-    const sampler = new Sampler(options, 2026);
     const n = 20_000;
-    for (let step = 0; step < n; step += 1) counts[sampler.next(logits, 0, step)]! += 1;
+    for (let step = 0; step < n; step += 1) counts[pick(scores, uniform(2026, 0, step))]! += 1;
     let chi = 0;
     let freedom = -1;
     weights.forEach((w, i) => {
@@ -214,28 +209,11 @@ describe("draws", () => {
     expect(z).toBeLessThan(3.7);
   });
 
-  test("depend on seed, return index and step only, and leave the logits alone", () => {
-    const logits = Float32Array.from({ length: 1000 }, (_, i) => Math.cos(i));
-    const copy = logits.slice();
-    const run = (seed: number, indices: readonly number[]): number[][] => {
-      const sampler = new Sampler(neutral, seed);
-      const out = indices.map((): number[] => []);
-      for (let step = 0; step < 30; step += 1) indices.forEach((index, i) => out[i]!.push(sampler.next(logits, index, step)));
-      return out;
-    };
-    const [first, second] = run(5, [0, 1]);
-    expect(run(5, [1])[0]).toEqual(second);
-    expect(run(5, [1, 0])[1]).toEqual(first);
-    expect(first).not.toEqual(second);
-    expect(run(6, [0])[0]).not.toEqual(first);
-    expect(logits).toEqual(copy);
-  });
-
   test("a vocabulary of 128 256 takes no noticeable time", () => {
     const logits = Float32Array.from({ length: 128_256 }, (_, i) => Math.sin(i * 78.233) * 5);
-    const sampler = new Sampler({ temperature: 0.8, topK: 0, topP: 0.9, minP: 0.05 }, 1);
+    const options = { temperature: 0.8, topK: 0, topP: 0.9, minP: 0.05 };
     const started = performance.now();
-    for (let step = 0; step < 5; step += 1) sampler.next(logits, 0, step);
+    for (let step = 0; step < 5; step += 1) applyAll(logits.slice(), options);
     expect((performance.now() - started) / 5).toBeLessThan(1500);
   });
 });

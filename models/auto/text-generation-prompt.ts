@@ -1,9 +1,10 @@
+import { definedOnly } from "../../runtime/defined.ts";
 import { shown, UserError } from "../../runtime/errors.ts";
 import type { Chat } from "../../runtime/text/chat-template.ts";
 import type { EncodingOptions } from "../../runtime/text/encoding.ts";
 import type { Tokenizer } from "../../runtime/text/tokenizer.ts";
 import type { GenerateOptions } from "./generation.ts";
-import type { PipelineInput, PipelineModel, TextGenerationOptions } from "./pipeline-options.ts";
+import type { PipelineInput, PipelineModel, TextGenerationOptions } from "./text-generation-options.ts";
 
 /** A prompt as the model gets it. */
 export interface Prompt {
@@ -26,14 +27,12 @@ const unsetMaxLength = 20;
 export function promptFor(input: PipelineInput, options: TextGenerationOptions, model: PipelineModel, tokenizer: Tokenizer): Prompt {
   const { truncation, maxLength, addSpecialTokens, tokenizerEncodeOptions = {} } = options;
   const encoding: EncodingOptions = {
-    ...(truncation === undefined ? {} : { truncation }),
-    ...(maxLength === undefined ? {} : { maxLength }),
+    ...definedOnly({ truncation, maxLength }),
     ...tokenizerEncodeOptions,
   };
   let prompt: Prompt;
   if (typeof input === "string") {
-    const special = addSpecialTokens === undefined ? {} : { addSpecialTokens };
-    const { inputIds } = tokenizer.call((options.prefix ?? "") + input, { ...special, ...encoding });
+    const { inputIds } = tokenizer.call((options.prefix ?? "") + input, { ...definedOnly({ addSpecialTokens }), ...encoding });
     prompt = { input, ids: inputIds, continued: false };
   } else {
     prompt = chatPrompt(input, options, encoding, tokenizer);
@@ -57,17 +56,14 @@ function chatPrompt(chat: Chat, options: TextGenerationOptions, encoding: Encodi
     ...encoding,
     addGenerationPrompt: !continued,
     continueFinalMessage: continued,
-    ...(tools === undefined ? {} : { tools }),
-    ...(documents === undefined ? {} : { documents }),
-    ...(chatTemplate === undefined ? {} : { chatTemplate }),
-    ...(templateVariables === undefined ? {} : { templateVariables }),
+    ...definedOnly({ tools, documents, chatTemplate, templateVariables }),
   });
   return { input: chat, ids: inputIds, continued };
 }
 
 /** An empty prompt is the beginning of a text. */
 function beginning(options: TextGenerationOptions, model: PipelineModel): number {
-  const bos = options.bosTokenId ?? model.file?.options.bosTokenId ?? model.config.bosTokenId;
+  const bos = options.bosTokenId ?? model.generationConfig?.options.bosTokenId ?? model.config.bosTokenId;
   if (bos !== null) return bos;
   throw new UserError("`bos_token_id` has to be defined when no `input_ids` are provided", {
     hint: "give a prompt, or bosTokenId: the model names no token that begins a text",
@@ -103,7 +99,7 @@ function lengthsFor(
   model: PipelineModel,
   tokenizer: Tokenizer,
 ): Pick<GenerateOptions, "maxNewTokens" | "maxLength"> {
-  const own = model.file?.options ?? {};
+  const own = model.generationConfig?.options ?? {};
   const ownMaxLength = own.maxLength === unsetMaxLength ? undefined : own.maxLength;
   const maxNewTokens = options.maxNewTokens ?? own.maxNewTokens;
   // Both are for generate to judge.
@@ -116,7 +112,7 @@ function lengthsFor(
 
 /** What `generate` is asked for: everything of the options that is not the pipeline's own, and the pipeline's defaults. */
 export function generationFor(options: TextGenerationOptions, model: PipelineModel, tokenizer: Tokenizer): GenerateOptions {
-  const own = model.file?.options ?? {};
+  const own = model.generationConfig?.options ?? {};
   const generation: GenerateOptions = Object.fromEntries(Object.entries(options).filter(([name]) => !Object.hasOwn(pipelineOptions, name)));
   const { maxNewTokens, maxLength } = lengthsFor(options, model, tokenizer);
   const doSample = options.doSample ?? own.doSample ?? defaults.doSample;

@@ -5,7 +5,7 @@ import type { GenerateOptions } from "./generation.ts";
 import type { BambaForCausalLM } from "./model.ts";
 
 /** What the pipeline uses of a model. */
-export type PipelineModel = Pick<BambaForCausalLM, "config" | "plan" | "file" | "generate" | "stream" | "close">;
+export type PipelineModel = Pick<BambaForCausalLM, "config" | "plan" | "generationConfig" | "generate" | "stream" | "close">;
 
 /** Options of a call, and defaults of a pipeline: its own, and everything that `generate` takes. */
 export interface TextGenerationOptions

@@ -1,0 +1,105 @@
+import type { TensorEntry } from "../compiler/artifact.ts";
+import { evaluateIntExpr } from "../compiler/artifact.ts";
+import { UserError } from "./errors.ts";
+import type { Executor, HostArray } from "./executor.ts";
+import type { RowMove } from "./rows.ts";
+import type { Snapshot } from "./session.ts";
+
+/**
+ * The states of a session on its executor. What is in use of them is their first rows, and of a state that runs over positions (a key/value cache) the
+ * positions before `past`: only that is copied.
+ */
+export interface States {
+  /** Copies `rows` rows out. */
+  read(rows: number, past: number): Promise<Snapshot["states"]>;
+  /** @throws UserError when what was read is not `rows` rows and `past` positions of these states. */
+  check(states: Snapshot["states"], rows: number, past: number): void;
+  /** Copies in what was read. */
+  write(states: Snapshot["states"], rows: number, past: number): Promise<void>;
+  /** Rows change places (rows.ts), on the device. */
+  moveRows(moves: readonly RowMove[], past: number): Promise<void>;
+  /** Sets them to what they are before the first token. */
+  clear(): Promise<void>;
+}
+
+/** `blocks` runs of `length` elements, `stride` apart. */
+interface UsedPart {
+  readonly shape: readonly number[];
+  readonly blocks: number;
+  readonly length: number;
+  readonly stride: number;
+}
+
+/** @param positionAxes the axis that runs over positions, of states that have one */
+export function openStates(executor: Executor, maxRows: number, positionAxes: Readonly<Record<string, number>>): States {
+  const shapeOf = ({ shape }: TensorEntry): readonly number[] => shape.map((size) => evaluateIntExpr(size, { batch: maxRows }));
+  const used = (entry: TensorEntry, rows: number, past: number): UsedPart => {
+    const full = shapeOf(entry);
+    const axis = positionAxes[entry.name];
+    if (axis === undefined) {
+      const shape = [rows, ...full.slice(1)];
+      return { shape, blocks: 1, length: product(shape), stride: 0 };
+    }
+    const inner = product(full.slice(axis + 1));
+    const shape = [rows, ...full.slice(1)].with(axis, past);
+    return { shape, blocks: product(shape.slice(0, axis)), length: past * inner, stride: full[axis]! * inner };
+  };
+
+  return {
+    async read(rows, past) {
+      const states = new Map<string, { readonly shape: readonly number[]; readonly data: HostArray }>();
+      for (const entry of executor.states) {
+        const { shape, blocks, length, stride } = used(entry, rows, past);
+        const data = newArray(entry, blocks * length);
+        for (let block = 0; block < blocks; block += 1)
+          await executor.readState(entry.name, block * stride, data.subarray(block * length, (block + 1) * length));
+        states.set(entry.name, { shape, data });
+      }
+      return states;
+    },
+    check(states, rows, past) {
+      for (const entry of executor.states) {
+        const { shape } = used(entry, rows, past);
+        const held = states.get(entry.name);
+        if (held?.shape.length !== shape.length || !shape.every((size, i) => size === held.shape[i]))
+          throw new UserError(
+            `the snapshot is of another model: state ${entry.name} is [${held?.shape.join(", ") ?? "missing"}], expected [${shape.join(", ")}]`,
+          );
+      }
+    },
+    async write(states, rows, past) {
+      for (const entry of executor.states) {
+        const { blocks, length, stride } = used(entry, rows, past);
+        const { data } = states.get(entry.name)!;
+        for (let block = 0; block < blocks; block += 1)
+          await executor.writeState(entry.name, block * stride, data.subarray(block * length, (block + 1) * length));
+      }
+    },
+    async moveRows(moves, past) {
+      for (const entry of executor.states) {
+        const { blocks, length, stride } = used(entry, 1, past);
+        await executor.moveRows(entry.name, moves, { size: product(shapeOf(entry).slice(1)), runs: blocks, length, stride });
+      }
+    },
+    async clear() {
+      // Of a state that runs over positions nothing beyond `past` is ever read. Clearing it would touch memory that may never be needed.
+      for (const { name } of executor.states) if (positionAxes[name] === undefined) await executor.clearState(name);
+    },
+  };
+}
+
+const product = (sizes: readonly number[]): number => sizes.reduce((n, size) => n * size, 1);
+
+function newArray({ dtype }: TensorEntry, length: number): HostArray {
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(length);
+    case "i32":
+      return new Int32Array(length);
+    case "f16":
+    case "bf16":
+      return new Uint16Array(length);
+    case "bool":
+      return new Uint8Array(length);
+  }
+}
