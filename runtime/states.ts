@@ -88,6 +88,31 @@ export function openStates(executor: Executor, maxRows: number, positionAxes: Re
   };
 }
 
+/** A snapshot whose row i is row `source[i]` of another. */
+export function snapshotOfRows(snapshot: Snapshot, source: ArrayLike<number>): Snapshot {
+  const { rows: before, past, positions, labels, sequenceIds, seen, states } = snapshot;
+  const rows = source.length;
+  for (let i = 0; i < rows; i += 1)
+    if (!Number.isInteger(source[i]) || source[i]! < 0 || source[i]! >= before)
+      throw new UserError(`there is no row ${source[i]!}; the snapshot has ${before}`);
+  const pick = <T extends HostArray>(data: T): T => {
+    const size = data.byteLength / before;
+    const bytes = new Uint8Array(rows * size);
+    const from = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    for (let i = 0; i < rows; i += 1) bytes.set(from.subarray(source[i]! * size, (source[i]! + 1) * size), i * size);
+    return new (data.constructor as new (buffer: ArrayBuffer) => T)(bytes.buffer);
+  };
+  return {
+    rows,
+    past,
+    positions: pick(positions),
+    labels: pick(labels),
+    sequenceIds: pick(sequenceIds),
+    seen: Array.from({ length: rows }, (_, i) => seen[source[i]!]!),
+    states: new Map([...states].map(([name, { shape, data }]) => [name, { shape: [rows, ...shape.slice(1)], data: pick(data) }])),
+  };
+}
+
 const product = (sizes: readonly number[]): number => sizes.reduce((n, size) => n * size, 1);
 
 function newArray({ dtype }: TensorEntry, length: number): HostArray {

@@ -1,5 +1,6 @@
 import { UserError } from "../../runtime/errors.ts";
 import type { Session, Snapshot } from "../../runtime/session.ts";
+import { snapshotOfRows } from "../../runtime/states.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 
 /** Numbers with a shape, row-major. */
@@ -38,11 +39,10 @@ export class BambaCache {
     return this.session?.rows ?? this.snapshot?.rows ?? 0;
   }
 
-  /** Row i becomes what row `source[i]` was, as beam search needs it. */
+  /** Row i becomes what row `source[i]` was, as beam search needs it. @throws UserError when there is no such row. */
   async reorder(source: ArrayLike<number>): Promise<void> {
-    if (this.session === null)
-      throw new UserError("the cache is not on a device at present", { hint: "reorder it right after the forward pass that gave it" });
-    await this.session.reorder(source);
+    if (this.session !== null) await this.session.reorder(source);
+    else if (this.snapshot !== null) this.snapshot = snapshotOfRows(this.snapshot, source);
   }
 
   /** A recurrent state has no way back to an earlier position. Take a snapshot of the session instead (Session.snapshot). */
@@ -81,7 +81,7 @@ export class BambaCache {
   /** Brings the states into a session that another cache may have used last. For the model. */
   async enter(session: Session, resident: BambaCache | null): Promise<void> {
     if (resident === this && this.session === session) return;
-    await resident?.leave();
+    await resident?.leave(session);
     const snapshot = await this.value();
     if (snapshot === null) await session.reset();
     else await session.restore(snapshot);
@@ -89,10 +89,10 @@ export class BambaCache {
     this.snapshot = null;
   }
 
-  /** Takes the states out of the session, which is about to be used for something else. */
-  async leave(): Promise<void> {
-    if (this.session === null) return;
-    this.snapshot = await this.session.snapshot();
+  /** Takes the states out of a session that is about to be used for something else, if they are still there. */
+  private async leave(session: Session): Promise<void> {
+    if (this.session !== session) return;
+    this.snapshot = await session.snapshot();
     this.session = null;
   }
 }

@@ -192,6 +192,16 @@ test("reorder: rows of a cache change places and repeat", async () => {
     const { logits } = await model.forward({ inputIds: cut(next, 10, 12), pastKeyValues: first.pastKeyValues });
     const whole = await model.forward({ inputIds: cut(next, 0, 12), logitsToKeep: 2 });
     expect(farthest(logits.data, whole.logits.data)).toBeLessThan(tolerance);
+    // The same with states that have moved to the host, because the model worked on another text meanwhile.
+    const second = await model.forward({ inputIds: cut(ids, 0, 10) });
+    await model.forward({ inputIds: [[1, 2]] });
+    await second.pastKeyValues!.reorder([1, 0, 1]);
+    expect(second.pastKeyValues!.rows).toBe(3);
+    const moved = await model.forward({ inputIds: cut(next, 10, 12), pastKeyValues: second.pastKeyValues });
+    expect(farthest(moved.logits.data, logits.data)).toBe(0);
+    for (const rows of [[3], [-1], [0.5]]) await expect(second.pastKeyValues!.reorder(rows)).rejects.toThrow("row");
+    await model.forward({ inputIds: [[1, 2]] });
+    for (const rows of [[3], [-1], [0.5]]) await expect(second.pastKeyValues!.reorder(rows)).rejects.toThrow("row");
   } finally {
     await model.close();
   }
