@@ -4,6 +4,7 @@ import { openCausalLM } from "../../models/auto/index.ts";
 import type { BambaForCausalLM, GenerateOptions, Session } from "../../models/auto/index.ts";
 import { beamSearch } from "../../runtime/text/beam-search.ts";
 import { Feed } from "../../runtime/text/feed.ts";
+import { endingWith, plainSettings } from "../support/loop-settings.ts";
 import { goldenFolder } from "../support/model-folder.ts";
 import { farthest } from "../support/running.ts";
 
@@ -122,24 +123,11 @@ test("one beam is greedy search", () =>
         session,
         { ids: Int32Array.from(prompts.flat()), rows: prompts.length },
         {
-          doSample: false,
-          sampling: { temperature: 1, topK: 0, topP: 1, minP: 0 },
-          repetitionPenalty: 1,
-          maxNewTokens: 6,
-          numBeams: 1,
-          numReturnSequences: 1,
-          lengthPenalty: 1,
+          ...plainSettings,
+          ...endingWith(eosTokenId),
+          padTokenId: 0,
           // Otherwise the search goes on behind an end token, for a text that is likelier as a whole.
           earlyStopping: true,
-          eosTokenIds: eosTokenId,
-          padTokenId: 0,
-          processors: { always: [], sampling: [] },
-          stopping: [{ name: "eos", stops: ({ ids }) => eosTokenId.includes(ids.at(-1)!) }],
-          guidanceScale: null,
-          unconditional: null,
-          prefillChunkSize: null,
-          useCache: true,
-          seeds: [],
         },
         { logits: null, scores: null },
       );

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { beamSearch } from "../../../runtime/text/beam-search.ts";
 import type { LoopSettings } from "../../../runtime/text/settings.ts";
 import { fakeSession } from "../../support/fake-session.ts";
+import { endingWith, plainSettings } from "../../support/loop-settings.ts";
 
 const vocab = 7;
 
@@ -94,19 +95,10 @@ test("beam search does what the specification says, for any settings", () =>
           fakeSession(vocab, (text) => logitsOf(salt, text)),
           { ids: Int32Array.from(prompts.flat()), rows: prompts.length },
           {
+            ...plainSettings,
             ...rules,
+            ...endingWith(rules.eosTokenIds),
             numReturnSequences,
-            doSample: false,
-            sampling: { temperature: 1, topK: 0, topP: 1, minP: 0 },
-            repetitionPenalty: 1,
-            padTokenId: null,
-            processors: { always: [], sampling: [] },
-            stopping: [{ name: "eos", stops: ({ ids }) => rules.eosTokenIds.includes(ids.at(-1)!) }],
-            guidanceScale: null,
-            unconditional: null,
-            prefillChunkSize: null,
-            useCache: true,
-            seeds: [],
           },
           { logits: null, scores: null },
         );
