@@ -2,7 +2,7 @@ import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
-import colors from "picocolors";
+import { colors } from "./colors.ts";
 import { isUserError, shown, UserError } from "../errors.ts";
 import { allMessages, conversation, parseInput, said, shortened, undone } from "./conversation.ts";
 import type { Conversation, Message } from "./conversation.ts";

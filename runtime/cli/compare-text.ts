@@ -1,4 +1,4 @@
-import colors from "picocolors";
+import { colors } from "./colors.ts";
 import type { Compared, Comparison, Divergence, SectionReport } from "../../models/auto/golden/compare.ts";
 import type { Suspect } from "../../models/auto/golden/places.ts";
 import type { BambaConfig } from "../../models/bamba/config.ts";

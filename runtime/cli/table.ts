@@ -1,5 +1,5 @@
 import Table from "cli-table3";
-import colors from "picocolors";
+import { colors } from "./colors.ts";
 
 /** Rows in columns, without lines between them. Columns named in `right` are aligned to the right. */
 export function table(head: readonly string[], rows: readonly (readonly (string | number)[])[], right: readonly string[] = []): string {
