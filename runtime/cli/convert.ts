@@ -1,10 +1,11 @@
 import type { Command } from "commander";
 import type { Run } from "./generate.ts";
-import { oneOf } from "./options.ts";
+import { addHubFlags, hubOptions, modelDescription, oneOf } from "./options.ts";
+import type { HubFlags } from "./options.ts";
 import { formatBytes, formatCount, formatTime, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface Flags {
+interface Flags extends HubFlags {
   readonly model: string;
   readonly out: string;
   readonly dtype: "auto" | "f32" | "bf16" | "f16";
@@ -24,10 +25,10 @@ generation_config.json, model.safetensors or numbered shards with their index, a
 small whatever the size of the model.`;
 
 export function defineConvert(program: Command, terminal: Terminal, run: Run): Command {
-  return program
+  const command = program
     .command("convert")
     .description("write a model anew: another dtype, other shards, or from an original mamba_ssm checkpoint")
-    .requiredOption("--model <dir>", "folder of the model")
+    .requiredOption("--model <model>", modelDescription)
     .requiredOption("--out <dir>", "folder to write")
     .option(
       "--dtype <type>",
@@ -37,19 +38,23 @@ export function defineConvert(program: Command, terminal: Terminal, run: Run): C
     )
     .option("--max-shard-size <size>", "size of a file at most, in bytes or as 500MB or 5GB", "50GB")
     .option("--no-tokenizer", "leave the tokenizer's files out")
-    .option("--json", "print one JSON object about the result")
+    .option("--json", "print one JSON object about the result");
+  return addHubFlags(command)
     .addHelpText("after", examples)
     .action((flags: Flags) => run(() => convert(flags, terminal)));
 }
 
-async function convert({ model, out, dtype, maxShardSize, tokenizer, json }: Flags, terminal: Terminal): Promise<undefined> {
-  const [{ openModelSource }, { saveModel }] = await Promise.all([
+async function convert(flags: Flags, terminal: Terminal): Promise<undefined> {
+  const { model, out, dtype, maxShardSize, tokenizer, json } = flags;
+  const [{ resolveModel }, { openModelSource }, { saveModel }] = await Promise.all([
+    import("../hub/resolve.ts"),
     import("../../models/auto/source.ts"),
     import("../../models/auto/save.ts"),
   ]);
   const started = performance.now();
   const progress = new Progress(terminal.interactive && json !== true, "writing weights", formatBytes);
-  const source = openModelSource(model);
+  const hub = hubOptions(flags, terminal, terminal.interactive && json !== true);
+  const source = openModelSource(await resolveModel(model, hub.options).finally(hub.stop));
   try {
     const saved = await saveModel(source, out, dtype === "auto" ? source.dtype : dtype, {
       maxShardSize,

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { LoadOptions } from "../../models/auto/model.ts";
 import { definedOnly } from "../defined.ts";
+import type { HubOptions } from "../hub/options.ts";
 import { formatBytes, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -36,8 +37,16 @@ export function oneOf<T extends string>(...choices: readonly T[]): (text: string
   };
 }
 
+/** Where a model of the hub comes from. */
+export interface HubFlags {
+  readonly revision?: string;
+  readonly cacheDir?: string;
+  readonly token?: string;
+  readonly offline?: boolean;
+}
+
 /** What every command that opens a model takes. */
-export interface ModelFlags {
+export interface ModelFlags extends HubFlags {
   readonly backend?: string;
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
   readonly rotary?: NonNullable<LoadOptions["rotary"]>;
@@ -46,10 +55,6 @@ export interface ModelFlags {
   readonly maxLength?: number;
   readonly prefillChunk?: number;
   readonly cache: boolean;
-  readonly revision?: string;
-  readonly cacheDir?: string;
-  readonly token?: string;
-  readonly offline?: boolean;
   /** Whoever reads JSON wants nothing else on the way. */
   readonly json?: boolean;
 }
@@ -91,12 +96,38 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
       wholeNumber,
     )
     .option("--prefill-chunk <n>", "most tokens of a prompt worked on at once (default: 512)", wholeNumber)
-    .option("--no-cache", "compile anew, and keep nothing for the next start")
+    .option("--no-cache", "compile anew, and keep nothing for the next start");
+  addHubFlags(command);
+  return command.optionsGroup("Options:");
+}
+
+export function addHubFlags(command: Command): Command {
+  return command
     .option("--revision <name>", "of a model of the hub: branch, tag or commit (default: main)")
     .option("--cache-dir <dir>", "where models of the hub are kept (default: HF_HUB_CACHE, or hub in HF_HOME)")
     .option("--token <token>", "access token of the hub; HF_TOKEN is better, because others can see command lines")
     .option("--offline", "take a model of the hub from the cache and make no request (as HF_HUB_OFFLINE=1)");
-  return command.optionsGroup("Options:");
+}
+
+/** How a model of the hub is fetched, with a bar on the way. Call `stop` when it is done. */
+export function hubOptions(
+  { revision, cacheDir, token, offline }: HubFlags,
+  terminal: Terminal,
+  interactive: boolean,
+): { readonly options: HubOptions; readonly stop: () => void } {
+  const downloading = new Progress(interactive, "downloading", formatBytes);
+  return {
+    options: {
+      ...definedOnly({ revision, cacheDir, token }),
+      ...(offline === true ? { localFilesOnly: true } : {}),
+      signal: terminal.signal,
+      onDownload: ({ bytes, total }) => {
+        downloading.update(bytes, total);
+        if (bytes === total) downloading.stop();
+      },
+    },
+    stop: () => downloading.stop(),
+  };
 }
 
 /** What `--model` takes. */
@@ -109,19 +140,14 @@ export function loadOptions(
   batch?: number,
 ): { readonly options: LoadOptions; readonly stop: () => void } {
   const interactive = terminal.interactive && flags.json !== true;
-  const downloading = new Progress(interactive, "downloading", formatBytes);
+  const hub = hubOptions(flags, terminal, interactive);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
-  const { backend, dtype, rotary, strict, threads, maxLength, prefillChunk, revision, cacheDir, token } = flags;
+  const { backend, dtype, rotary, strict, threads, maxLength, prefillChunk } = flags;
   const options: LoadOptions = {
-    ...definedOnly({ backend, dtype, rotary, strict, threads, maxLength, prefillChunk, batch, revision, cacheDir, token }),
+    ...hub.options,
+    ...definedOnly({ backend, dtype, rotary, strict, threads, maxLength, prefillChunk, batch }),
     ...(flags.cache ? {} : { cache: null }),
-    ...(flags.offline === true ? { localFilesOnly: true } : {}),
-    signal: terminal.signal,
-    onDownload: ({ bytes, total }) => {
-      downloading.update(bytes, total);
-      if (bytes === total) downloading.stop();
-    },
     onCompile: ({ done, total }) => {
       terminal.signal.throwIfAborted();
       compiling.update(done, total);
@@ -134,7 +160,7 @@ export function loadOptions(
   return {
     options,
     stop: () => {
-      downloading.stop();
+      hub.stop();
       compiling.stop();
       loading.stop();
     },

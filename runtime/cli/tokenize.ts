@@ -3,11 +3,12 @@ import type { Command } from "commander";
 import { UserError } from "../errors.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Run } from "./generate.ts";
-import { numberList } from "./options.ts";
+import { addHubFlags, hubOptions, modelDescription, numberList } from "./options.ts";
+import type { HubFlags } from "./options.ts";
 import { table } from "./table.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface Flags {
+interface Flags extends HubFlags {
   readonly model: string;
   readonly ids?: readonly number[];
   readonly stdin?: boolean;
@@ -26,15 +27,16 @@ Examples:
   that are no whole character.`;
 
 export function defineTokenize(program: Command, terminal: Terminal, run: Run): Command {
-  return program
+  const command = program
     .command("tokenize")
     .description("show the tokens of a text, or the text of tokens")
     .argument("[text]", "what to take apart")
-    .requiredOption("--model <dir>", "folder of the model, of which only the tokenizer is read")
+    .requiredOption("--model <model>", `${modelDescription}; only the tokenizer is read`)
     .option("--ids <list>", "token ids to put together, as 1,2,3, in place of a text", numberList)
     .option("--stdin", "take the text from standard input")
     .option("--no-special", "without special tokens: none is added to a text, and those among ids are left out")
-    .option("--json", "print one JSON object")
+    .option("--json", "print one JSON object");
+  return addHubFlags(command)
     .addHelpText("after", examples)
     .action((text: string | undefined, flags: Flags) => run(() => tokenize(text, flags, terminal)));
 }
@@ -43,8 +45,9 @@ async function tokenize(given: string | undefined, flags: Flags, terminal: Termi
   const sources = [given !== undefined, flags.ids !== undefined, flags.stdin === true].filter(Boolean).length;
   if (sources !== 1)
     throw new UserError("expected one of a text, --ids and --stdin", { hint: 'culm tokenize --model DIR "some text"; --help has more' });
-  const { loadTokenizer } = await import("../text/auto-tokenizer.ts");
-  const tokenizer = loadTokenizer(flags.model);
+  const { AutoTokenizer } = await import("../text/auto-tokenizer.ts");
+  const { options, stop } = hubOptions(flags, terminal, terminal.interactive && flags.json !== true);
+  const tokenizer = await AutoTokenizer.fromPretrained(flags.model, options).finally(stop);
   let text: string;
   let ids: readonly number[];
   if (flags.ids === undefined) {

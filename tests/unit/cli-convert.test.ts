@@ -71,7 +71,7 @@ describe("convert", () => {
     const out = scratch.fresh();
     await mistake("--max-shard-size", "--model", goldenFolder("base"), "--out", out, "--max-shard-size", "huge");
     await mistake("There are: auto, f32, bf16, f16", "--model", goldenFolder("base"), "--out", out, "--dtype", "fp8");
-    await mistake("there is no such folder", "--model", "nowhere", "--out", out);
+    await mistake("there is no such folder", "--model", "./nowhere", "--out", out);
     await mistake("--out", "--model", goldenFolder("base"));
     const original = scratch.fresh();
     writeMambaSsm(goldenFolder("base"), original);

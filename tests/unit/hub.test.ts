@@ -239,6 +239,14 @@ test("culm generate --model org/name, with flags for the revision, the cache and
   const missing = await culm(...flags, "--model", "org/nothing");
   expect(missing).toMatchObject({ code: 1, out: "" });
   expect(missing.err).toMatch(/^error: org\/nothing: there is no folder of this name, and no model on http.*\nhint: .*HF_TOKEN/);
+  // The other commands that open no model take a name too, and only what they need.
+  const empty = fixture.fresh();
+  const tokens = await culm("tokenize", "--model", "org/tiny", "--cache-dir", empty, "--json", "It was");
+  expect(tokens).toMatchObject({ code: 0, out: (await culm("tokenize", "--model", tinyFolder, "--json", "It was")).out });
+  const out = fixture.fresh();
+  const converted = await culm("convert", "--model", "org/tiny", "--revision", "v1", "--cache-dir", other, "--out", out);
+  expect(converted.code).toBe(0);
+  expect(readFileSync(join(out, "model.safetensors")).equals(readFileSync(join(tinyFolder, "model.safetensors")))).toBe(true);
   await fixture.hub.close();
   expect(await culm(...ofHub, "--offline")).toMatchObject({ code: 0, out: local.out });
 });
