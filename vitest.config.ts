@@ -12,8 +12,7 @@ export default defineConfig({
     // UPDATE=1 accepts changed goldens and inline snapshots
     update: process.env["UPDATE"] === "1",
     testTimeout: 60_000,
-    // vitest asks its workers for colours where it has some itself; what the command line says is compared as text.
-    env: { FORCE_COLOR: "", NO_COLOR: "1" },
+    setupFiles: ["tests/support/no-colours.ts"],
     hookTimeout: 120_000,
     coverage: {
       provider: "v8",
