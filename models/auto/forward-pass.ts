@@ -145,6 +145,7 @@ export class ForwardRunner {
     const loss = labels !== undefined || shiftLabels !== undefined;
     const { ids, rows, length } = tokensOf(input, this.config.hiddenSize);
     const cache = pastKeyValues ?? new BambaCache(this.config);
+    const keep = cache === pastKeyValues || (input.useCache ?? this.config.useCache);
     if (cache.rows > 0 && cache.rows !== rows)
       throw new UserError(`the cache has ${cache.rows} rows, the input has ${rows}`, {
         hint: "go on with as many rows, or without this cache",
@@ -161,7 +162,9 @@ export class ForwardRunner {
     const forwards = await this.session(asked);
     const { session } = forwards;
     await cache.enter(session, this.residents.get(session)?.deref() ?? null);
-    this.residents.set(session, new WeakRef(cache));
+    // States that nobody is given need not be saved from the next pass.
+    if (keep) this.residents.set(session, new WeakRef(cache));
+    else this.residents.delete(session);
     const past = session.past;
     const mask = input.attentionMask === undefined ? undefined : maskOf(input.attentionMask, rows, length, session);
     const given = input.positionIds === undefined ? undefined : positionsOf(input.positionIds, rows, length);
@@ -183,7 +186,6 @@ export class ForwardRunner {
     });
     const { hiddenSize, numAttentionHeads: heads, vocabSize } = this.config;
     const hidden = (data: Float32Array): Values => ({ shape: [rows, length, hiddenSize], data });
-    const keep = pastKeyValues !== undefined && pastKeyValues !== null ? true : (input.useCache ?? this.config.useCache);
     return {
       loss: result.loss,
       logits: head ? { shape: [rows, result.kept, vocabSize], data: result.logits } : null,

@@ -10,7 +10,7 @@ import { figures, stream } from "./generate.ts";
 import type { Job, Run } from "./generate.ts";
 import { addGenerationFlags, generationOptions } from "./generation-flags.ts";
 import type { GenerationFlags } from "./generation-flags.ts";
-import { addModelFlags, loadOptions, modelDescription } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, stopped } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -77,10 +77,7 @@ async function chat(flags: Flags, terminal: Terminal): Promise<undefined> {
     import("../text/auto-tokenizer.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal);
-  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
-    stop();
-    throw error;
-  });
+  const model = await openCausalLM(flags.model, options).catch(stopped(stop));
   try {
     const tokenizer = loadTokenizer(model.source.folder);
     if (flags.completion !== true && flags.chatTemplate === undefined && tokenizer.chatTemplate === null)

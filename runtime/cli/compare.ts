@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { compareReport, compareText } from "./compare-text.ts";
 import type { Run } from "./generate.ts";
-import { addModelFlags, anyNumber, loadOptions, modelDescription, nameList } from "./options.ts";
+import { addModelFlags, anyNumber, loadOptions, modelDescription, nameList, stopped } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import { Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
@@ -55,10 +55,7 @@ async function compare(flags: Flags, terminal: Terminal): Promise<number> {
   const { rows, length } = sizesOfGolden(flags.golden);
   const { options, stop } = loadOptions({ maxLength: length, ...flags }, terminal, rows);
   const progress = new Progress(terminal.interactive && flags.json !== true, "comparing");
-  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
-    stop();
-    throw error;
-  });
+  const model = await openCausalLM(flags.model, options).catch(stopped(stop));
   try {
     const golden = openGoldenFile(flags.golden, model.config);
     try {

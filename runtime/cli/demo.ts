@@ -4,7 +4,7 @@ import { figures, stream } from "./generate.ts";
 import type { Run } from "./generate.ts";
 import { addGenerationFlags, generationOptions } from "./generation-flags.ts";
 import type { GenerationFlags } from "./generation-flags.ts";
-import { addModelFlags, loadOptions } from "./options.ts";
+import { addModelFlags, loadOptions, stopped } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import { formatBytes, formatCount, formatTime } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
@@ -43,7 +43,7 @@ async function demo(prompt: string, flags: Flags, terminal: Terminal): Promise<u
     import("../text/auto-tokenizer.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal);
-  const model = await openCausalLM(tinyModel, options);
+  const model = await openCausalLM(tinyModel, options).catch(stopped(stop));
   try {
     const session = await model.session().finally(stop);
     const { compiled, plan, source } = model;

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import type { Run } from "./generate.ts";
-import { addModelFlags, loadOptions, modelDescription, nameList, wholeNumber } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, nameList, stopped, wholeNumber } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import { formatTime, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
@@ -52,10 +52,7 @@ async function fixtures(flags: Flags, terminal: Terminal): Promise<undefined> {
   const { rows, length, seed, out, sections } = flags;
   const { options, stop } = loadOptions({ maxLength: length + newTokens, ...flags }, terminal, Math.max(1, rows));
   const progress = new Progress(terminal.interactive && flags.json !== true, "tensors");
-  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
-    stop();
-    throw error;
-  });
+  const model = await openCausalLM(flags.model, options).catch(stopped(stop));
   try {
     let done = 0;
     const tensors = await makeFixtures(model, {

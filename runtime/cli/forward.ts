@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import type { Values } from "../../models/auto/cache.ts";
 import type { TensorToWrite } from "../node/write-safetensors.ts";
 import type { Run } from "./generate.ts";
-import { addModelFlags, loadOptions, modelDescription, wholeNumber } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, stopped, wholeNumber } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -55,10 +55,7 @@ async function forward(flags: Flags, terminal: Terminal): Promise<undefined> {
     import("../node/write-safetensors.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal);
-  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
-    stop();
-    throw error;
-  });
+  const model = await openCausalLM(flags.model, options).catch(stopped(stop));
   try {
     const inputs = readForwardInputs(flags.inputs, model.config);
     const asked = { outputHiddenStates: flags.hiddenStates ?? false, outputAttentions: flags.attentions ?? false, useCache: false };

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { UserError } from "../errors.ts";
 import { addGenerationFlags, generationOptions } from "./generation-flags.ts";
 import type { GenerationFlags } from "./generation-flags.ts";
-import { addModelFlags, loadOptions, modelDescription, wholeNumber } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, stopped, wholeNumber } from "./options.ts";
 import type { ModelFlags } from "./options.ts";
 import { readPrompts } from "./prompts.ts";
 import { formatTime, significant } from "./terminal.ts";
@@ -61,10 +61,7 @@ async function generate(flags: Flags, terminal: Terminal): Promise<undefined> {
   ]);
   const each = Math.max(flags.beams ?? 1, flags.returnSequences ?? 1) * (flags.guidance === undefined ? 1 : 2);
   const { options, stop } = loadOptions(flags, terminal, Math.min(prompts.length, flags.batchSize) * each);
-  const model = await openCausalLM(flags.model, options).catch((error: unknown) => {
-    stop();
-    throw error;
-  });
+  const model = await openCausalLM(flags.model, options).catch(stopped(stop));
   try {
     const tokenizer = loadTokenizer(model.source.folder);
     const settings = { ...generationOptions(flags, tokenizer), tokenizer, signal: terminal.signal };

@@ -166,3 +166,11 @@ export function loadOptions(
     },
   };
 }
+
+/** For a model that could not be opened: no bar may stay on the screen behind the message. */
+export function stopped(stop: () => void): (error: unknown) => never {
+  return (error) => {
+    stop();
+    throw error;
+  };
+}

@@ -105,7 +105,7 @@ export class Feed {
   }
 }
 
-/** Both in one batch, the shorter ones padded on the left; padding changes nothing (spec bamba c.10). */
+/** Both in one batch, the shorter ones padded on the left, which changes nothing but in a strict model (spec bamba c.10). */
 function joined(a: Prompts, b: Prompts): Prompts {
   const length = Math.max(a.ids.length / a.rows, b.ids.length / b.rows);
   const rows = a.rows + b.rows;
