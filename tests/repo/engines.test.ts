@@ -1,4 +1,10 @@
-import { describe, expect, test } from "vitest";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { chromiumAvailable, launchChromium, openPage } from "../support/browser.ts";
+import type { StaticServer } from "../support/static-server.ts";
+import { serveFolders } from "../support/static-server.ts";
 import { lavapipe, lavapipeAvailable, nullGpu } from "../support/webgpu.ts";
 
 const doubled = `
@@ -77,5 +83,37 @@ describe.skipIf(!lavapipeAvailable)("lavapipe", () => {
     expect((await a.lost).reason).toBe("destroyed");
     expect(await doubleOn(b, Float32Array.of(1, 1, 1, 5))).toEqual(Float32Array.of(2, 2, 2, 10));
     b.destroy();
+  });
+});
+
+describe.skipIf(!chromiumAvailable)("Chromium", () => {
+  const adapterOf = `navigator.gpu.requestAdapter().then((adapter) => adapter && [adapter.info.subgroupMinSize, adapter.features.has("shader-f16")])`;
+  let server: StaticServer;
+  const folder = mkdtempSync(join(tmpdir(), "culm-chromium-"));
+  beforeAll(async () => {
+    writeFileSync(join(folder, "index.html"), "<script>fetch('/other'); console.error('as it should')</script>");
+    server = await serveFolders({ "/": folder });
+  });
+  afterAll(async () => {
+    await server.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  test("has WebGPU with subgroups of 4 and without half floats, and shows what a page asks for", async () => {
+    const browser = await launchChromium();
+    const { page, requests, errors } = await openPage(browser);
+    await page.goto(`${server.origin}/`);
+    expect(await page.evaluate(adapterOf)).toEqual([4, false]);
+    expect(requests.slice(0, 2)).toEqual([`${server.origin}/`, `${server.origin}/other`]);
+    expect(errors).toContain("as it should");
+    await browser.close();
+  });
+
+  test("has no adapter where that is asked for", async () => {
+    const browser = await launchChromium({ webgpu: false });
+    const { page } = await openPage(browser);
+    await page.goto(`${server.origin}/`);
+    expect(await page.evaluate(adapterOf)).toBeNull();
+    await browser.close();
   });
 });
