@@ -35,7 +35,17 @@ export function factsOf(adapter: GPUAdapter): AdapterFacts {
     if (typeof value === "number") limits[name] = value;
   }
   const name = description || [vendor, architecture || device].filter((part) => part !== "").join(" ") || "an unnamed GPU";
-  return { name, vendor, architecture, device, description, features: [...adapter.features].sort(), limits, subgroupMinSize, subgroupMaxSize };
+  return {
+    name,
+    vendor,
+    architecture,
+    device,
+    description,
+    features: [...adapter.features].sort(),
+    limits,
+    subgroupMinSize,
+    subgroupMaxSize,
+  };
 }
 
 /** What an adapter lacks of what is required, one sentence each with the numbers; empty where it has all. */
@@ -48,7 +58,8 @@ export function shortfalls(facts: AdapterFacts, { features, limits, subgroup }: 
     // An alignment is the better the smaller it is.
     else if (name.startsWith("min") ? offered > wanted : offered < wanted) missing.push(`${name} ${offered} (wanted ${wanted})`);
   }
-  if (subgroup !== null && (subgroup < least || subgroup > most))
+  // Kernels rely on every subgroup having this size, and a device with a choice of sizes makes it itself.
+  if (subgroup !== null && (subgroup !== least || subgroup !== most))
     missing.push(most === 0 ? `no subgroups (wanted ${subgroup} lanes)` : `subgroups of ${least} to ${most} lanes (wanted ${subgroup})`);
   return missing;
 }

@@ -100,8 +100,7 @@ export function byteCopier(work: Work): ByteCopier {
 
   return {
     copy(to, toOffset, from, fromOffset, bytes) {
-      for (let done = 0; done < bytes; done += most)
-        copyPart(to, toOffset + done, from, fromOffset + done, Math.min(most, bytes - done));
+      for (let done = 0; done < bytes; done += most) copyPart(to, toOffset + done, from, fromOffset + done, Math.min(most, bytes - done));
     },
     write(to, offset, data) {
       const word = new Uint8Array(4);

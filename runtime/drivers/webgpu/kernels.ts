@@ -84,7 +84,11 @@ async function compile(work: Work, { entry, source }: WgslKernel, layout: GPUPip
     const { messages } = await module.getCompilationInfo();
     const first = messages.find(({ type }) => type === "error");
     const line = first === undefined ? "" : (source.split("\n")[first.lineNum - 1]?.trim() ?? "");
-    throw refusal(work, entry, first === undefined ? "no reason given" : `line ${first.lineNum}: ${first.message}: ${line}`);
+    throw refusal(
+      work,
+      entry,
+      first === undefined ? "no reason given" : `line ${first.lineNum}: ${first.message.split("\n")[0]!}: ${line}`,
+    );
   }
   try {
     return await building;

@@ -227,7 +227,9 @@ function bindingsOf(
   parameter: number,
 ): GPUBufferBinding[] {
   if (windows > buffer.windows.length)
-    throw new Error(`${entry}: parameter ${parameter} has ${windows} windows, its buffer of ${buffer.bytes} bytes has ${buffer.windows.length}`);
+    throw new Error(
+      `${entry}: parameter ${parameter} has ${windows} windows, its buffer of ${buffer.bytes} bytes has ${buffer.windows.length}`,
+    );
   if (offset === 0) return buffer.windows.slice(0, windows).map((window) => ({ buffer: window, offset: 0, size: window.size }));
   if (buffer.windows.length > 1) throw new Error(`${entry}: parameter ${parameter} begins within a buffer of several windows`);
   const [window] = buffer.windows;
