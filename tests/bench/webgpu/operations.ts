@@ -1,6 +1,21 @@
 import type { Graph } from "../../../compiler/ir/graph.ts";
 import type { AnyTensor, Float } from "../../../dsl/index.ts";
-import { attention, causalConv1d, input, kvCache, linear, model, neg, param, scope, softplus, split, ssdScan, ssmState, symbol } from "../../../dsl/index.ts";
+import {
+  attention,
+  causalConv1d,
+  input,
+  kvCache,
+  linear,
+  model,
+  neg,
+  param,
+  scope,
+  softplus,
+  split,
+  ssdScan,
+  ssmState,
+  symbol,
+} from "../../../dsl/index.ts";
 import type { BambaConfig } from "../../../models/bamba/config.ts";
 import type { MadeTensor } from "./weights.ts";
 
@@ -19,6 +34,8 @@ export interface Operation {
   /** Floating-point operations, and the fewest bytes that have to be read and written, of one copy. */
   readonly flops: number;
   readonly bytes: number;
+  /** Of a product, its sizes and the number of its last copy, so that the result can be checked; null for the others. */
+  readonly product: { readonly m: number; readonly n: number; readonly k: number; readonly last: number } | null;
 }
 
 const copiesFor = (bytes: number, cache: number): number => Math.max(1, Math.min(40, Math.ceil(cache / bytes)));
@@ -58,6 +75,7 @@ export function product(
     symbols: {},
     flops: 2 * m * n * k,
     bytes,
+    product: { m, n, k, last: copies - 1 },
   };
 }
 
@@ -87,7 +105,11 @@ export function scan(model_: string, c: BambaConfig, seq: number, cache: number)
     times(copies, (i) =>
       ssdScan({
         // One tensor, as the convolution gives it.
-        ...split(input(`xBC${i}`, ["batch", "seq", "xBC"]), "xBC", { x: ["heads", "size"], B: ["groups", "state"], C: ["groups", "state"] }),
+        ...split(input(`xBC${i}`, ["batch", "seq", "xBC"]), "xBC", {
+          x: ["heads", "size"],
+          B: ["groups", "state"],
+          C: ["groups", "state"],
+        }),
         dt: input(`dt${i}`, ["batch", "seq", "heads"]),
         dtBias: param("dt_bias", ["heads"]),
         A: neg(softplus(param("A", ["heads"]))),
@@ -112,6 +134,7 @@ export function scan(model_: string, c: BambaConfig, seq: number, cache: number)
     symbols: {},
     flops: 5 * seq * heads * size * state,
     bytes: streamed + 2 * stateBytes,
+    product: null,
   };
 }
 
@@ -120,17 +143,21 @@ export function attend(model_: string, c: BambaConfig, seq: number, length: numb
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim: size } = c;
   const cacheBytes = 2 * kvHeads * length * size * 4;
   const copies = seq === 1 ? copiesFor(cacheBytes, cache) : 2;
-  const graph = model("attention", { dims: { batch: 1, seq, heads, kvHeads, size, capacity: length }, symbols: { past: [0, length - seq] } }, () => {
-    const past = symbol("past");
-    return times(copies, (i) =>
-      attention(
-        input(`q${i}`, ["batch", "seq", "heads", "size"]),
-        input(`k${i}`, ["batch", "seq", "kvHeads", "size"]),
-        input(`v${i}`, ["batch", "seq", "kvHeads", "size"]),
-        { cache: kvCache(["batch", "kvHeads", "capacity", "size"], past) },
-      ),
-    );
-  });
+  const graph = model(
+    "attention",
+    { dims: { batch: 1, seq, heads, kvHeads, size, capacity: length }, symbols: { past: [0, length - seq] } },
+    () => {
+      const past = symbol("past");
+      return times(copies, (i) =>
+        attention(
+          input(`q${i}`, ["batch", "seq", "heads", "size"]),
+          input(`k${i}`, ["batch", "seq", "kvHeads", "size"]),
+          input(`v${i}`, ["batch", "seq", "kvHeads", "size"]),
+          { cache: kvCache(["batch", "kvHeads", "capacity", "size"], past) },
+        ),
+      );
+    },
+  );
   const pairs = seq * (length - seq) + (seq * (seq + 1)) / 2;
   return {
     name: `${model_} attention of ${seq} to ${length}`,
@@ -143,6 +170,7 @@ export function attend(model_: string, c: BambaConfig, seq: number, length: numb
     symbols: { past: length - seq },
     flops: 4 * pairs * heads * size,
     bytes: cacheBytes + 2 * seq * (heads + kvHeads) * size * 4,
+    product: null,
   };
 }
 
@@ -167,5 +195,6 @@ export function convolution(model_: string, c: BambaConfig, seq: number): Operat
     symbols: {},
     flops: seq * channels * (2 * width + 4),
     bytes: 2 * seq * channels * 4,
+    product: null,
   };
 }

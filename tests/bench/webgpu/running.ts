@@ -4,8 +4,10 @@ import { compileModel } from "../../../compiler/compile.ts";
 import type { Graph } from "../../../compiler/ir/graph.ts";
 import type { WebgpuDevice } from "../../../runtime/drivers/webgpu/device.ts";
 import type { Executor } from "../../../runtime/executor.ts";
+import { decodeFloats } from "../../../runtime/numeric.ts";
 import type { LoadedArtifact } from "../../../runtime/steps.ts";
 import { openArtifact } from "../../../runtime/steps.ts";
+import type { WeightSource } from "../../../runtime/weights.ts";
 import { median } from "./clock.ts";
 import type { PassClock } from "./clock.ts";
 import type { Operation } from "./operations.ts";
@@ -30,14 +32,21 @@ export interface OperationResult {
   readonly kernels: readonly string[];
 }
 
-export const compileFor = (caps: Caps, name: string, programs: readonly { readonly name: string; readonly graph: Graph }[]): Promise<LoadedArtifact> =>
-  compileModel({ name, programs, backend: wgslBackend, caps, metadata: {} });
+export const compileFor = (
+  caps: Caps,
+  name: string,
+  programs: readonly { readonly name: string; readonly graph: Graph }[],
+): Promise<LoadedArtifact> => compileModel({ name, programs, backend: wgslBackend, caps, metadata: {} });
 
-/** Compiles one operation as a model of its own and measures it. */
+/**
+ * Compiles one operation as a model of its own and measures it.
+ * @throws Error when its result is wrong, as far as it is looked at
+ */
 export async function measureOperation({ device, clock, caps, runs }: Setting, operation: Operation): Promise<OperationResult> {
   const { name, kind, bound, copies, graph, weights, dtype, symbols, flops, bytes } = operation;
   const artifact = await compileFor(caps, name, [{ name: "main", graph }]);
-  const executor = await openArtifact(device, artifact, madeWeights(weights, dtype), { spare: () => true });
+  const source = madeWeights(weights, dtype);
+  const executor = await openArtifact(device, artifact, source, { spare: () => true });
   try {
     fillInputs(executor);
     const run = (): void | Promise<void> => executor.run("main", symbols);
@@ -46,6 +55,7 @@ export async function measureOperation({ device, clock, caps, runs }: Setting, o
     const times: number[] = [];
     for (let i = 0; i < runs; i += 1) times.push(await clock.time(run));
     const nanoseconds = median(times) / copies;
+    if (operation.product !== null) await checkProduct(executor, source, operation.product, dtype);
     return {
       name,
       kind,
@@ -60,6 +70,31 @@ export async function measureOperation({ device, clock, caps, runs }: Setting, o
   }
 }
 
+/** Some elements of the last copy's product, against a sum in double precision. */
+async function checkProduct(
+  executor: Executor,
+  source: WeightSource,
+  { n, k, last, m }: NonNullable<Operation["product"]>,
+  dtype: Operation["dtype"],
+): Promise<void> {
+  const x = executor.input(`x${last}`)!;
+  await executor.fetch(`y${last}`, m * n);
+  const y = executor.output(`y${last}`)!;
+  const row = new Uint8Array(k * (dtype === "f32" ? 4 : 2));
+  for (let sample = 0; sample < 24; sample += 1) {
+    const [i, j] = [(sample * 997 + (sample % 3)) % m, sample === 0 ? n - 1 : (sample * 7919) % n];
+    await source.readInto(`c${last}.w.weight`, row, j * row.length);
+    const w = decodeFloats(dtype === "f32" ? "F32" : dtype === "bf16" ? "BF16" : "F16", row);
+    let [sum, size] = [0, 0];
+    for (let at = 0; at < k; at += 1) {
+      sum += x[i * k + at]! * w[at]!;
+      size += Math.abs(x[i * k + at]! * w[at]!);
+    }
+    const got = y[i * n + j]!;
+    if (!(Math.abs(got - sum) <= 1e-5 * size)) throw new Error(`element ${i}, ${j} is ${got}, it should be ${sum}`);
+  }
+}
+
 /** Numbers of about the size of activations; zeros would be multiplied with less power, and so faster. */
 function fillInputs(executor: Executor): void {
   for (const { inputs } of executor.programs)
@@ -69,6 +104,3 @@ function fillInputs(executor: Executor): void {
       executor.wrote(name, 0, data.length);
     }
 }
-
-/** Bytes of weights that an artifact brings to the device. */
-export const weightBytes = ({ manifest }: LoadedArtifact): number => manifest.weights.reduce((sum, { bytes }) => sum + bytes, 0);
