@@ -16,7 +16,7 @@ import {
   valueOf,
   visibleScores,
 } from "./attention-common.ts";
-import { guarded, isVector, L1, largest, roundUp, stageType, unitOf } from "./common.ts";
+import { guarded, isVector, L1, largest, roundUp, stageType, leastUnit } from "./common.ts";
 
 /**
  * Attention for one query, or a few, over a long cache. What counts is that each key and value comes from memory once and as it lies: a block owns
@@ -47,7 +47,7 @@ function configs(p: AttentionProblem, caps: Caps): readonly DecodeConfig[] | Rej
   if (why) return { reject: why };
   const queries = largest(p.seq, 1 << 20);
   if (queries > MOST_QUERIES) return { reject: `${queries} queries a call, it takes ${MOST_QUERIES}` };
-  const unit = unitOf(caps);
+  const unit = leastUnit(caps);
   if (!isVector(caps)) {
     // a lane holds a partial sum of every row and key, in registers that cannot be indexed
     const keys = roundUp(16, unit.k);
@@ -66,7 +66,7 @@ function configs(p: AttentionProblem, caps: Caps): readonly DecodeConfig[] | Rej
 
 function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   const { queries, heads, keys } = config as DecodeConfig;
-  const unit = unitOf(caps);
+  const unit = leastUnit(caps);
   const { lanes } = caps;
   const count = queries * heads;
   const rows = roundUp(count, unit.m);
