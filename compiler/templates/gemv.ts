@@ -26,6 +26,7 @@ interface GemvConfig extends Config {
   readonly kc: number;
   /** Dot form: `a` is held in shared memory (1), or computed again wherever it is needed. */
   readonly hold: number;
+  /** Warps of a block, all along k. */
   readonly groups: number;
 }
 
@@ -48,13 +49,22 @@ function configs(p: GemmProblem, caps: Caps): readonly GemvConfig[] | Reject {
   }
   if (m * p.weights.length > 8) return { reject: `${m} rows of ${p.weights.length} weights do not fit in registers as dot products` };
   const wide = isVector(caps) ? 4 : Math.max(1, caps.vectorBytes / BYTES[p.weights[0]!.dtype]);
-  const kc = Math.min(caps.lanes * wide, roundUp(p.k, caps.lanes));
-  const hold = 4 * m * roundUp(p.k, kc) <= caps.sharedBytes / 2 ? 1 : 0;
-  const groups = isVector(caps) ? 1 : Math.max(1, Math.min(4, Math.floor(caps.maxThreads / caps.lanes)));
-  const registers = (rows: number): number => (rows * kc * (m + 1) * p.weights.length) / caps.lanes;
-  const rows = [4, 2, 8, 1].filter((r) => r === 1 || (registers(r) <= 96 && Math.ceil(p.n / (r * groups)) >= enoughBlocks(caps)));
-  return distinct(rows.map((r) => ({ dot: 1, per: r * groups, kc, hold, groups })));
+  // what few rows cost is reading them: all warps of a block share a row, so that there are many blocks and much is on its way in each
+  const groups = isVector(caps) ? 1 : largestShare(p.k / (caps.lanes * wide), Math.min(MOST_WARPS, caps.maxThreads / caps.lanes));
+  const kc = Math.min(groups * caps.lanes * wide, roundUp(p.k, groups * caps.lanes));
+  // `a` comes from a GPU's cache as fast as from shared memory
+  const hold = isVector(caps) && 4 * m * roundUp(p.k, kc) <= caps.sharedBytes / 2 ? 1 : 0;
+  const registers = (rows: number): number => (rows * kc * (m + 1) * p.weights.length) / (groups * caps.lanes);
+  const preferred = isVector(caps) ? [4, 2, 8, 1] : [2, 4, 1];
+  const rows = preferred.filter((r) => r === 1 || (registers(r) <= 96 && Math.ceil(p.n / r) >= enoughBlocks(caps)));
+  return distinct(rows.map((r) => ({ dot: 1, per: r, kc, hold, groups })));
 }
+
+/** Warps of a block. With more, most of them wait for the sums of the others. */
+const MOST_WARPS = 8;
+
+/** The largest power of two that is at most `most` and that leaves each warp a vector of `steps`. */
+const largestShare = (steps: number, most: number): number => 2 ** Math.floor(Math.log2(Math.max(1, Math.min(steps, most))));
 
 const distinct = (all: readonly GemvConfig[]): GemvConfig[] => all.filter((c, i) => all.findIndex((d) => d.per === c.per) === i);
 
@@ -106,9 +116,9 @@ function buildPanels(p: GemmProblem, { per }: GemvConfig, caps: Caps): TileProgr
 function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: Caps): TileProgram {
   const m = rangeOf(p.m).max;
   const steps = Math.ceil(p.k / kc);
-  const b = tileBuilder(p.frame, [ceilDiv(i32(p.n), per), 1, 1], [groups, 1]);
-  // every warp takes part in the statistic, so its rows are a multiple of the warps
-  const stat = p.a.stat ? rowStat(b, p.a.stat, roundUp(m, groups), (row) => clamp(row, p.m), p.k, statWidth(caps, p.k)) : null;
+  const b = tileBuilder(p.frame, [ceilDiv(i32(p.n), per), 1, 1], [1, groups]);
+  const width = groups === 1 ? statWidth(caps, p.k) : Math.min(4 * groups * caps.lanes, roundUp(p.k, groups * caps.lanes));
+  const stat = p.a.stat ? rowStat(b, p.a.stat, m, (row) => clamp(row, p.m), p.k, width) : null;
   const held = hold ? holdA(b, p, m, steps * kc, stat) : null;
   const element = (r: number, k: Expr): Expr =>
     held ? at(held, r, k) : guarded(p.a.value(clamp(i32(r), p.m), k, stat && at(stat, r, 0)), lt(k, p.k));
