@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { test } from "vitest";
 import { wgslBackend } from "../../backends/wgsl/index.ts";
 import { rows } from "../../compiler/generate/rows.ts";
-import { candidates } from "../../compiler/select.ts";
+
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { attention } from "../../compiler/templates/attention.ts";
@@ -34,10 +34,10 @@ test.each((process.env["CAPS"] ?? "base").split(","))("%s", async (name) => {
     if (only.length && !only.includes(t.name)) continue;
     let n = 0;
     for (const c of fc.sample(cases as fc.Arbitrary<never>, { numRuns: Number(process.env["N"] ?? 8), seed: Number(process.env["SEED"] ?? 7) }) as any[]) {
-      const configs = candidates(t as any, c.problem, caps);
+      const configs = (t as any).configs(c.problem, caps);
       if ("reject" in configs) { log(`${t.name} ${configs.reject}`); continue; }
       const chosen = configs[process.env["PICK"] ? 0 : (n * 3) % configs.length]!;
-      const thread = placed((t as any).build(c.problem, chosen.config, chosen.caps), chosen.caps);
+      const thread = placed((t as any).build(c.problem, chosen, caps), caps);
       const source = wgslBackend.print(wgslBackend.legalize!(thread, caps), caps);
       if (process.env["SHOW"]) log(source.text);
       const faults = await faultsOf(device, source);
