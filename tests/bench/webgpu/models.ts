@@ -83,10 +83,7 @@ export async function measureModel(setting: Setting, name: string, config: Bamba
       await prompt(session, position - session.past, false);
       const symbols = { batch: 1, seq: 1, past: session.past };
       const run = (): void | Promise<void> => executor.run("decode.1", symbols);
-      for (let i = 0; i < 5; i += 1) await clock.time(run);
-      const times = [];
-      for (let i = 0; i < runs; i += 1) times.push(await clock.time(run));
-      const gpu = median(times);
+      const gpu = await clock.median(run, runs);
       const bytes = fixed.always + fixed.aPosition * position;
       const profile = await profiled("decode.1", symbols);
       const wall = await loop(session, tokens);

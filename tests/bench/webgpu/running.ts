@@ -8,7 +8,6 @@ import { decodeFloats } from "../../../runtime/numeric.ts";
 import type { LoadedArtifact } from "../../../runtime/steps.ts";
 import { openArtifact } from "../../../runtime/steps.ts";
 import type { WeightSource } from "../../../runtime/weights.ts";
-import { median } from "./clock.ts";
 import type { PassClock } from "./clock.ts";
 import type { Operation } from "./operations.ts";
 import { madeWeights } from "./weights.ts";
@@ -50,11 +49,7 @@ export async function measureOperation({ device, clock, caps, runs }: Setting, o
   try {
     fillInputs(executor);
     const run = (): void | Promise<void> => executor.run("main", symbols);
-    // The first runs compile what the GPU's driver has left to do, and bring the clocks up.
-    for (let i = 0; i < 3; i += 1) await clock.time(run);
-    const times: number[] = [];
-    for (let i = 0; i < runs; i += 1) times.push(await clock.time(run));
-    const nanoseconds = median(times) / copies;
+    const nanoseconds = (await clock.median(run, runs)) / copies;
     if (operation.product !== null) await checkProduct(executor, source, operation.product, dtype);
     return {
       name,
