@@ -26,6 +26,8 @@ export interface DecodeResult {
 
 export interface ModelResult {
   readonly model: string;
+  /** For whoever measures another implementation of the same step. */
+  readonly config: BambaConfig;
   readonly parameters: number;
   readonly compileMilliseconds: number;
   readonly loadMilliseconds: number;
@@ -92,6 +94,7 @@ export async function measureModel(setting: Setting, name: string, config: Bamba
     }
     return {
       model: name,
+      config,
       parameters: parameterCount(config),
       compileMilliseconds: compiled - started,
       loadMilliseconds: loaded - compiled,

@@ -19,11 +19,32 @@ import {
 import type { BambaConfig } from "../../../models/bamba/config.ts";
 import type { MadeTensor } from "./weights.ts";
 
+/** What an operation is, for whoever measures another implementation of it (peers/webgpu_ops.py). */
+export type Shape =
+  | { readonly kind: "product"; readonly m: number; readonly n: number; readonly k: number; readonly dtype: Float }
+  | {
+      readonly kind: "scan";
+      readonly seq: number;
+      readonly heads: number;
+      readonly size: number;
+      readonly groups: number;
+      readonly state: number;
+    }
+  /** `seq` queries, the last of `length` positions. */
+  | {
+      readonly kind: "attention";
+      readonly seq: number;
+      readonly length: number;
+      readonly heads: number;
+      readonly kvHeads: number;
+      readonly size: number;
+    }
+  | { readonly kind: "convolution"; readonly seq: number; readonly channels: number; readonly width: number };
+
 /** One operation at one size, several times over on memory of its own, so that no cache holds what it reads. */
 export interface Operation {
-  /** The same in the peers' tables: what the rows of both are joined by. */
   readonly name: string;
-  readonly kind: "gemv" | "gemm" | "scan" | "attention" | "convolution";
+  readonly shape: Shape;
   /** What limits it: GB/s of memory or FLOP/s. */
   readonly bound: "memory" | "arithmetic";
   readonly copies: number;
@@ -34,8 +55,6 @@ export interface Operation {
   /** Floating-point operations, and the fewest bytes that have to be read and written, of one copy. */
   readonly flops: number;
   readonly bytes: number;
-  /** Of a product, its sizes and the number of its last copy, so that the result can be checked; null for the others. */
-  readonly product: { readonly m: number; readonly n: number; readonly k: number; readonly last: number } | null;
 }
 
 const copiesFor = (bytes: number, cache: number): number => Math.max(1, Math.min(40, Math.ceil(cache / bytes)));
@@ -63,11 +82,10 @@ export function product(
     shape: [n, k],
     init: { kind: "normal", std: 0.02 },
   }));
-  const gemv = m === 1;
   return {
     name,
-    kind: gemv ? "gemv" : "gemm",
-    bound: gemv ? "memory" : "arithmetic",
+    shape: { kind: "product", m, n, k, dtype },
+    bound: m === 1 ? "memory" : "arithmetic",
     copies,
     graph,
     weights,
@@ -75,7 +93,6 @@ export function product(
     symbols: {},
     flops: 2 * m * n * k,
     bytes,
-    product: { m, n, k, last: copies - 1 },
   };
 }
 
@@ -125,7 +142,7 @@ export function scan(model_: string, c: BambaConfig, seq: number, cache: number)
   // Per token and head: decay and update the state (3), and read it (2), P x N each.
   return {
     name: `${model_} scan of ${seq}`,
-    kind: "scan",
+    shape: { kind: "scan", seq, heads, size, groups, state },
     bound: "memory",
     copies,
     graph,
@@ -134,7 +151,6 @@ export function scan(model_: string, c: BambaConfig, seq: number, cache: number)
     symbols: {},
     flops: 5 * seq * heads * size * state,
     bytes: streamed + 2 * stateBytes,
-    product: null,
   };
 }
 
@@ -161,7 +177,7 @@ export function attend(model_: string, c: BambaConfig, seq: number, length: numb
   const pairs = seq * (length - seq) + (seq * (seq + 1)) / 2;
   return {
     name: `${model_} attention of ${seq} to ${length}`,
-    kind: "attention",
+    shape: { kind: "attention", seq, length, heads, kvHeads, size },
     bound: seq === 1 ? "memory" : "arithmetic",
     copies,
     graph,
@@ -170,7 +186,6 @@ export function attend(model_: string, c: BambaConfig, seq: number, length: numb
     symbols: { past: length - seq },
     flops: 4 * pairs * heads * size,
     bytes: cacheBytes + 2 * seq * (heads + kvHeads) * size * 4,
-    product: null,
   };
 }
 
@@ -186,7 +201,7 @@ export function convolution(model_: string, c: BambaConfig, seq: number): Operat
   ]).flat();
   return {
     name: `${model_} convolution of ${seq} x ${channels}`,
-    kind: "convolution",
+    shape: { kind: "convolution", seq, channels, width },
     bound: "memory",
     copies,
     graph,
@@ -195,6 +210,5 @@ export function convolution(model_: string, c: BambaConfig, seq: number): Operat
     symbols: {},
     flops: seq * channels * (2 * width + 4),
     bytes: 2 * seq * channels * 4,
-    product: null,
   };
 }

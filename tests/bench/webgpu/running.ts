@@ -22,7 +22,7 @@ export interface Setting {
 
 export interface OperationResult {
   readonly name: string;
-  readonly kind: Operation["kind"];
+  readonly shape: Operation["shape"];
   readonly bound: Operation["bound"];
   /** Of one copy, on the GPU, within a pass in which each kernel waits for the one before it. */
   readonly microseconds: number;
@@ -42,7 +42,7 @@ export const compileFor = (
  * @throws Error when its result is wrong, as far as it is looked at
  */
 export async function measureOperation({ device, clock, caps, runs }: Setting, operation: Operation): Promise<OperationResult> {
-  const { name, kind, bound, copies, graph, weights, dtype, symbols, flops, bytes } = operation;
+  const { name, shape, bound, copies, graph, weights, dtype, symbols, flops, bytes } = operation;
   const artifact = await compileFor(caps, name, [{ name: "main", graph }]);
   const source = madeWeights(weights, dtype);
   const executor = await openArtifact(device, artifact, source, { spare: () => true });
@@ -50,10 +50,10 @@ export async function measureOperation({ device, clock, caps, runs }: Setting, o
     fillInputs(executor);
     const run = (): void | Promise<void> => executor.run("main", symbols);
     const nanoseconds = (await clock.median(run, runs)) / copies;
-    if (operation.product !== null) await checkProduct(executor, source, operation.product, dtype);
+    if (shape.kind === "product") await checkProduct(executor, source, shape, copies - 1);
     return {
       name,
-      kind,
+      shape,
       bound,
       microseconds: nanoseconds / 1000,
       gigabytesPerSecond: bytes / nanoseconds,
@@ -69,8 +69,8 @@ export async function measureOperation({ device, clock, caps, runs }: Setting, o
 async function checkProduct(
   executor: Executor,
   source: WeightSource,
-  { n, k, last, m }: NonNullable<Operation["product"]>,
-  dtype: Operation["dtype"],
+  { m, n, k, dtype }: Extract<Operation["shape"], { kind: "product" }>,
+  last: number,
 ): Promise<void> {
   const x = executor.input(`x${last}`)!;
   await executor.fetch(`y${last}`, m * n);
