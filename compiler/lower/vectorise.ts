@@ -153,8 +153,8 @@ function conditionFor(c: Expr, w: number): Expr {
   if (c.fn === "and" || c.fn === "or") return binary(c.fn, conditionFor(c.a, w), conditionFor(c.b, w));
   if (c.fn !== "lt" || c.a.dtype !== "i32" || !isConst(c.b) || c.b.value % w !== 0) return c;
   const a = addressOf(c.a);
-  const rest = a.constant - floorTo(a.constant, w);
-  return a.step % w === 0 && rest !== 0 ? binary("lt", vectorStart(a, w), c.b) : c;
+  // also where it is for the first already: two ways to write one sum are two expressions
+  return a.step % w === 0 ? binary("lt", vectorStart(a, w), c.b) : c;
 }
 
 // ---- stores -----------------------------------------------------------------------------------------------------------

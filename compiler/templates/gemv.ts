@@ -129,13 +129,17 @@ function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: C
   const parts = p.weights.map((_, i) => rows.map((r) => b.frag(`part${i}_${r}`, per, kc)));
   const sums = p.weights.map((_, i) => rows.map((r) => b.frag(`sum${i}_${r}`, per, 1)));
   for (const t of parts.flat()) b.fill(t, 0);
-  b.loop("ks", steps, (ks) => {
+  const step = (ks: Expr): void => {
     for (const [i, weight] of p.weights.entries()) {
       b.map(w, (row, col) => guarded(weightAt(weight, p.k, clamp(n(row), p.n), add(mul(ks, kc), col)), lt(add(mul(ks, kc), col), p.k)));
       for (const r of rows)
         b.map(parts[i]![r]!, (row, col) => add(at(parts[i]![r]!, row, col), mul(at(w, row, col), element(r, add(mul(ks, kc), col)))));
     }
-  });
+  };
+  // the last step, if it runs past the end, stands by itself, so that the others have nothing to check
+  const whole = isVector(caps) ? steps : Math.floor(p.k / kc);
+  b.loop("ks", whole, step);
+  if (whole < steps) step(i32(whole));
   for (const [i, of] of sums.entries()) for (const r of rows) b.rowReduce(of[r]!, "sum", parts[i]![r]!);
 
   for (const r of rows)
