@@ -23,7 +23,16 @@ export function vectoriseThread(p: ThreadProgram, bytes: number): ThreadProgram 
   };
   const written = new Set([...p.params.filter((q) => q.access !== "read"), ...p.shared].map(({ name }) => name));
   const body = visit(p.body, { bytes, make, written });
-  return { ...p, regs: [...p.regs, ...regs], body };
+  return { ...p, regs: [...p.regs, ...regs], body: mapAll(body, normalised) };
+}
+
+/** All expressions of statements, those of statements inside them too. */
+function mapAll(body: readonly Stmt[], f: (e: Expr) => Expr): readonly Stmt[] {
+  return body.map((s) => {
+    const own = mapExpressions(s, f);
+    if (own.op === "for") return { ...own, body: mapAll(own.body, f) };
+    return own.op === "if" ? { ...own, body: mapAll(own.body, f), otherwise: mapAll(own.otherwise, f) } : own;
+  });
 }
 
 interface Scope {
