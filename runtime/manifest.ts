@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { BufferRef, IntExpr, Manifest, ProgramEntry, TensorEntry, WeightEntry } from "../compiler/artifact.ts";
 import { elementBytes, evaluateIntExpr, isDType } from "../compiler/artifact.ts";
 import { shown, UserError } from "./errors.ts";
