@@ -5,17 +5,31 @@ import { CulmError } from "./diagnostics.ts";
 export type { DType } from "./ir/dtype.ts";
 export { BYTES } from "./ir/dtype.ts";
 
+/** What a device must offer to run an artifact; empty where every machine of the kind does. */
+export interface Requirements {
+  /** By the names of the target's API (WebGPU: "shader-f16", "subgroups"). */
+  readonly features: readonly string[];
+  /** Least values, by the API's names. */
+  readonly limits: Readonly<Record<string, number>>;
+  /** Lanes that a subgroup has to have; null: any number. */
+  readonly subgroup: number | null;
+}
+
+export const NO_REQUIREMENTS: Requirements = { features: [], limits: {}, subgroup: null };
+
+export const ARTIFACT_VERSION = 2;
+
 /**
- * Artifact v1: everything the runtime needs to run a model except the weights themselves, which stay in their checkpoint and are packed on load.
+ * Artifact v2: everything the runtime needs to run a model except the weights themselves, which stay in their checkpoint and are packed on load.
  * A directory with `manifest.json` (this type), `kernels.bin` (the target's binary) and `literals.bin`. The runtime reads it and nothing else.
  */
 export interface Manifest {
   readonly format: "culm-artifact";
-  readonly version: 1;
+  readonly version: typeof ARTIFACT_VERSION;
   /** Version of the compiler that wrote it. */
   readonly compiler: string;
   readonly name: string;
-  readonly target: { readonly backend: string; readonly caps: string; readonly toolchain: string };
+  readonly target: { readonly backend: string; readonly caps: string; readonly toolchain: string; readonly requires: Requirements };
   readonly weights: readonly WeightEntry[];
   readonly literals: readonly LiteralEntry[];
   readonly states: readonly TensorEntry[];
@@ -58,10 +72,10 @@ export interface LiteralEntry {
   readonly bytes: number;
 }
 
-/** Where an argument of a step lies. `arena` is scratch memory shared by the steps of one program. */
+/** Where an argument of a step lies. `arena`: one of the scratch buffers that the steps of all programs share. */
 export type BufferRef =
   | { readonly kind: "weight" | "literal" | "state" | "input" | "output"; readonly name: string }
-  | { readonly kind: "arena"; readonly offset: number };
+  | { readonly kind: "arena"; readonly arena: number; readonly offset: number };
 
 export interface ProgramEntry {
   /** e.g. "prefill", "decode.1". */
@@ -69,7 +83,8 @@ export interface ProgramEntry {
   readonly symbols: readonly { readonly name: string; readonly min: number; readonly max: number }[];
   readonly inputs: readonly TensorEntry[];
   readonly outputs: readonly TensorEntry[];
-  readonly arenaBytes: number;
+  /** Bytes that the program needs of each arena. */
+  readonly arenas: readonly number[];
   readonly steps: readonly StepEntry[];
 }
 

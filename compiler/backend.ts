@@ -1,6 +1,10 @@
+import type { Requirements } from "./artifact.ts";
 import type { DType } from "./ir/dtype.ts";
 import type { Expr } from "./ir/expr.ts";
 import type { ThreadProgram } from "./ir/thread.ts";
+
+export { NO_REQUIREMENTS } from "./artifact.ts";
+export type { Requirements } from "./artifact.ts";
 
 /** What a device can do: plain data, from a table or detected on the host. Templates and `place` read it; nothing else about the target reaches them. */
 export interface Caps {
@@ -22,6 +26,15 @@ export interface Caps {
   readonly panel: number;
   /** The units templates may use, best first. There is always one. */
   readonly units: readonly MatrixUnit[];
+  /**
+   * Where values between kernels lie: anywhere in one arena, or each in a buffer of its own (WebGPU tracks whole buffers: one that a kernel writes
+   * cannot be another of its arguments, whatever the offsets).
+   */
+  readonly arena: "one" | "buffers";
+  /** Buffers that a kernel may have as arguments. */
+  readonly maxBuffers: number;
+  /** What the device must offer; the artifact says it. */
+  readonly requires: Requirements;
   /** Workers that run blocks at the same time (cores, SMs): what a grid should at least fill. */
   readonly workers: number;
 }
@@ -49,12 +62,16 @@ export interface Source {
   readonly entry: string;
   /** Shared memory one block needs; on a CPU the scratch memory of the worker that runs it. */
   readonly sharedBytes: number;
+  /** Of a target that binds buffers: how each parameter is bound, and in how many windows (consecutive bindings). */
+  readonly params?: readonly { readonly access: "read" | "readwrite"; readonly windows: number }[];
 }
 
 export interface Backend {
   readonly name: string;
   /** Capabilities of a named device, or of the host when `device` is "host". Throws when the name is unknown, listing the known ones. */
   caps(device: string): Caps;
+  /** Brings a program into the form that `print` and the device's launches expect (its grid too). Absent where there is nothing to do. */
+  legalize?(program: ThreadProgram, caps: Caps): ThreadProgram;
   print(program: ThreadProgram, caps: Caps): Source;
   /** Turns sources into something the runtime can load; null when the driver compiles (WGSL) or nothing runs (null). */
   readonly toolchain: Toolchain | null;

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { BufferRef, KernelEntry, LiteralEntry, Manifest, ProgramEntry, StepEntry, TensorEntry, WeightEntry } from "./artifact.ts";
 import type { Backend, Caps, Source } from "./backend.ts";
+import { ARTIFACT_VERSION } from "./artifact.ts";
 import { CulmError } from "./diagnostics.ts";
 import type { Graph, Node, NodeOf } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
@@ -57,7 +58,7 @@ export async function compileModel(request: CompileRequest): Promise<Compiled> {
       onProgress?.(done++, total, k.label);
       return library.add(k);
     });
-    return programEntry(p, steps);
+    return programEntry(p, steps, caps);
   });
   onProgress?.(total, total, `${backend.name}: ${library.sources.length} kernels`);
   const kernels = await backend.toolchain.compile(library.sources, caps);
@@ -66,10 +67,10 @@ export async function compileModel(request: CompileRequest): Promise<Compiled> {
   const { literals, blob } = literalEntries(nodes);
   const manifest: Manifest = {
     format: "culm-artifact",
-    version: 1,
+    version: ARTIFACT_VERSION,
     compiler: COMPILER_VERSION,
     name: request.name,
-    target: { backend: backend.name, caps: caps.name, toolchain: backend.toolchain.version(caps) },
+    target: { backend: backend.name, caps: caps.name, toolchain: backend.toolchain.version(caps), requires: caps.requires },
     weights: unique(programs, "weight").map((b) => weightEntry(b, nodes)),
     literals,
     states: unique(programs, "state").map(tensorEntry),
@@ -97,7 +98,8 @@ function kernelLibrary(backend: Backend, caps: Caps): Library {
     entries,
     add(k) {
       const lowered: LoweredKernel = lowerKernel(k, caps);
-      const { choice, thread } = lowered;
+      const { choice } = lowered;
+      const thread = backend.legalize?.(lowered.thread, caps) ?? lowered.thread;
       const text = printThread({ ...thread, name: "kernel" });
       const hash = createHash("sha256").update(text).digest("hex").slice(0, 12);
       let kernel = known.get(hash);
@@ -123,10 +125,10 @@ function kernelLibrary(backend: Backend, caps: Caps): Library {
 }
 
 // ---- manifest -------------------------------------------------------------------------------------------------------
-function programEntry(p: LoweredProgram, steps: readonly ReturnType<Library["add"]>[]): ProgramEntry {
-  const memory = planMemory(p.kernels);
+function programEntry(p: LoweredProgram, steps: readonly ReturnType<Library["add"]>[], caps: Caps): ProgramEntry {
+  const memory = planMemory(p.kernels, caps.arena);
   const ref = (b: BufferInfo): BufferRef =>
-    b.kind === "arena" ? { kind: "arena", offset: memory.offsets.get(b)! } : { kind: b.kind, name: b.name };
+    b.kind === "arena" ? { kind: "arena", ...memory.places.get(b)! } : { kind: b.kind, name: b.name };
   const inputs = topological(p.graph).filter((n): n is NodeOf<"input"> => n.op === "input");
   const both = p.outputs.find(({ name }) => inputs.some((n) => n.attrs.name === name));
   if (both)
@@ -139,7 +141,7 @@ function programEntry(p: LoweredProgram, steps: readonly ReturnType<Library["add
     symbols: p.graph.symbols.map((s) => ({ name: s.name, min: s.min, max: s.max })),
     inputs: inputs.map((n) => tensorEntry({ kind: "input", name: n.attrs.name, dtype: typeOf(n).dtype, shape: typeOf(n).shape, panel: 0 })),
     outputs: p.outputs.map(tensorEntry),
-    arenaBytes: memory.bytes,
+    arenas: memory.arenas,
     steps: steps.map(({ plan, kernel, grid }) => ({
       kernel,
       grid,

@@ -1,4 +1,5 @@
 import type { Caps } from "./backend.ts";
+import { CulmError } from "./diagnostics.ts";
 import { fuse } from "./fuse.ts";
 import type { Fused } from "./fuse.ts";
 import { decomposeGraph } from "./graph/decompose.ts";
@@ -23,7 +24,7 @@ import { buildKernel } from "./select.ts";
  * | selectComposites| decomposes what no template or row kernel computes  | verify                                                               |
  * | packWeights     | stacks and lays out weights                         | selectComposites: a decomposition may bring new matmuls              |
  * | fuse            | nodes to kernels                                    | packWeights: a stacked projection is one kernel                      |
- * | planMemory      | temporaries to arena offsets                        | fuse: only then is it known what is stored (memory.ts, by compile.ts)|
+ * | planMemory      | temporaries to places in memory                     | fuse: only then is it known what is stored (memory.ts, by compile.ts)|
  *
  * and for each kernel: buildKernel (template, Tile IR), verify, place (Thread IR), simplifyThread, verify, print.
  */
@@ -41,7 +42,16 @@ function hasLowering(n: Node): boolean {
 
 export function lowerGraph(graph: Graph, caps: Caps): { readonly graph: Graph; readonly fused: Fused } {
   const lowered = GRAPH_PASSES.reduce((g, pass) => pass.run(g, caps), graph);
-  return { graph: lowered, fused: fuse(lowered, caps) };
+  const fused = fuse(lowered, caps);
+  const wide = fused.kernels.find(({ args }) => args.length > caps.maxBuffers);
+  if (wide)
+    throw new CulmError({
+      what: `a kernel has ${wide.args.length} buffers as arguments`,
+      path: wide.label,
+      expected: `at most ${caps.maxBuffers} on ${caps.name}`,
+      fix: "store a value on the way (an output, say), so that fewer operations fuse",
+    });
+  return { graph: lowered, fused };
 }
 
 export interface LoweredKernel {

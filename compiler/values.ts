@@ -27,7 +27,7 @@ import type { Activation, Dim, Node } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { Access, Param } from "./ir/tile.ts";
 import type { BufferInfo } from "./plan.ts";
-import { bufferIndex, delinearize, dimExpr, dimMax, elementCount, linearize } from "./plan.ts";
+import { bufferIndex, delinearize, dimExpr, dimMax, elementCount, linearize, maxElements } from "./plan.ts";
 
 /**
  * The value of a graph node as a function of its coordinates. Nodes that are stored are loads; everything else is arithmetic around its inputs'
@@ -55,7 +55,7 @@ export function newScope(): Scope {
       if (i < 0) {
         i = args.length;
         args.push({ buffer, access });
-        params.push({ name: `p${i}`, dtype: buffer.dtype, access });
+        params.push({ name: `p${i}`, dtype: buffer.dtype, access, elements: maxElements(buffer) });
       } else if (args[i]!.access !== access) {
         args[i]!.access = "readwrite";
         params[i] = { ...params[i]!, access: "readwrite" };

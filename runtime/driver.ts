@@ -1,3 +1,5 @@
+import type { Requirements } from "../compiler/artifact.ts";
+
 /**
  * The contract between the runtime and a device. A driver knows nothing of models: it has memory, kernels, and lists of steps that are prepared once
  * and then run again and again, with nothing allocated on the way. What changes from run to run (grids, and symbols such as `past`) lies in two
@@ -14,6 +16,8 @@ export interface OpenOptions {
   readonly threads?: number;
   /** Which device, where there are several. */
   readonly index?: number;
+  /** What the artifact asks of the device. Refused, with all that is missing, before anything is allocated. */
+  readonly requires?: Requirements;
 }
 
 /** What memory is for; drivers may place the kinds differently. */

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import type { BufferRef, IntExpr, Manifest, ProgramEntry, TensorEntry, WeightEntry } from "../compiler/artifact.ts";
-import { elementBytes, evaluateIntExpr, isDType } from "../compiler/artifact.ts";
+import { ARTIFACT_VERSION, elementBytes, evaluateIntExpr, isDType } from "../compiler/artifact.ts";
 import { shown, UserError } from "./errors.ts";
 
 /** An artifact that cannot be used: the message names the file and the field. */
@@ -36,15 +36,21 @@ const intExpr = z.custom<IntExpr>((e) => isIntExpr(e), { error: "expected an int
 const tensor = z.object({ name: text, dtype, shape: z.array(intExpr).max(16), bytes });
 const bufferRef = z.discriminatedUnion("kind", [
   z.object({ kind: z.enum(["weight", "literal", "state", "input", "output"]), name: text }),
-  z.object({ kind: z.literal("arena"), offset: bytes }),
+  z.object({ kind: z.literal("arena"), arena: size, offset: bytes }),
 ]);
+
+const requirements = z.object({
+  features: z.array(text).max(100),
+  limits: z.record(z.string().max(100), bytes),
+  subgroup: positive.nullable(),
+});
 
 const manifestSchema = z.object({
   format: z.literal("culm-artifact"),
-  version: z.literal(1),
+  version: z.literal(ARTIFACT_VERSION),
   compiler: text,
   name: text,
-  target: z.object({ backend: text, caps: text, toolchain: text }),
+  target: z.object({ backend: text, caps: text, toolchain: text, requires: requirements }),
   weights: z.array(
     z.object({
       name: text,
@@ -65,7 +71,7 @@ const manifestSchema = z.object({
         symbols: z.array(z.object({ name: text, min: size, max: size })).max(16),
         inputs: z.array(tensor),
         outputs: z.array(tensor),
-        arenaBytes: bytes,
+        arenas: z.array(bytes).max(10_000),
         steps: z.array(
           z.object({
             kernel: size,
@@ -101,10 +107,13 @@ const manifestSchema = z.object({
  */
 export function parseManifest(json: unknown, literalBytes: number, where: string): Manifest {
   const version = typeof json === "object" && json !== null && "version" in json ? json.version : undefined;
-  if (typeof version === "number" && version !== 1)
-    throw new ArtifactError(`${where}: version: this is an artifact of version ${version}, this runtime reads version 1`, {
-      hint: "compile the model again",
-    });
+  if (typeof version === "number" && version !== ARTIFACT_VERSION)
+    throw new ArtifactError(
+      `${where}: version: this is an artifact of version ${version}, this runtime reads version ${ARTIFACT_VERSION}`,
+      {
+        hint: "compile the model again",
+      },
+    );
   const result = manifestSchema.safeParse(json);
   if (!result.success) {
     const issue = result.error.issues[0]!;
@@ -188,7 +197,7 @@ function valueOf(e: IntExpr, symbols: Readonly<Record<string, number>>, field: s
 
 function checkProgram(program: ProgramEntry, manifest: Manifest, fail: Fail): void {
   const at = `programs.${program.name}`;
-  const { symbols, inputs, outputs, steps, arenaBytes } = program;
+  const { symbols, inputs, outputs, steps, arenas } = program;
   unique(
     symbols.map((symbol) => symbol.name),
     `${at}.symbols`,
@@ -235,8 +244,9 @@ function checkProgram(program: ProgramEntry, manifest: Manifest, fail: Fail): vo
     for (const e of [...step.grid, step.bytes, step.flops]) value(e, field);
     step.args.forEach((arg, j) => {
       if (arg.kind === "arena") {
-        if (arg.offset >= Math.max(1, arenaBytes))
-          fail(`${field}.args.${j}`, `offset ${arg.offset} lies outside the arena of ${arenaBytes} bytes`);
+        const room = arenas[arg.arena] ?? fail(`${field}.args.${j}`, `there is no arena ${arg.arena}`);
+        if (arg.offset >= Math.max(1, room))
+          fail(`${field}.args.${j}`, `offset ${arg.offset} lies outside arena ${arg.arena} of ${room} bytes`);
       } else if (!known[arg.kind].has(arg.name)) fail(`${field}.args.${j}`, `there is no ${arg.kind} ${shown(arg.name)}`);
     });
   });

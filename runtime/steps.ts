@@ -54,11 +54,7 @@ export async function openArtifact(
     const weights = await loadWeights(device, manifest.weights, source, bank, onLoad);
     const literals = placeLiterals(memory, artifact);
     const states = new Map(manifest.states.map((entry) => [entry.name, memory.take(entry.bytes, "state", `state ${entry.name}`)]));
-    const arena = memory.take(
-      Math.max(64, ...manifest.programs.map(({ arenaBytes }) => arenaBytes)),
-      "arena",
-      "the values between kernels",
-    );
+    const arenas = arenaSizes(manifest).map((bytes) => memory.take(bytes, "arena", "the values between kernels"));
     const tensors = hostTensors(
       memory,
       manifest.programs.flatMap((program) => [...program.inputs, ...program.outputs]),
@@ -73,7 +69,7 @@ export async function openArtifact(
       state: (name) => whole(states.get(name)!),
       input: (name) => whole(tensors.get(name)!.buffer),
       output: (name) => whole(tensors.get(name)!.buffer),
-      arena: (offset) => ({ buffer: arena, offset }),
+      arena: (index, offset) => ({ buffer: arenas[index]!, offset }),
     };
     const programs = new Map(manifest.programs.map((program) => [program.name, new Program(device, program, manifest, kernels, slices)]));
     for (const { list } of programs.values()) lists.push(list);
@@ -116,6 +112,12 @@ function allocate(device: Device, bytes: number, use: Parameters<Device["alloc"]
       hint: "a smaller --max-length or --batch, or another --dtype, needs less",
     });
   }
+}
+
+/** The arenas are all programs' (one runs at a time): each is as large as the program that needs most of it asks for. */
+function arenaSizes({ programs }: Manifest): readonly number[] {
+  const count = Math.max(0, ...programs.map(({ arenas }) => arenas.length));
+  return Array.from({ length: count }, (_, i) => Math.max(64, ...programs.map(({ arenas }) => arenas[i] ?? 0)));
 }
 
 /** Bytes of the largest row that may have to change places with another: of a state, or of an output that has one position a row. 0 with one row. */
@@ -179,9 +181,10 @@ function sinkOf(buffer: DeviceBuffer): Parameters<typeof loadWeight>[2] {
   };
 }
 
-const align = 64;
+/** What WebGPU asks of the offset of a binding, at most; a multiple of a cache line. */
+const align = 256;
 
-/** All literals in one buffer, each on a cache line of its own. */
+/** All literals in one buffer, each where a binding or a vector load may begin. */
 function placeLiterals(memory: Memory, { manifest, literals }: LoadedArtifact): ReadonlyMap<string, Slice> {
   const offsets: number[] = [];
   let bytes = 0;
@@ -241,7 +244,7 @@ function viewAs(dtype: DType, { buffer, byteOffset, length }: Uint8Array): HostA
 }
 
 interface Slices extends Readonly<Record<"weight" | "literal" | "state" | "input" | "output", (name: string) => Slice>> {
-  readonly arena: (offset: number) => Slice;
+  readonly arena: (index: number, offset: number) => Slice;
 }
 
 /** A program's prepared steps, and what of them changes from run to run. */
@@ -257,7 +260,7 @@ class Program {
     this.list = device.prepare(
       entry.steps.map((step) => {
         const { symbols, sharedBytes } = manifest.kernels[step.kernel]!;
-        const args = step.args.map((arg) => (arg.kind === "arena" ? slices.arena(arg.offset) : slices[arg.kind](arg.name)));
+        const args = step.args.map((arg) => (arg.kind === "arena" ? slices.arena(arg.arena, arg.offset) : slices[arg.kind](arg.name)));
         return { kernel: kernels[step.kernel]!, args, symbols, sharedBytes };
       }),
       entry.symbols.map(({ name }) => name),

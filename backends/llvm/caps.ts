@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import type { Caps } from "../../compiler/backend.ts";
+import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import type { DType } from "../../compiler/ir/dtype.ts";
 import type { Target } from "../../ffi/libllvm.ts";
 import { loadLlvm } from "../../ffi/libllvm.ts";
@@ -151,6 +152,9 @@ export function caps(device: string): Caps {
     asyncCopy: false,
     indexableRegisters: true,
     directOperands: true,
+    arena: "one",
+    maxBuffers: Infinity,
+    requires: NO_REQUIREMENTS,
     panel: level.lanes * level.block[1],
     units: [fmaUnit(level.lanes, level.block)],
     workers: hostWorkers(),

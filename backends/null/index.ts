@@ -1,4 +1,5 @@
 import type { Backend, Caps } from "../../compiler/backend.ts";
+import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import { BYTES, DTYPES } from "../../compiler/ir/dtype.ts";
 import { printThread } from "../../compiler/ir/thread-text.ts";
 import { fma4x8, fma8, mma16816, simdgroup8 } from "./units.ts";
@@ -12,6 +13,9 @@ const gpu = {
   asyncCopy: true,
   indexableRegisters: false,
   directOperands: false,
+  arena: "one",
+  maxBuffers: Infinity,
+  requires: NO_REQUIREMENTS,
   panel: 0,
   workers: 4,
 } as const satisfies Omit<Caps, "name" | "units">;
@@ -29,6 +33,9 @@ const devices: readonly Caps[] = [
     asyncCopy: false,
     indexableRegisters: true,
     directOperands: true,
+    arena: "one",
+    maxBuffers: Infinity,
+    requires: NO_REQUIREMENTS,
     panel: 16,
     units: [fma8],
     workers: 2,

@@ -25,6 +25,8 @@ export interface Param {
   readonly name: string;
   readonly dtype: DType;
   readonly access: Access;
+  /** Most elements the buffer can have, where that is known: a target that binds buffers in windows needs several for a large one. */
+  readonly elements?: number;
 }
 
 /**

@@ -19,7 +19,7 @@ export function describeArtifact(name: string, manifest: Manifest, kernelBytes: 
     weights: sum(weights),
     states: sum(states),
     literals: sum(literals),
-    arena: Math.max(...programs.map(({ arenaBytes }) => arenaBytes)),
+    arena: Math.max(...programs.map(({ arenas }) => total(arenas))),
     inputs: largest((program) => program.inputs),
     outputs: largest((program) => program.outputs.filter((output) => !taken.has(output.name))),
     kernels: kernelBytes,
@@ -52,7 +52,9 @@ export function describeArtifact(name: string, manifest: Manifest, kernelBytes: 
   };
 }
 
-function describeProgram({ name, symbols, inputs, outputs, arenaBytes, steps }: ProgramEntry, { kernels }: Manifest) {
+const total = (sizes: readonly number[]): number => sizes.reduce((a, b) => a + b, 0);
+
+function describeProgram({ name, symbols, inputs, outputs, arenas, steps }: ProgramEntry, { kernels }: Manifest) {
   const most = Object.fromEntries(symbols.map((symbol) => [symbol.name, symbol.max]));
   return {
     name,
@@ -60,14 +62,16 @@ function describeProgram({ name, symbols, inputs, outputs, arenaBytes, steps }: 
     inputs: inputs.map((entry) => ({ name: entry.name, dtype: entry.dtype, shape: entry.shape.map(printInt) })),
     outputs: outputs.map((entry) => ({ name: entry.name, dtype: entry.dtype, shape: entry.shape.map(printInt) })),
     launches: steps.length,
-    arenaBytes,
+    arenaBytes: total(arenas),
     steps: steps.map((step) => ({
       label: step.label,
       kernel: step.kernel,
       name: kernels[step.kernel]!.name,
       template: kernels[step.kernel]!.template,
       grid: step.grid.map(printInt),
-      args: step.args.map((arg) => (arg.kind === "arena" ? `arena+${arg.offset}` : `${arg.kind} ${arg.name}`)),
+      args: step.args.map((arg) =>
+        arg.kind === "arena" ? (arenas.length > 1 ? `arena ${arg.arena}` : `arena+${arg.offset}`) : `${arg.kind} ${arg.name}`,
+      ),
       bytes: evaluateIntExpr(step.bytes, most),
       flops: evaluateIntExpr(step.flops, most),
     })),

@@ -1,4 +1,5 @@
 import type { Caps } from "../../compiler/backend.ts";
+import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import { add, idiv, i32, mod, mul } from "../../compiler/ir/expr.ts";
 
 /** A CPU of no particular make: eight lanes, packed weights, operands read in place. */
@@ -12,6 +13,9 @@ export const vectorCaps: Caps = {
   asyncCopy: false,
   indexableRegisters: true,
   directOperands: true,
+  arena: "one",
+  maxBuffers: Infinity,
+  requires: NO_REQUIREMENTS,
   panel: 16,
   units: [
     {
@@ -40,6 +44,9 @@ export const warpCaps: Caps = {
   asyncCopy: true,
   indexableRegisters: false,
   directOperands: false,
+  arena: "one",
+  maxBuffers: Infinity,
+  requires: NO_REQUIREMENTS,
   panel: 0,
   units: [
     {

@@ -82,12 +82,12 @@ describe("kernels of a Bamba model", () => {
 describe("memory plan", () => {
   test("temporaries alive together do not overlap, and the arena is smaller than their sum", () => {
     const list = kernels("base", "prefill");
-    const { offsets, bytes } = planMemory(list);
+    const { places, arenas } = planMemory(list, "one");
     const life = new Map<unknown, [number, number]>();
     list.forEach((k, i) => {
       for (const a of k.args) if (a.buffer.kind === "arena") life.set(a.buffer, [life.get(a.buffer)?.[0] ?? i, i]);
     });
-    const all = [...offsets];
+    const all = [...places].map(([buffer, { offset }]) => [buffer, offset] as const);
     for (const [a, at] of all)
       for (const [b, bt] of all) {
         if (a === b) continue;
@@ -95,6 +95,20 @@ describe("memory plan", () => {
         const together = la[0] <= lb[1] && lb[0] <= la[1];
         if (together) expect(at + maxBytes(a) <= bt || bt + maxBytes(b) <= at, `${a.name} and ${b.name}`).toBe(true);
       }
-    expect(bytes).toBeLessThan(all.reduce((s, [b]) => s + maxBytes(b), 0) / 4);
+    expect(arenas).toHaveLength(1);
+    expect(arenas[0]).toBeLessThan(all.reduce((s, [b]) => s + maxBytes(b), 0) / 4);
+  });
+
+  test("on a target with buffers, no two temporaries that are alive together share one", () => {
+    const list = kernels("base", "prefill");
+    const { places, arenas } = planMemory(list, "buffers");
+    const total = [...places.keys()].reduce((sum, b) => sum + maxBytes(b), 0);
+    for (const k of list) {
+      const used = k.args.flatMap(({ buffer }) => (buffer.kind === "arena" ? [places.get(buffer)!] : []));
+      expect(new Set(used.map(({ arena }) => arena)).size).toBe(used.length);
+      for (const { offset } of used) expect(offset).toBe(0);
+    }
+    for (const [buffer, { arena }] of places) expect(maxBytes(buffer)).toBeLessThanOrEqual(arenas[arena]!);
+    expect(arenas.reduce((a, b) => a + b, 0)).toBeLessThan(total / 2);
   });
 });

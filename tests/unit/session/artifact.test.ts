@@ -4,6 +4,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Manifest } from "../../../compiler/artifact.ts";
+import { NO_REQUIREMENTS } from "../../../compiler/artifact.ts";
 import { isUserError } from "../../../runtime/errors.ts";
 import { parseManifest } from "../../../runtime/manifest.ts";
 import { readArtifact, writeArtifact } from "../../../runtime/node/artifact.ts";
@@ -13,10 +14,10 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const good: Manifest = {
   format: "culm-artifact",
-  version: 1,
+  version: 2,
   compiler: "0.1.0",
   name: "tiny",
-  target: { backend: "null", caps: "null-32", toolchain: "none" },
+  target: { backend: "null", caps: "null-32", toolchain: "none", requires: NO_REQUIREMENTS },
   weights: [{ name: "w", dtype: "bf16", parts: [{ tensor: "a", shape: [3, 4] }], rows: 3, cols: 4, panel: 2, bytes: 32 }],
   literals: [{ name: "table", dtype: "f32", shape: [2, 2], offset: 4, bytes: 16 }],
   states: [{ name: "s", dtype: "f32", shape: ["batch", 4], bytes: 32 }],
@@ -29,7 +30,7 @@ const good: Manifest = {
       ],
       inputs: [{ name: "ids", dtype: "i32", shape: ["batch", "seq"], bytes: 40 }],
       outputs: [{ name: "y", dtype: "f32", shape: ["batch", ["mul", 2, "seq"]], bytes: 80 }],
-      arenaBytes: 64,
+      arenas: [64],
       steps: [
         {
           kernel: 0,
@@ -39,7 +40,7 @@ const good: Manifest = {
             { kind: "literal", name: "table" },
             { kind: "input", name: "ids" },
             { kind: "state", name: "s" },
-            { kind: "arena", offset: 32 },
+            { kind: "arena", arena: 0, offset: 32 },
             { kind: "output", name: "y" },
           ],
           label: "layers.0",
@@ -86,7 +87,7 @@ describe("a manifest", () => {
   const deep = (depth: number): unknown => (depth === 0 ? 1 : ["add", deep(depth - 1), 1]);
   const cases: readonly (readonly [path: string, value: unknown, message: string])[] = [
     ["format", "zip", "format:"],
-    ["version", 2, "version: this is an artifact of version 2"],
+    ["version", 1, "version: this is an artifact of version 1"],
     ["weights", undefined, "weights:"],
     ["weights.0.dtype", "f8", "weights.0.dtype: expected f32"],
     ["weights.0.dtype", "i32", "weights.w: a weight cannot be i32"],
@@ -113,8 +114,12 @@ describe("a manifest", () => {
     ["programs.0.steps.0.grid", [1, 1], "programs.0.steps.0.grid"],
     ["programs.0.steps.0.grid", ["past", 1, 1], "programs.prefill.steps.0:"],
     ["programs.0.steps.0.args.0", { kind: "weight", name: "v" }, 'programs.prefill.steps.0.args.0: there is no weight "v"'],
-    ["programs.0.steps.0.args.4", { kind: "arena", offset: 64 }, "programs.prefill.steps.0.args.4: offset 64 lies outside"],
-    ["programs.0.steps.0.args.4", { kind: "arena", offset: -8 }, "programs.0.steps.0.args.4.offset:"],
+    [
+      "programs.0.steps.0.args.4",
+      { kind: "arena", arena: 0, offset: 64 },
+      "programs.prefill.steps.0.args.4: offset 64 lies outside arena 0",
+    ],
+    ["programs.0.steps.0.args.4", { kind: "arena", arena: 0, offset: -8 }, "programs.0.steps.0.args.4.offset:"],
     ["programs.0.steps.0.args.4", { kind: "device", offset: 0 }, "programs.0.steps.0.args.4.kind:"],
     ["kernels.0.symbols", ["past"], "programs.prefill.steps.0: kernel k0 needs the symbol"],
     ["kernels.0.threads", 0, "kernels.0.threads:"],
@@ -163,10 +168,10 @@ test("whatever is changed in a manifest, it is taken or refused, and what is tak
         return;
       }
       for (const { offset, bytes } of taken.literals) expect(offset + bytes).toBeLessThanOrEqual(20);
-      for (const { steps, arenaBytes } of taken.programs)
+      for (const { steps, arenas } of taken.programs)
         for (const { kernel, args } of steps) {
           expect(taken.kernels[kernel]).toBeDefined();
-          for (const arg of args) if (arg.kind === "arena") expect(arg.offset).toBeLessThan(arenaBytes);
+          for (const arg of args) if (arg.kind === "arena") expect(arg.offset).toBeLessThan(arenas[arg.arena]!);
         }
     }),
     { numRuns: 5000 },

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Manifest } from "../../../compiler/artifact.ts";
+import { NO_REQUIREMENTS } from "../../../compiler/artifact.ts";
 import type { Device, DeviceBuffer, StepSpec } from "../../../runtime/driver.ts";
 import { UserError } from "../../../runtime/errors.ts";
 import { summarizeProfile } from "../../../runtime/profile.ts";
@@ -84,10 +85,10 @@ function fakeDevice(visible: boolean, limit = Infinity) {
 
 const manifest: Manifest = {
   format: "culm-artifact",
-  version: 1,
+  version: 2,
   compiler: "test",
   name: "sums",
-  target: { backend: "fake", caps: "none", toolchain: "none" },
+  target: { backend: "fake", caps: "none", toolchain: "none", requires: NO_REQUIREMENTS },
   weights: [{ name: "w", dtype: "f32", parts: [{ tensor: "w", shape: [1] }], rows: 1, cols: 1, panel: 0, bytes: 4 }],
   literals: [
     { name: "unused", dtype: "f32", shape: [1], offset: 0, bytes: 4 },
@@ -103,12 +104,12 @@ const manifest: Manifest = {
       ],
       inputs: [{ name: "x", dtype: "f32", shape: ["seq"], bytes: 24 }],
       outputs: [{ name: "y", dtype: "f32", shape: [1], bytes: 4 }],
-      arenaBytes: 128,
+      arenas: [128],
       steps: [
         {
           kernel: 0,
           grid: [["idiv", ["add", "seq", 1], 2], 2, 1],
-          args: [{ kind: "input", name: "x" }, { kind: "weight", name: "w" }, { kind: "arena", offset: 64 }], // prettier-ignore
+          args: [{ kind: "input", name: "x" }, { kind: "weight", name: "w" }, { kind: "arena", arena: 0, offset: 64 }], // prettier-ignore
           label: "layers.7.scale",
           bytes: ["mul", "seq", 4],
           flops: "seq",
@@ -116,7 +117,7 @@ const manifest: Manifest = {
         {
           kernel: 1,
           grid: [1, 1, 1],
-          args: [{ kind: "arena", offset: 64 }, { kind: "literal", name: "table" }, { kind: "state", name: "total" }, { kind: "output", name: "y" }], // prettier-ignore
+          args: [{ kind: "arena", arena: 0, offset: 64 }, { kind: "literal", name: "table" }, { kind: "state", name: "total" }, { kind: "output", name: "y" }], // prettier-ignore
           label: "layers.8.scale",
           bytes: 8,
           flops: ["mul", 2, "seq"],

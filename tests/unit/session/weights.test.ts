@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { DType, Manifest, WeightEntry } from "../../../compiler/artifact.ts";
-import { BYTES } from "../../../compiler/artifact.ts";
+import { BYTES, NO_REQUIREMENTS } from "../../../compiler/artifact.ts";
 import { isUserError } from "../../../runtime/errors.ts";
 import { decodeFloats, encodeFloats } from "../../../runtime/numeric.ts";
 import type { FloatDType } from "../../../runtime/numeric.ts";
@@ -55,10 +55,10 @@ function entryOf(dtype: "f32" | "bf16" | "f16", parts: WeightEntry["parts"], col
 
 const manifestOf = (...weights: WeightEntry[]): Manifest => ({
   format: "culm-artifact",
-  version: 1,
+  version: 2,
   compiler: "test",
   name: "test",
-  target: { backend: "none", caps: "none", toolchain: "none" },
+  target: { backend: "none", caps: "none", toolchain: "none", requires: NO_REQUIREMENTS },
   weights,
   literals: [],
   states: [],

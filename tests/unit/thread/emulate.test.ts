@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Caps, MatrixUnit } from "../../../compiler/backend.ts";
+import { NO_REQUIREMENTS } from "../../../compiler/backend.ts";
 import { add, cast, constant, f32, i32, intVar, load, lt, mod, mul, reg, select, shuffle } from "../../../compiler/ir/expr.ts";
 import type { Expr } from "../../../compiler/ir/expr.ts";
 import { printThread, verifyThread } from "../../../compiler/ir/thread-text.ts";
@@ -38,6 +39,9 @@ const caps: Caps = {
   asyncCopy: true,
   indexableRegisters: false,
   directOperands: false,
+  arena: "one",
+  maxBuffers: Infinity,
+  requires: NO_REQUIREMENTS,
   panel: 0,
   units: [unit2],
   workers: 1,
