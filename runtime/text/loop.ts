@@ -20,6 +20,11 @@ export interface Step {
 const pauseEvery = 20;
 
 type Later = (callback: () => void) => unknown;
+/** As a page has it; Node's declarations leave `onmessage` out. */
+interface Channel {
+  readonly port1: { onmessage: () => void; close(): void };
+  readonly port2: { postMessage(message: null): void };
+}
 
 /**
  * Resolves when everything that waits has had its turn. A page has no setImmediate, and holds timers of code that keeps asking for them back by
@@ -28,7 +33,7 @@ type Later = (callback: () => void) => unknown;
 function nextTask(): Promise<void> {
   const { setImmediate } = globalThis as { readonly setImmediate?: Later };
   if (setImmediate !== undefined) return new Promise((resolve) => setImmediate(resolve));
-  const { port1, port2 } = new MessageChannel();
+  const { port1, port2 } = new MessageChannel() as unknown as Channel;
   return new Promise((resolve) => {
     port1.onmessage = () => {
       port1.close();

@@ -1,6 +1,7 @@
 import type { Requirements } from "../../compiler/artifact.ts";
-import type { FinishReason } from "../text/generate.ts";
+import type { AdapterFacts } from "../drivers/webgpu/adapter.ts";
 import type { Chat } from "../text/chat-template.ts";
+import type { FinishReason } from "../text/generate.ts";
 import type { GenerationOptions } from "../text/generation-options.ts";
 
 /**
@@ -60,18 +61,6 @@ export interface Progress {
   readonly cached: number;
   /** From the network, of late. */
   readonly bytesPerSecond: number;
-}
-
-/** The graphics processor, as the browser tells it. */
-export interface AdapterFacts {
-  readonly vendor: string;
-  readonly architecture: string;
-  /** May be empty: browsers tell little. */
-  readonly description: string;
-  readonly features: readonly string[];
-  readonly limits: Readonly<Record<string, number>>;
-  /** Lanes of its subgroups; null where it does not tell. */
-  readonly subgroups: { readonly min: number; readonly max: number } | null;
 }
 
 export interface ModelFacts {
