@@ -147,8 +147,8 @@ function programEntry(p: LoweredProgram, steps: readonly ReturnType<Library["add
       grid,
       args: plan.args.map((a) => ref(a.buffer)),
       label: plan.label,
-      bytes: toIntExpr(plan.bytes),
-      flops: toIntExpr(plan.flops),
+      bytes: plan.bytes,
+      flops: plan.flops,
     })),
   };
 }

@@ -1,3 +1,4 @@
+import type { IntExpr } from "./artifact.ts";
 import type { DType } from "./ir/dtype.ts";
 import { BYTES } from "./ir/dtype.ts";
 import type { Expr } from "./ir/expr.ts";
@@ -32,8 +33,9 @@ export interface KernelPlan {
   readonly problem: Problem;
   /** One buffer for each of the problem's params, in order. */
   readonly args: readonly { readonly buffer: BufferInfo; readonly access: Access }[];
-  readonly flops: Expr;
-  readonly bytes: Expr;
+  /** Operations, and bytes read and written, at the symbols' values. */
+  readonly flops: IntExpr;
+  readonly bytes: IntExpr;
   /** Set for kernels that only write pointwise values, so that two neighbours over one domain can become one. */
   readonly pointwise: Pointwise | null;
 }

@@ -11,6 +11,10 @@ const folders = sourceFolders.filter((folder) => existsSync(join(projectRoot, fo
 const checks = {
   types: ["node_modules/typescript/bin/tsc", "--noEmit"],
   "types under TypeScript 7": ["node_modules/typescript7/bin/tsc", "--noEmit", "-p", "tsconfig.types.json"],
+  "types of the page": [
+    "node_modules/svelte-check/bin/svelte-check",
+    ...["--workspace", "runtime/web/page", "--tsconfig", "./tsconfig.json", "--fail-on-warnings", "--output", "human"],
+  ],
   lint: ["node_modules/eslint/bin/eslint.js", ".", "--max-warnings=0"],
   format: ["node_modules/prettier/bin/prettier.cjs", "--check", ".", "--log-level=warn"],
   "import rules": ["node_modules/dependency-cruiser/bin/dependency-cruise.mjs", "--config", ".dependency-cruiser.cjs", ...folders],

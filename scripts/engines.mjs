@@ -21,16 +21,16 @@ const cached = join(projectRoot, "node_modules", ".cache", "culm", "lavapipe");
  * @typedef {{ icd: string, libraries: string[] }} Lavapipe
  */
 
-/** @param {string} folder @returns {Lavapipe | undefined} */
+/** @param {string} folder @returns {Lavapipe | null} */
 function lavapipeIn(folder) {
   const noted = /** @type {Lavapipe | undefined} */ (readJson(join(folder, "lavapipe.json")));
-  if (noted === undefined) return undefined;
+  if (noted === undefined) return null;
   const paths = [noted.icd, ...noted.libraries].map((path) => resolve(folder, path));
   const [icd = "", ...libraries] = paths;
-  return paths.every((path) => existsSync(path)) ? { icd, libraries } : undefined;
+  return paths.every((path) => existsSync(path)) ? { icd, libraries } : null;
 }
 
-/** @returns {Lavapipe | undefined} the one that CULM_LAVAPIPE names by its ICD file, else what an earlier set-up has found or fetched */
+/** @returns {Lavapipe | null} the one that CULM_LAVAPIPE names by its ICD file, else what an earlier set-up has found or fetched */
 export function findLavapipe() {
   const named = process.env["CULM_LAVAPIPE"];
   return named !== undefined && named !== "" ? { icd: named, libraries: [] } : lavapipeIn(cached);
@@ -41,7 +41,7 @@ export function findLavapipe() {
  * loaded already is not searched for, so no search path has to be set before the process starts.
  */
 export function useLavapipe(lavapipe = findLavapipe()) {
-  if (lavapipe === undefined)
+  if (lavapipe === null)
     throw new SetupError(
       `there is no lavapipe to test on. npm test fetches it, and says why where it cannot. CULM_LAVAPIPE names the ICD file of another one ` +
         `(of Mesa 25 or newer). ${skipping}`,
@@ -167,7 +167,7 @@ function unpack(packages, folder) {
 }
 
 function ensureLavapipe() {
-  if (findLavapipe() !== undefined) return;
+  if (findLavapipe() !== null) return;
   mkdirSync(dirname(cached), { recursive: true });
   const folder = mkdtempSync(`${cached}-`);
   try {
@@ -182,7 +182,7 @@ function ensureLavapipe() {
       rmSync(download, { recursive: true });
       writeFileSync(join(folder, "lavapipe.json"), JSON.stringify(note));
       const lavapipe = lavapipeIn(folder);
-      const problem = lavapipe === undefined ? "not all of its files are there" : problemOf(lavapipe);
+      const problem = lavapipe === null ? "not all of its files are there" : problemOf(lavapipe);
       if (problem !== null) throw new SetupError(`it was fetched and does not open: ${problem}`, 2);
     }
     rmSync(cached, { recursive: true, force: true });

@@ -1,3 +1,4 @@
+import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { f32, intVar, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
@@ -30,7 +31,7 @@ export function gemm(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul"
     k,
     { ...first, name: anchors.map((x) => x.name).join("+") },
     { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs: [out] },
-    mul(m, 2 * n * depth * anchors.length),
+    times(toIntExpr(m), 2 * n * depth * anchors.length),
   );
 }
 

@@ -1,6 +1,8 @@
+import type { IntExpr } from "../artifact.ts";
+import { plus, times, toIntExpr } from "../int-expr.ts";
 import { BYTES } from "../ir/dtype.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, cast, f32, i32, intVar, isConst, mul, substitute, variable } from "../ir/expr.ts";
+import { cast, f32, i32, intVar, isConst, substitute, variable } from "../ir/expr.ts";
 import type { Dim, Node } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -33,15 +35,11 @@ export function begin(d: Decisions, sink: Node, name: string): Kernel {
   };
 }
 
-export function plan(k: Kernel, labelled: Node, problem: Problem, flops: Expr): KernelPlan {
-  const bytes = k.scope.args.reduce<Expr>(
-    (sum, a) =>
-      add(
-        sum,
-        mul(k.scope.gathered.get(a.buffer) ?? elementCount(a.buffer.shape), BYTES[a.buffer.dtype] * (a.access === "readwrite" ? 2 : 1)),
-      ),
-    i32(0),
-  );
+export function plan(k: Kernel, labelled: Node, problem: Problem, flops: IntExpr): KernelPlan {
+  const bytes = k.scope.args.reduce<IntExpr>((sum, { buffer, access }) => {
+    const elements = toIntExpr(k.scope.gathered.get(buffer) ?? elementCount(buffer.shape));
+    return plus(sum, times(elements, BYTES[buffer.dtype] * (access === "readwrite" ? 2 : 1)));
+  }, 0);
   return { label: labelled.name || labelled.op, problem, args: k.scope.args, flops, bytes, pointwise: null };
 }
 export const f32Of = (e: Expr): Expr => cast(e, "f32");

@@ -1,3 +1,4 @@
+import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { add, cast, exp, f32, i32, idiv, intVar, load, max, min, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
@@ -43,7 +44,7 @@ export function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): Ker
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const visible = add(a.attrs.past, dimExpr(seq));
-  return plan(k, a, problem, mul(mul(mul(dimExpr(batch), dimExpr(seq)), visible), 4 * h * dimMax(dim)));
+  return plan(k, a, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), times(toIntExpr(visible), 4 * h * dimMax(dim))));
 }
 
 /** The sequence ids of a call whose first position is `past`, as the templates ask for them: from position -1 on, which at past = 0 is position 0. */
@@ -103,7 +104,7 @@ export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const q = n.attrs.chunk;
-  return plan(k, n, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * q * N * G + H * (2 * q * P + 4 * N * P)));
+  return plan(k, n, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), 2 * q * N * G + H * (2 * q * P + 4 * N * P)));
 }
 
 /** One token: state and output in one pass over the state, rows (b, h, p) and columns n. */
@@ -168,7 +169,7 @@ export function ssdStep(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
     ],
   };
   warmRows(problem);
-  return plan(k, n, { kind: "rows", ...problem }, mul(dimExpr(batch), 5 * H * P * N));
+  return plan(k, n, { kind: "rows", ...problem }, times(toIntExpr(dimExpr(batch)), 5 * H * P * N));
 }
 export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalConv1d">): KernelPlan {
   const k = begin(d, sink, "conv1d");
@@ -206,5 +207,5 @@ export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalCo
   problem.sequences?.end(v0);
   out.index(v0, v1, v2);
   out.value([f32(0)], v0, v1, v2);
-  return plan(k, n, problem, mul(mul(dimExpr(batch), dimExpr(seq)), 2 * channels * n.attrs.width));
+  return plan(k, n, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), 2 * channels * n.attrs.width));
 }

@@ -1,5 +1,6 @@
+import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, cast, mul } from "../ir/expr.ts";
+import { add, cast } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -53,7 +54,7 @@ function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): 
   });
   const problem: RowProblem = { frame: k.frame, rows: dom.rows, cols: dom.cols, steps: [], stores };
   warmRows(problem);
-  const base = plan(k, first.sink, { kind: "rows", ...problem }, mul(dom.rows, dom.cols));
+  const base = plan(k, first.sink, { kind: "rows", ...problem }, times(toIntExpr(dom.rows), dom.cols));
   const pointwise: Pointwise = {
     rows: dom.rows,
     cols: dom.cols,

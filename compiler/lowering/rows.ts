@@ -1,3 +1,4 @@
+import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { cast, div, eq, exp, f32, i32, lt, min, mul, select, sub } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
@@ -12,7 +13,7 @@ import { normInput, rsqrtMean } from "./norm.ts";
 
 function rowsPlan(k: Kernel, labelled: Node, problem: RowProblem, flopsPerElement: number): KernelPlan {
   warmRows(problem);
-  return plan(k, labelled, { kind: "rows", ...problem }, mul(problem.rows, problem.cols * flopsPerElement));
+  return plan(k, labelled, { kind: "rows", ...problem }, times(toIntExpr(problem.rows), problem.cols * flopsPerElement));
 }
 
 /** A norm over the last axis, with what follows it. */

@@ -1,5 +1,6 @@
+import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { i32, intVar, mul } from "../ir/expr.ts";
+import { i32, intVar } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -31,7 +32,7 @@ export function processLogits(d: Decisions, sink: Node, n: NodeOf<"processLogits
   problem.logits(ROW, COL);
   problem.seen(ROW, COL);
   for (const value of Object.values(problem.settings)) value(ROW);
-  return plan(k, n, problem, mul(dimExpr(batch), 4 * vocab));
+  return plan(k, n, problem, times(toIntExpr(dimExpr(batch)), 4 * vocab));
 }
 
 export function sampleToken(d: Decisions, sink: Node, n: NodeOf<"sampleToken">): KernelPlan {
@@ -52,5 +53,5 @@ export function sampleToken(d: Decisions, sink: Node, n: NodeOf<"sampleToken">):
   problem.draw(ROW);
   out.index(ROW);
   out.value([i32(0)], ROW);
-  return plan(k, n, problem, mul(dimExpr(batch), 12 * vocab));
+  return plan(k, n, problem, times(toIntExpr(dimExpr(batch)), 12 * vocab));
 }

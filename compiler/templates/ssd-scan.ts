@@ -26,6 +26,8 @@ interface SsdConfig extends Config {
   readonly q: number;
   readonly pb: number;
   readonly groups: number;
+  /** Slices of the state dimension that are staged one after another, where shared memory has no room for all of B and C. */
+  readonly slices: number;
 }
 
 function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
@@ -34,26 +36,40 @@ function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
   const quantum = Math.max(unit.m, unit.n, unit.k);
   const fits = (c: SsdConfig): boolean =>
     c.q % (unit.m * c.groups) === 0 &&
-    roundUp(p.stateSize, unit.m) % (unit.m * c.groups) === 0 &&
+    stateRows(p, caps) % (unit.m * c.groups * c.slices) === 0 &&
+    (stateRows(p, caps) / c.slices) % unit.k === 0 &&
     c.groups * caps.lanes <= caps.maxThreads &&
     sharedBytes(p, c, caps) <= caps.sharedBytes;
   if (isVector(caps)) {
     const whole = roundUp(p.headDim, unit.n);
-    return [64, 32, 128].map((q) => ({ q: Math.min(q, roundUp(seq, quantum)), pb: whole, groups: 1 })).filter(fits);
+    return [64, 32, 128].map((q) => ({ q: Math.min(q, roundUp(seq, quantum)), pb: whole, groups: 1, slices: 1 })).filter(fits);
   }
   const found: SsdConfig[] = [];
-  for (const q of [64, 32, 16])
+  for (const [slices, q] of [
+    [1, 64],
+    [1, 32],
+    [1, 16],
+    [2, 32],
+    [2, 16],
+    [4, 32],
+    [4, 16],
+    [8, 16],
+    [16, 16],
+    [16, 8],
+  ] as const)
+    // prettier-ignore
     for (const pb of [64, 32, 16, 8])
       for (const groups of [4, 2, 1]) {
-        const c = { q: Math.min(q, roundUp(seq, quantum)), pb: roundUp(Math.min(pb, p.headDim), unit.n), groups };
+        if (slices > 1 && found.length > 0) continue;
+        const c = { q: Math.min(q, roundUp(seq, quantum)), pb: roundUp(Math.min(pb, p.headDim), unit.n), groups, slices };
         const registers = ((roundUp(p.stateSize, unit.m) + c.q) * c.pb + c.q * c.q) / (groups * caps.lanes);
         if (c.q % quantum === 0 && registers <= 192 && fits(c)) found.push(c);
       }
   return found.length > 0 ? found : { reject: `no chunk of a scan with state size ${p.stateSize} fits the shared memory of ${caps.name}` };
 }
 
-function sharedBytes(p: SsdProblem, { q, pb }: SsdConfig, caps: Caps): number {
-  const n = stateRows(p, caps);
+function sharedBytes(p: SsdProblem, { q, pb, slices }: SsdConfig, caps: Caps): number {
+  const n = stateRows(p, caps) / slices;
   const dtype = stageType(unitOf(caps), "f32");
   const views = bytesOf(q, n, dtype) * (isVector(caps) ? 3 : 2) + bytesOf(q, q, dtype) + bytesOf(q, pb, dtype) * 2 + bytesOf(n, pb, dtype);
   return views + bytesOf(q, 1, "f32") * 2 + bytesOf(q + 1, 1, "i32");
@@ -63,10 +79,10 @@ function sharedBytes(p: SsdProblem, { q, pb }: SsdConfig, caps: Caps): number {
 const stateRows = (p: SsdProblem, caps: Caps): number => roundUp(p.stateSize, Math.max(unitOf(caps).m, unitOf(caps).k));
 
 function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
-  const { q, pb, groups } = config as SsdConfig;
+  const { q, pb, groups, slices } = config as SsdConfig;
   const unit = unitOf(caps);
   const vector = isVector(caps);
-  const n = stateRows(p, caps);
+  const n = stateRows(p, caps) / slices;
   const dtype = stageType(unit, "f32");
   const b = tileBuilder(p.frame, [p.heads, p.batch, Math.ceil(p.headDim / pb)], [groups, 1]);
   const head = b.bx;
@@ -86,13 +102,19 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
   const Bt = vector ? b.shared("Bt", n, q, dtype) : null;
   const gates = b.shared("g", q, q, dtype);
   const entering = b.shared("h", n, pb, dtype);
-  const state = b.frag("S", n, pb);
+  // one fragment a slice of the state's rows; the tiles B, C and h hold one slice at a time
+  const states = Array.from({ length: slices }, (_, i) => b.frag(slices === 1 ? "S" : `S${i}`, n, pb));
   const scores = b.frag("G", q, q);
   const y = b.frag("Y", q, pb);
 
   const inState = (r: Expr, c: Expr): Expr => and(lt(r, p.stateSize), lt(dimOf(c), p.headDim));
   const stateAt = (r: Expr, c: Expr): Expr => p.state.index(row, head, dimOf(c), r);
-  b.map(state, (r, c) => cast(load(p.state.buffer, p.state.dtype, stateAt(r, c), inState(r, c)), "f32"));
+  states.forEach((state, i) => {
+    b.map(state, (r, c) => {
+      const at = add(r, i * n);
+      return cast(load(p.state.buffer, p.state.dtype, stateAt(at, c), inState(at, c)), "f32");
+    });
+  });
 
   /** `value` where positions i and j of a chunk, of which -1 is the one before it, are of one sequence; 0 elsewhere. */
   const together = (i: Operand, j: Operand, value: Expr): Expr =>
@@ -116,21 +138,31 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
     b.load(s, (r) => mul(at(dt, r, 0), p.decay(head)));
     b.scan(s);
     b.load(x, (r, c) => unlessPadding(r, guarded(p.x(row, time(r), head, dimOf(c)), and(lt(r, valid), lt(dimOf(c), p.headDim)))));
-    b.load(B, (r, c) => unlessPadding(r, guarded(p.B(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize)))));
-    b.load(C, (r, c) => guarded(p.C(row, time(r), group, c), and(lt(r, valid), lt(c, p.stateSize))));
-    if (Bt) b.load(Bt, (r, c) => at(B, c, r));
-    b.stage(entering, state);
-
-    b.fill(scores, 0);
-    b.mma(scores, viewOf(C), Bt ? viewOf(Bt) : viewOf(B, { transposed: true }), n, valid);
+    const inSlice = (r: Expr, c: Expr): Expr => and(lt(r, valid), lt(c, p.stateSize));
+    const loadB = (i: number): void => {
+      b.load(B, (r, c) => unlessPadding(r, guarded(p.B(row, time(r), group, add(c, i * n)), inSlice(r, add(c, i * n)))));
+    };
+    const enter = (): void => b.mma(y, viewOf(C), viewOf(entering), n, valid);
+    if (slices > 1) b.fill(y, 0);
+    states.forEach((state, i) => {
+      loadB(i);
+      b.load(C, (r, c) => guarded(p.C(row, time(r), group, add(c, i * n)), inSlice(r, add(c, i * n))));
+      if (Bt) b.load(Bt, (r, c) => at(B, c, r));
+      b.stage(entering, state);
+      if (i === 0) b.fill(scores, 0);
+      b.mma(scores, viewOf(C), Bt ? viewOf(Bt) : viewOf(B, { transposed: true }), n, valid);
+      if (slices > 1) enter();
+    });
     b.map(scores, (i, j) => {
       const decay = exp(min(sub(at(s, i, 0), at(s, j, 0)), 0));
       return select(le(j, i), together(i, j, mul(mul(at(scores, i, j), decay), at(dt, j, 0))), 0);
     });
     b.stage(gates, scores);
 
-    b.fill(y, 0);
-    b.mma(y, viewOf(C), viewOf(entering), n, valid);
+    if (slices === 1) {
+      b.fill(y, 0);
+      enter();
+    }
     b.map(y, (i, c) => together(i, -1, mul(at(y, i, c), exp(at(s, i, 0)))));
     b.mma(y, viewOf(gates), viewOf(x), depth, valid);
     for (const out of p.outs) {
@@ -149,10 +181,21 @@ function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
     }
 
     b.load(weighted, (r, c) => together(r, q - 1, mul(at(x, r, c), mul(at(dt, r, 0), exp(min(sub(last, at(s, r, 0)), 0))))));
-    b.map(state, (r, c) => together(-1, q - 1, mul(at(state, r, c), exp(last))));
-    b.mma(state, viewOf(B, { transposed: true }), viewOf(weighted), depth);
+    states.forEach((state, i) => {
+      if (slices > 1) loadB(i);
+      b.map(state, (r, c) => together(-1, q - 1, mul(at(state, r, c), exp(last))));
+      b.mma(state, viewOf(B, { transposed: true }), viewOf(weighted), depth);
+    });
   });
 
-  b.store(state, { buffer: p.state.buffer, dtype: p.state.dtype, index: stateAt, value: (r, c) => at(state, r, c), guard: inState });
+  states.forEach((state, i) => {
+    b.store(state, {
+      buffer: p.state.buffer,
+      dtype: p.state.dtype,
+      index: (r, c) => stateAt(add(r, i * n), c),
+      value: (r, c) => at(state, r, c),
+      guard: (r, c) => inState(add(r, i * n), c),
+    });
+  });
   return b.build();
 }

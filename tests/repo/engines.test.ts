@@ -1,7 +1,8 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { findChromium, findLavapipe, useLavapipe } from "../../scripts/engines.mjs";
 import { chromiumAvailable, launchChromium, openPage } from "../support/browser.ts";
 import type { StaticServer } from "../support/static-server.ts";
 import { serveFolders } from "../support/static-server.ts";
@@ -60,6 +61,21 @@ describe("Dawn's null device", () => {
   test("is one object in a process", () => {
     expect(nullGpu()).toBe(nullGpu());
     expect(nullGpu()).not.toBe(nullGpu({ enable: ["allow_unsafe_apis"] }));
+  });
+});
+
+describe("what the set-up finds", () => {
+  test("can be named by the user", () => {
+    vi.stubEnv("CULM_LAVAPIPE", "/elsewhere/lvp_icd.json");
+    vi.stubEnv("CULM_CHROMIUM", "/elsewhere/chrome");
+    expect(findLavapipe()).toEqual({ icd: "/elsewhere/lvp_icd.json", libraries: [] });
+    expect(findChromium()).toBe("/elsewhere/chrome");
+    vi.unstubAllEnvs();
+  });
+
+  test("is asked for with what to do where it is missing or broken", () => {
+    expect(() => useLavapipe(null)).toThrow(/npm test fetches it.*CULM_LAVAPIPE names.*CULM_SKIP_GPU_TESTS=1 skips/s);
+    expect(() => useLavapipe({ icd: "lvp.json", libraries: ["/elsewhere/libLLVM.so"] })).toThrow("lavapipe needs /elsewhere/libLLVM.so");
   });
 });
 

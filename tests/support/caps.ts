@@ -1,4 +1,4 @@
-import type { Caps } from "../../compiler/backend.ts";
+import type { Caps, MatrixUnit } from "../../compiler/backend.ts";
 import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import { add, idiv, i32, mod, mul } from "../../compiler/ir/expr.ts";
 
@@ -62,4 +62,17 @@ export const warpCaps: Caps = {
     },
   ],
   workers: 4,
+};
+
+/** Plain multiply-add with a warp of 32 as 4 rows of 8. */
+export const fmaUnit: MatrixUnit = {
+  name: "fma4x8",
+  m: 4,
+  n: 8,
+  k: 1,
+  lanes: 32,
+  elems: 1,
+  inputs: ["f32"],
+  coord: (lane) => [idiv(lane, 8), mod(lane, 8)],
+  block: [1, 1],
 };

@@ -112,3 +112,10 @@ describe("memory plan", () => {
     expect(arenas.reduce((a, b) => a + b, 0)).toBeLessThan(total / 2);
   });
 });
+
+test("operations and bytes of a kernel may exceed 32 bits", () => {
+  const config = parseBambaConfig({ model_type: "bamba", num_hidden_layers: 1, attn_layer_indices: [] }, "config.json");
+  const graph = bambaGraph(config, { phase: "decode", batch: 8, capacity: 128 });
+  const most = Math.max(...fuse(packWeights(graph, caps.panel), caps).kernels.map(({ flops }) => flops as number));
+  expect(most).toBe(2 * 8 * 4096 * 128_000);
+});
