@@ -64,6 +64,8 @@ export interface Source {
   readonly sharedBytes: number;
   /** Of a target that binds buffers: how each parameter is bound, and in how many windows (consecutive bindings). */
   readonly params?: readonly { readonly access: "read" | "readwrite"; readonly windows: number }[];
+  /** Of a target whose driver compiles: threads of a workgroup, and how many symbols the kernel takes. */
+  readonly launch?: { readonly threads: number; readonly symbols: number };
 }
 
 export interface Backend {

@@ -28,11 +28,20 @@ export interface Device {
   readonly name: string;
   /** Part of the key of everything that was tuned or compiled for this very device. */
   readonly fingerprint: string;
-  /** Workers that run blocks at the same time. */
-  readonly workers: number;
-  /** Zeroed memory. Throws RangeError when there is not enough. */
+  /** The backend of the compiler whose artifacts it runs: "llvm", "wgsl". */
+  readonly backend: string;
+  /** Workers that run blocks at the same time; null where the device does not tell. */
+  readonly workers: number | null;
+  /** Objects made in its memory so far, so that a test can hold a loop to making none. */
+  readonly allocations: number;
+  /** Zeroed memory. Throws RangeError when there is not enough, here or in `ready`. */
   alloc(bytes: number, use: BufferUse): DeviceBuffer;
-  /** Copies between buffers of this device. */
+  /**
+   * Resolves when all memory that was asked for is there, and not much of what was written is still on its way: some devices answer later, and hold what is
+   * written until they have it. Throws RangeError when there is not enough memory.
+   */
+  ready(): Promise<void>;
+  /** Copies between buffers of this device, in order with writes, runs and reads. Ranges within one buffer must not overlap. */
   copy(to: DeviceBuffer, toOffset: number, from: DeviceBuffer, fromOffset: number, bytes: number): void;
   /** Loads the binary that the target's toolchain made. */
   load(binary: Uint8Array): Promise<KernelModule>;
@@ -46,8 +55,9 @@ export interface DeviceBuffer {
   readonly bytes: number;
   /** The memory itself, where the host can see it; null where `write` and `read` are the only way. */
   readonly host: Uint8Array | null;
+  /** The data is taken at once. Whoever writes much should wait for the device to be `ready` in between. */
   write(data: Uint8Array, offset?: number): void;
-  /** A copy. */
+  /** A copy of what is there after everything that was called before. */
   read(offset?: number, bytes?: number): Promise<Uint8Array>;
   /** Sets all of it, or a part, to zero. */
   clear(offset?: number, bytes?: number): void;
@@ -85,9 +95,12 @@ export interface StepList {
   readonly grids: Int32Array;
   /** Values of the symbols, in the order that `prepare` was given. */
   readonly symbols: Int32Array;
-  /** Runs all steps; they are done when the promise resolves. A CPU does them before it returns. One list of a device runs at a time. */
+  /**
+   * Runs all steps. When the promise resolves, whatever is called later sees their results; a GPU may still be at work, so that a token costs one wait, that for
+   * what is read. A CPU does them before it returns. One list of a device runs at a time.
+   */
   run(): Promise<void>;
-  /** The same without holding up the calling thread: for runs that take long, such as a prefill. */
+  /** The same, done when the promise resolves, without holding up the calling thread: for runs that take long, such as a prefill. */
   runInBackground(): Promise<void>;
   /** Runs all steps and returns how long each took, in nanoseconds. */
   runTimed(): Promise<Float64Array>;

@@ -16,6 +16,9 @@ export class UserError extends Error {
   }
 }
 
+/** The device is gone, by a driver's reset or because it was taken away: what it held is lost, and opening it again is worth a try. */
+export class DeviceLostError extends UserError {}
+
 /** Whether `error` is for the user to mend (see UserError), whichever class it was thrown as. */
 export function isUserError(error: unknown): error is Error & { readonly hint?: string | undefined } {
   return error instanceof Error && error.name === "UserError";

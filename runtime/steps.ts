@@ -1,6 +1,6 @@
 import type { DType, IntExpr, Manifest, ProgramEntry, TensorEntry, WeightEntry } from "../compiler/artifact.ts";
 import { elementBytes, evaluateIntExpr } from "../compiler/artifact.ts";
-import type { Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
+import type { BufferUse, Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, StepTime, Symbols } from "./executor.ts";
 import { copyRows } from "./rows.ts";
@@ -32,7 +32,8 @@ const bankKey = ({ dtype, parts, rows, cols, panel }: WeightEntry): string => JS
 /**
  * Puts an artifact on a device: memory for everything, weights packed as they stream from their checkpoint, and the steps of each program prepared once.
  * Afterwards a run allocates nothing.
- * @throws UserError when the checkpoint does not fit the artifact, before anything is allocated, or the device has too little memory.
+ * @throws UserError when the artifact is for another kind of device, the checkpoint does not fit it, or the device has too little memory: all before
+ * weights are read.
  */
 export async function openArtifact(
   device: Device,
@@ -41,6 +42,11 @@ export async function openArtifact(
   { bank = new Map(), spare = isIgnoredTensor, onLoad = () => undefined }: OpenArtifactOptions = {},
 ): Promise<Executor> {
   const { manifest } = artifact;
+  const { backend, caps } = manifest.target;
+  if (backend !== device.backend)
+    throw new UserError(`the artifact was compiled for ${backend} (${caps}), ${device.name} runs artifacts for ${device.backend}`, {
+      hint: `compile the model with --target ${device.backend}`,
+    });
   checkWeights(manifest, source, spare);
   const memory = new Memory(device);
   const module = await device.load(artifact.kernels);
@@ -51,7 +57,8 @@ export async function openArtifact(
     module.free();
   };
   try {
-    const weights = await loadWeights(device, manifest.weights, source, bank, onLoad);
+    const missing = manifest.weights.filter((entry) => !bank.has(bankKey(entry)));
+    const fresh = missing.map((entry) => ({ entry, buffer: memory.take(entry.bytes, "weights", `weight ${entry.name}`) }));
     const literals = placeLiterals(memory, artifact);
     const states = new Map(manifest.states.map((entry) => [entry.name, memory.take(entry.bytes, "state", `state ${entry.name}`)]));
     const arenas = arenaSizes(manifest).map((bytes) => memory.take(bytes, "arena", "the values between kernels"));
@@ -61,6 +68,10 @@ export async function openArtifact(
     );
     const spareBytes = largestRow(manifest);
     const spare = spareBytes === 0 ? null : memory.take(spareBytes, "state", "a row on its way to another");
+    await memory.ready();
+    await loadWeights(device, fresh, source, onLoad);
+    for (const { entry, buffer } of fresh) bank.set(bankKey(entry), memory.keep(buffer));
+    const weights = new Map(manifest.weights.map((entry) => [entry.name, bank.get(bankKey(entry))!]));
     const kernels = manifest.kernels.map(({ entry }) => module.kernel(entry));
     const whole = (buffer: DeviceBuffer): Slice => ({ buffer, offset: 0 });
     const slices: Slices = {
@@ -73,46 +84,71 @@ export async function openArtifact(
     };
     const programs = new Map(manifest.programs.map((program) => [program.name, new Program(device, program, manifest, kernels, slices)]));
     for (const { list } of programs.values()) lists.push(list);
-    return executorOf(device, manifest, programs, { memory, tensors, states, spare, close });
+    return executorOf(device, manifest, programs, { tensors, states, spare, close });
   } catch (error) {
     close();
     throw error;
   }
 }
 
-/** Allocates, counts, and frees all at once. */
+/** Allocates, keeps account, and frees all at once. */
 class Memory {
-  allocations = 0;
   private readonly device: Device;
-  private readonly buffers: DeviceBuffer[] = [];
+  private readonly buffers = new Set<DeviceBuffer>();
+  /** Bytes by what they are for. */
+  private readonly taken = new Map<BufferUse, number>();
 
   constructor(device: Device) {
     this.device = device;
   }
 
-  take(bytes: number, use: Parameters<Device["alloc"]>[1], what: string): DeviceBuffer {
-    const buffer = allocate(this.device, bytes, use, what);
-    this.buffers.push(buffer);
-    this.allocations += 1;
+  take(bytes: number, use: BufferUse, what: string): DeviceBuffer {
+    this.taken.set(use, (this.taken.get(use) ?? 0) + bytes);
+    try {
+      const buffer = this.device.alloc(bytes, use);
+      this.buffers.add(buffer);
+      return buffer;
+    } catch (cause) {
+      throw this.refusal(cause, ` for ${what} (${bytes} bytes)`);
+    }
+  }
+
+  /** Waits until the device has given all that was taken. */
+  async ready(): Promise<void> {
+    try {
+      await this.device.ready();
+    } catch (cause) {
+      throw this.refusal(cause, "");
+    }
+  }
+
+  /** Leaves a buffer to somebody else to free. */
+  keep(buffer: DeviceBuffer): DeviceBuffer {
+    this.buffers.delete(buffer);
     return buffer;
   }
 
   free(): void {
     for (const buffer of this.buffers) buffer.free();
+    this.buffers.clear();
   }
-}
 
-function allocate(device: Device, bytes: number, use: Parameters<Device["alloc"]>[1], what: string): DeviceBuffer {
-  try {
-    return device.alloc(bytes, use);
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause;
-    throw new UserError(`${device.name}: not enough memory for ${what} (${bytes} bytes)`, {
+  private refusal(cause: unknown, what: string): unknown {
+    if (!(cause instanceof RangeError)) return cause;
+    const plan = bufferUses.flatMap(([use, name]) => (this.taken.has(use) ? [`${name} ${this.taken.get(use)!}`] : []));
+    return new UserError(`${this.device.name}: not enough memory${what}; bytes asked for: ${plan.join(", ")}`, {
       cause,
       hint: "a smaller --max-length or --batch, or another --dtype, needs less",
     });
   }
 }
+
+const bufferUses: readonly (readonly [BufferUse, string])[] = [
+  ["weights", "weights"],
+  ["state", "states"],
+  ["arena", "between kernels"],
+  ["io", "inputs and outputs"],
+];
 
 /** The arenas are all programs' (one runs at a time): each is as large as the program that needs most of it asks for. */
 function arenaSizes({ programs }: Manifest): readonly number[] {
@@ -130,28 +166,20 @@ function largestRow({ states, programs }: Manifest): number {
   }, 0);
 }
 
-/** Loads what the bank does not have yet. */
+/** Reads weights into memory that is there. */
 async function loadWeights(
   device: Device,
-  entries: readonly WeightEntry[],
+  weights: readonly { readonly entry: WeightEntry; readonly buffer: DeviceBuffer }[],
   source: WeightSource,
-  bank: WeightBank,
   onLoad: (bytes: number, total: number) => void,
-): Promise<ReadonlyMap<string, DeviceBuffer>> {
-  const missing = entries.filter((entry) => !bank.has(bankKey(entry)));
-  const total = sourceBytes(missing, source);
+): Promise<void> {
+  const entries = weights.map(({ entry }) => entry);
+  const total = sourceBytes(entries, source);
   const staging = createStaging();
   let done = 0;
   let reported = 0;
-  for (const entry of missing) {
-    const buffer = allocate(device, entry.bytes, "weights", `weight ${entry.name}`);
-    try {
-      await loadWeight(entry, source, sinkOf(buffer), staging, (bytes) => (done += bytes));
-    } catch (error) {
-      buffer.free();
-      throw error;
-    }
-    bank.set(bankKey(entry), buffer);
+  for (const { entry, buffer } of weights) {
+    await loadWeight(entry, source, sinkOf(device, buffer), staging, (bytes) => (done += bytes));
     // Loading keeps this thread busy; a pause now and then lets others have it.
     if (done - reported > 1 << 26) {
       reported = done;
@@ -159,12 +187,11 @@ async function loadWeights(
       await new Promise((resolve) => setTimeout(resolve, 0));
     }
   }
-  if (missing.length > 0) onLoad(total, total);
-  return new Map(entries.map((entry) => [entry.name, bank.get(bankKey(entry))!]));
+  if (weights.length > 0) onLoad(total, total);
 }
 
 /** Memory that the host sees is filled in place; other memory from a block that is used again. */
-function sinkOf(buffer: DeviceBuffer): Parameters<typeof loadWeight>[2] {
+function sinkOf(device: Device, buffer: DeviceBuffer): Parameters<typeof loadWeight>[2] {
   const { host } = buffer;
   if (host !== null) return { window: (offset, bytes) => host.subarray(offset, offset + bytes), commit: () => undefined };
   let block = new Uint8Array(0);
@@ -177,7 +204,10 @@ function sinkOf(buffer: DeviceBuffer): Parameters<typeof loadWeight>[2] {
       length = bytes;
       return block.subarray(0, bytes);
     },
-    commit: () => buffer.write(block.subarray(0, length), at),
+    commit: () => {
+      buffer.write(block.subarray(0, length), at);
+      return device.ready();
+    },
   };
 }
 
@@ -295,7 +325,6 @@ class Program {
 }
 
 interface Parts {
-  readonly memory: Memory;
   /** Inputs and outputs. */
   readonly tensors: ReadonlyMap<string, HostTensor>;
   readonly states: ReadonlyMap<string, DeviceBuffer>;
@@ -305,7 +334,7 @@ interface Parts {
 }
 
 function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<string, Program>, parts: Parts): Executor {
-  const { memory, tensors, states, spare, close } = parts;
+  const { tensors, states, spare, close } = parts;
   const named = (of: (program: ProgramEntry) => readonly TensorEntry[]): ReadonlyMap<string, HostTensor> =>
     new Map(manifest.programs.flatMap(of).map(({ name }) => [name, tensors.get(name)!]));
   const inputs = named((program) => program.inputs);
@@ -321,15 +350,20 @@ function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<st
   return {
     programs: manifest.programs,
     states: manifest.states,
-    description: `${manifest.target.backend}/${manifest.target.caps}, ${device.workers} ${device.workers === 1 ? "thread" : "threads"}`,
+    description: `${manifest.target.backend}/${manifest.target.caps}, ${device.name}`,
     get allocations() {
-      return memory.allocations;
+      return device.allocations;
     },
     input: (name) => inputs.get(name)?.data,
     wrote: (name, first, count) => {
       const tensor = inputs.get(name);
       if (tensor === undefined || tensor.buffer.host !== null) return;
-      tensor.buffer.write(tensor.bytes.subarray(first * tensor.width, (first + count) * tensor.width), first * tensor.width);
+      const { width, bytes, buffer } = tensor;
+      // Whole words, which devices write best, as far as the host knows what the others' bytes are: not where a program writes them.
+      const word = outputs.has(name) ? width : 4;
+      const start = Math.floor((first * width) / word) * word;
+      const end = Math.min(bytes.length, Math.ceil(((first + count) * width) / word) * word);
+      buffer.write(bytes.subarray(start, end), start);
     },
     output: (name) => outputs.get(name)?.data,
     fetch: (name, count) => {

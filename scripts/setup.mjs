@@ -17,10 +17,10 @@ export class SetupError extends Error {
 }
 
 /** @param {string} line */
-const say = (line) => void process.stderr.write(`${line}\n`);
+export const say = (line) => void process.stderr.write(`${line}\n`);
 
 /** @param {string} path @returns {unknown} undefined when the file is not there or is no JSON */
-function readJson(path) {
+export function readJson(path) {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch {
@@ -29,7 +29,7 @@ function readJson(path) {
 }
 
 /** Runs a command, and shows its output only when it fails. @param {string} command @param {string[]} args */
-function runs(command, args) {
+export function runs(command, args) {
   const { status, stdout, stderr, error } = spawnSync(command, args, {
     cwd: projectRoot,
     stdio: ["ignore", "pipe", "pipe"],
@@ -143,11 +143,17 @@ function libLLVMLoads() {
   });
 }
 
-/** @returns {string[] | undefined} what to put before a command that needs root; undefined when there is no way */
-function rootPrefix() {
-  if (process.getuid?.() === 0) return [];
-  const sudo = spawnSync("sudo", ["-n", "true"], { stdio: "ignore" });
-  return sudo.status === 0 ? ["sudo", "-n"] : undefined;
+export function hasApt() {
+  return spawnSync("apt-get", ["--version"], { stdio: "ignore" }).status === 0;
+}
+
+/** @returns {((...args: string[]) => boolean) | undefined} apt-get that may install, which says whether it did; undefined where root is out of reach */
+export function aptAsRoot() {
+  const isRoot = process.getuid?.() === 0;
+  if (!isRoot && spawnSync("sudo", ["-n", "true"], { stdio: "ignore" }).status !== 0) return undefined;
+  // Under sudo the variable has to travel as an argument of env.
+  const [command, ...before] = [...(isRoot ? [] : ["sudo", "-n"]), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"];
+  return (...args) => runs(/** @type {string} */ (command), [...before, ...args]);
 }
 
 /** @returns {number | undefined} the version that apt would install */
@@ -163,14 +169,13 @@ function versionInApt() {
 
 function ensureLibLLVM() {
   if (libLLVMLoads()) return;
-  const hasApt = spawnSync("apt-get", ["--version"], { stdio: "ignore" }).status === 0;
-  if (!hasApt) {
+  if (!hasApt()) {
     const how =
       process.platform === "darwin" ? "brew install llvm" : "install your system's LLVM runtime library (libLLVM.so, version 14 to 22)";
     throw new SetupError(`culm needs the libLLVM runtime library, version 14 to 22, to make CPU kernels. Run:\n\n  ${how}\n`, 2);
   }
-  const prefix = rootPrefix();
-  if (prefix === undefined) {
+  const aptGet = aptAsRoot();
+  if (aptGet === undefined) {
     const name = `libllvm${String(versionInApt() ?? preferredVersions[0])}`;
     const command = `sudo apt-get update && sudo apt-get install -y --no-install-recommends ${name}`;
     throw new SetupError(
@@ -179,10 +184,6 @@ function ensureLibLLVM() {
     );
   }
   say("installing the libLLVM runtime library ...");
-  // Under sudo the variable has to travel as an argument of env.
-  const apt = [...prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"];
-  /** @param {string[]} args */
-  const aptGet = (...args) => runs(/** @type {string} */ (apt[0]), [...apt.slice(1), ...args]);
   if (!aptGet("update")) say("apt-get update failed; trying with the package lists as they are");
   const version = versionInApt();
   if (version === undefined)

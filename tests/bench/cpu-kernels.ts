@@ -6,7 +6,7 @@ import { add, evaluateInt, i32, load, mul } from "../../compiler/ir/expr.ts";
 import type { GemmProblem } from "../../compiler/template.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
-import type { Device } from "../../runtime/driver.ts";
+import type { CpuDevice } from "../../runtime/drivers/cpu/device.ts";
 import { openCeilings } from "../../runtime/drivers/cpu/ceilings.ts";
 import { cpu } from "../../runtime/drivers/cpu/device.ts";
 import { placed } from "../support/placed.ts";
@@ -57,7 +57,7 @@ function problem({ m, n, k, dtype }: Shape): GemmProblem {
   };
 }
 
-async function measure(device: Device, shape: Shape): Promise<void> {
+async function measure(device: CpuDevice, shape: Shape): Promise<void> {
   const { m, n, k, dtype } = shape;
   const template = m <= 4 ? gemv : gemm;
   const p = problem(shape);

@@ -2,7 +2,8 @@ import { writeArchive } from "../../../ffi/archive.ts";
 import type { Llvm } from "../../../ffi/libllvm.ts";
 import { loadLlvm } from "../../../ffi/libllvm.ts";
 import { compileAll } from "../../../ffi/object-cache.ts";
-import type { Device, DeviceBuffer, KernelModule, StepList } from "../../driver.ts";
+import type { DeviceBuffer, KernelModule, StepList } from "../../driver.ts";
+import type { CpuDevice } from "./device.ts";
 
 /**
  * What this machine can do at best, on the same threads that run the kernels: how fast memory is read from end to end, and how fast fused
@@ -22,7 +23,7 @@ const CHAINS = 12;
 const FMA_ROUNDS = 20_000;
 const READ_BYTES = 4 << 20;
 
-export async function openCeilings(device: Device, megabytes = 512): Promise<Ceilings> {
+export async function openCeilings(device: CpuDevice, megabytes = 512): Promise<Ceilings> {
   const llvm = loadLlvm();
   const lanes = lanesOf(llvm);
   const options = { name: "ceilings", passes: null, level: 2 };

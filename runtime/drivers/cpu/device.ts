@@ -9,10 +9,13 @@ import { STEP } from "./layout.ts";
 import type { Pool } from "./pool.ts";
 import { openPool } from "./pool.ts";
 
-/** The processor of the host: kernels run on a pool of native threads, buffers are memory that JavaScript sees too. */
-export const cpu: Driver = { name: "cpu", open };
+/** Its workers are known: they are its threads. */
+export type CpuDevice = Device & { readonly workers: number };
 
-async function open(options: OpenOptions = {}): Promise<Device> {
+/** The processor of the host: kernels run on a pool of native threads, buffers are memory that JavaScript sees too. */
+export const cpu = { name: "cpu", open } satisfies Driver;
+
+async function open(options: OpenOptions = {}): Promise<CpuDevice> {
   const threads = options.threads ?? defaultThreads();
   if (!Number.isInteger(threads) || threads < 1 || threads > 1024) throw new RangeError(`${threads} threads: give a number from 1 to 1024`);
   const llvm = loadLlvm();
@@ -20,15 +23,22 @@ async function open(options: OpenOptions = {}): Promise<Device> {
   const buffers = new Set<Buffer>();
   const lists = new Set<List>();
   const modules = new Set<KernelModule>();
+  let allocations = 0;
   return {
     name: `CPU, ${threads} thread${threads === 1 ? "" : "s"}`,
     fingerprint: `cpu ${process.arch} ${llvm.host.cpu} ${threads}`,
+    backend: "llvm",
     workers: threads,
+    get allocations() {
+      return allocations;
+    },
     alloc: (bytes) => {
       const buffer = new Buffer(bytes);
+      allocations += 1;
       buffers.add(buffer);
       return buffer;
     },
+    ready: () => DONE,
     copy: (to, toOffset, from, fromOffset, bytes) => {
       own(to).host.set(own(from).part(fromOffset, bytes), own(to).at(toOffset, bytes));
     },

@@ -1,0 +1,77 @@
+import { createHash } from "node:crypto";
+import type { Caps, Source } from "../../compiler/backend.ts";
+import type { ThreadProgram } from "../../compiler/ir/thread.ts";
+import { block } from "./block.ts";
+import type { Kernel } from "./kernel.ts";
+import { kernelOf } from "./kernel.ts";
+import { declarations, sharedBytes } from "./memory.ts";
+import { printBody } from "./statements.ts";
+import { valueType } from "./types.ts";
+import { printValue, variableName } from "./values.ts";
+
+/**
+ * Thread IR to WGSL: a module with one entry point. A register array becomes a variable an element, unless it is indexed at run time. Bindings of group 0
+ * are the parameters in order, a large one in several windows, then one uniform buffer with the symbols, four to a vector. Buffers are bound in whole
+ * multiples of 16 bytes.
+ */
+export function print(program: ThreadProgram, caps: Caps): Source {
+  const k = kernelOf(program, caps, printValue);
+  const body = block(null);
+  printBody(program.body, body, k);
+  const { text, bindings } = declarations(k.places);
+  if (bindings > caps.maxBuffers)
+    throw new Error(
+      `wgsl ${program.name}: ${program.params.length} buffers take ${bindings} bindings, ${caps.name} has ${caps.maxBuffers}`,
+    );
+  const anonymous = [
+    ...directives(k),
+    ...text,
+    ...symbolDeclaration(program, bindings),
+    ...(k.exchange.slots > 0 ? [`var<workgroup> exchange: array<u32, ${k.exchange.slots * program.threads}>;`] : []),
+    ...k.helpers.text(),
+    ...k.declarations.values(),
+    `@compute @workgroup_size(${program.threads})`,
+    `fn ${ENTRY}(@builtin(local_invocation_index) index: u32, @builtin(workgroup_id) group: vec3<u32>) {`,
+    "  let tid = i32(index);",
+    ...["bx", "by", "bz"].map((name, i) => `  let ${name} = i32(group.${"xyz"[i]!});`),
+    ...program.symbols.map(({ name }, i) => `  let ${variableName(name)} = symbols[${i >> 2}].${"xyzw"[i & 3]!};`),
+    ...registers(k),
+    ...body.lines,
+    "}",
+    "",
+  ].join("\n");
+  // The entry's name says what is in it, so that equal kernels have equal names and different ones never collide in one artifact.
+  const hash = createHash("sha256").update(anonymous).digest("hex").slice(0, 12);
+  const entry = `${program.name.replace(/[^A-Za-z0-9_]/g, "_")}_${hash}`;
+  const shared = [...k.places.values()].filter((p) => p.space === "workgroup");
+  return {
+    language: "wgsl",
+    text: anonymous.replace(`fn ${ENTRY}(`, `fn ${entry}(`),
+    entry,
+    sharedBytes: shared.reduce((n, p) => n + sharedBytes(p), 4 * k.exchange.slots * program.threads),
+    launch: { threads: program.threads, symbols: program.symbols.length },
+    params: program.params.map(({ name }) => {
+      const { access, windows } = k.places.get(name)!;
+      return { access, windows };
+    }),
+  };
+}
+
+const ENTRY = "entry_point";
+
+const directives = ({ target }: Kernel): string[] => [
+  ...(target.f16 ? ["enable f16;"] : []),
+  ...(target.subgroup === null ? [] : ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"]),
+];
+
+const symbolDeclaration = (p: ThreadProgram, binding: number): string[] =>
+  p.symbols.length === 0
+    ? []
+    : [`@group(0) @binding(${binding}) var<uniform> symbols: array<vec4<i32>, ${Math.ceil(p.symbols.length / 4)}>;`];
+
+const registers = (k: Kernel): string[] =>
+  k.program.regs.flatMap(({ name, dtype, count }) =>
+    k.indexed.has(name)
+      ? [`  var r_${name}: array<${valueType(dtype)}, ${count}>;`]
+      : Array.from({ length: count }, (_, i) => `  var r_${name}_${i}: ${valueType(dtype)};`),
+  );

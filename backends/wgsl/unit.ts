@@ -1,0 +1,73 @@
+import type { MatrixUnit } from "../../compiler/backend.ts";
+import { add, constant, i32, idiv, isConst, lt, mod, mul, intVar } from "../../compiler/ir/expr.ts";
+import type { Expr } from "../../compiler/ir/expr.ts";
+import type { Stmt } from "../../compiler/ir/thread.ts";
+import type { View } from "../../compiler/ir/tile.ts";
+import { loadElements } from "./access.ts";
+import type { Block } from "./block.ts";
+import { block, close, line } from "./block.ts";
+import type { Kernel } from "./kernel.ts";
+import { laneGrid } from "./units.ts";
+import { registerName, variableName } from "./values.ts";
+
+type Unit = Extract<Stmt, { op: "unit" }>;
+
+/**
+ * A product on registers: four k at a time, a lane reads its rows of `a`, then one of its columns of `b` after the other, and adds their products up. Where
+ * an operand lies along k it reads vectors.
+ */
+export function printUnit(s: Unit, b: Block, k: Kernel): void {
+  const unit = k.caps.units.find((u) => u.name === s.unit);
+  if (!unit) throw new Error(`wgsl: ${k.caps.name} has no unit ${s.unit}`);
+  const [down, across] = unit.block;
+  const [rows, cols] = laneGrid(unit.lanes);
+  const lane = mod(intVar("tid", 0, k.program.threads - 1), unit.lanes);
+  const left = operand(s.a, add(s.rowBase, idiv(lane, cols)), "rows");
+  const right = operand(s.b, add(s.colBase, mod(lane, cols)), "cols");
+  const steps = idiv(s.k, unit.k);
+  for (let r = 0; r < s.fm; r++) {
+    const wanted = s.rows === null ? constant(1, "bool") : lt(add(s.rowBase, r * unit.m), s.rows);
+    const outer = isConst(wanted) ? b : block(b, true);
+    const step = intVar(k.fresh("k"), 0, 2 ** 24);
+    const name = variableName(step.name);
+    const inner = block(outer, false, step);
+    const lines = Array.from({ length: down }, (_, i) => readLine(left, r * unit.m + i * rows, step, unit, inner, k));
+    for (let c = 0; c < s.fn; c++)
+      for (let j = 0; j < across; j++) {
+        const column = readLine(right, c * unit.n + j * cols, step, unit, inner, k);
+        for (let i = 0; i < down; i++) {
+          const acc = registerName(s.acc, i32((r * s.fn + c) * unit.elems + i * across + j), inner, k);
+          line(inner, `${acc} = ${column.reduce((sum, y, x) => `fma(${lines[i]![x]!}, ${y}, ${sum})`, acc)};`);
+        }
+      }
+    close(inner, `for (var ${name} = 0; ${name} < ${k.value(steps, outer)}; ${name}++)`);
+    if (outer !== b) close(outer, `if (${k.value(wanted, b)})`);
+  }
+}
+
+/** One operand: its lines are rows of `a`, or columns of `b`. */
+interface Operand {
+  readonly view: View;
+  /** Where this lane's first line begins. */
+  readonly base: Expr;
+  readonly line: Expr;
+  readonly k: Expr;
+}
+
+function operand(view: View, first: Expr, lines: "rows" | "cols"): Operand {
+  const [line, k] = lines === "rows" ? [view.rowStride, view.colStride] : [view.colStride, view.rowStride];
+  return { view, base: add(view.base, mul(first, line)), line, k };
+}
+
+/** Names of the unit.k elements of one of this lane's lines that begin at step `step`. */
+function readLine(o: Operand, index: number, step: Expr, unit: MatrixUnit, b: Block, k: Kernel): string[] {
+  const place = k.places.get(o.view.name)!;
+  const at = add(add(o.base, mul(o.line, index)), mul(mul(o.k, unit.k), step));
+  const along = isConst(o.k, 1) && isConst(mod(o.base, unit.k), 0) && isConst(mod(o.line, unit.k), 0);
+  if (along) return loadElements(place, at, unit.k, b, k);
+  return Array.from({ length: unit.k }, (_, i) => {
+    const name = k.fresh("x");
+    line(b, `let ${name} = ${loadElements(place, add(at, mul(o.k, i)), 1, b, k)[0]!};`);
+    return name;
+  });
+}

@@ -1,0 +1,222 @@
+import type { DType } from "../../compiler/ir/dtype.ts";
+import type { Expr, Load } from "../../compiler/ir/expr.ts";
+import { children, isConst, rangeOf } from "../../compiler/ir/expr.ts";
+import type { Block } from "./block.ts";
+import { line, where } from "./block.ts";
+import { loadElement } from "./access.ts";
+import type { Kernel } from "./kernel.ts";
+import { exchanged } from "./lanes.ts";
+import { valueType, zeroOf } from "./types.ts";
+
+/**
+ * The text of an expression, for use at the end of block `b`; `once`: a name, since it is written more than once. Parts that occur several times, in this or another statement, get a name the first time:
+ * arithmetic on variables in the outermost block that has them, what loads memory that the kernel does not write in this one, and what reads
+ * memory or registers that change for the present statement only.
+ */
+export function printValue(e: Expr, b: Block, k: Kernel, once: boolean): string {
+  const known = nameOf(e, b);
+  if (known !== null) return known;
+  const text = textOf(e, b, k);
+  return !isTrivial(e) && (once || (k.uses.get(e) ?? 0) > 1) ? named(e, text, b, k) : text;
+}
+
+const isTrivial = (e: Expr): boolean => e.op === "const" || e.op === "var" || (e.op === "reg" && isConst(e.index));
+
+/** Forgets what the statement that was just written may have changed. */
+export const forget = (b: Block): void => {
+  b.momentary.clear();
+};
+
+function nameOf(e: Expr, b: Block): string | null {
+  let inStatement = true;
+  for (let at: Block | null = b; at !== null; at = at.parent) {
+    const name = at.known.get(e) ?? (inStatement ? at.momentary.get(e) : undefined);
+    if (name !== undefined) return name;
+    if (!at.partial) inStatement = false;
+  }
+  return null;
+}
+
+/** Writes `let` where the value holds, and remembers the name. A guarded load has a name already. */
+function named(e: Expr, text: string, b: Block, k: Kernel): string {
+  const facts = factsOf(e, k);
+  if (e.op === "load" && e.guard) {
+    (facts.steady ? b.known : b.momentary).set(e, text);
+    return text;
+  }
+  const at = facts.loads || !facts.steady ? b : home(facts.counters, b);
+  const name = k.fresh("x");
+  line(at, `let ${name} = ${text};`);
+  (facts.steady ? at.known : at.momentary).set(e, name);
+  return name;
+}
+
+/** The outermost block in which all of `counters` exist. */
+function home(counters: ReadonlySet<Expr>, b: Block): Block {
+  let at = b;
+  while (at.parent !== null && !(at.counter !== null && counters.has(at.counter))) at = at.parent;
+  return at;
+}
+
+interface Facts {
+  /** Nothing that the kernel does changes the value. */
+  readonly steady: boolean;
+  readonly loads: boolean;
+  readonly counters: ReadonlySet<Expr>;
+}
+const facts = new WeakMap<Kernel, Map<Expr, Facts>>();
+const NONE: ReadonlySet<Expr> = new Set();
+
+function factsOf(e: Expr, k: Kernel): Facts {
+  const memo = facts.get(k) ?? new Map<Expr, Facts>();
+  facts.set(k, memo);
+  const hit = memo.get(e);
+  if (hit) return hit;
+  let steady = !(e.op === "reg" || e.op === "shuffle" || (e.op === "load" && k.places.get(e.buffer)!.access !== "read"));
+  let loads = e.op === "load";
+  let counters: ReadonlySet<Expr> = e.op === "var" ? new Set([e]) : NONE;
+  for (const c of children(e)) {
+    const f = factsOf(c, k);
+    steady &&= f.steady;
+    loads ||= f.loads;
+    if (f.counters.size > 0) counters = counters.size === 0 ? f.counters : new Set([...counters, ...f.counters]);
+  }
+  const found = { steady, loads, counters };
+  memo.set(e, found);
+  return found;
+}
+
+// ---- text -------------------------------------------------------------------------------------------------------------
+
+export const registerName = (name: string, index: Expr, b: Block, k: Kernel): string =>
+  k.indexed.has(name) ? `r_${name}[${k.value(index, b)}]` : `r_${name}_${isConst(index) ? index.value : "?"}`;
+
+/** Names of variables that a program's own cannot clash with. */
+export const variableName = (name: string): string => (["tid", "bx", "by", "bz"].includes(name) ? name : `v_${name}`);
+
+function textOf(e: Expr, b: Block, k: Kernel): string {
+  const of = (x: Expr): string => k.value(x, b);
+  switch (e.op) {
+    case "const":
+      return constantText(e.value, e.dtype, k);
+    case "var":
+      return variableName(e.name);
+    case "load":
+      return loadText(e, b, k);
+    case "reg":
+      return registerName(e.name, e.index, b, k);
+    case "shuffle":
+      return exchanged(e, b, k);
+    case "unary":
+      return unaryText(e, of(e.a), k);
+    case "binary":
+      return binaryText(e, b, k);
+    case "select":
+      return `select(${of(e.b)}, ${of(e.a)}, ${of(e.c)})`;
+    case "cast":
+      return castText(of(e.a), e.a.dtype, e.dtype, k);
+    case "elem":
+      throw new Error(`wgsl: a tile element in a thread program (${e.tile})`);
+  }
+}
+
+function loadText(e: Load, b: Block, k: Kernel): string {
+  const place = k.places.get(e.buffer)!;
+  if (!e.guard) return loadElement(place, e.index, b, k);
+  const name = k.fresh("x");
+  line(b, `var ${name} = ${zeroOf(e.dtype)};`);
+  where(b, k.value(e.guard, b), (inner) => {
+    line(inner, `${name} = ${loadElement(place, e.index, inner, k)};`);
+  });
+  return name;
+}
+
+export function constantText(x: number, dtype: DType, k: Kernel): string {
+  if (dtype === "bool") return x ? "true" : "false";
+  if (dtype === "i32") return x === -(2 ** 31) ? "i32(-2147483648)" : x < 0 ? `(${x})` : `${x}`;
+  if (Number.isFinite(x)) return x < 0 || Object.is(x, -0) ? `(-${Math.abs(x)}f)` : `${x}f`;
+  k.helpers.use("special");
+  if (Number.isNaN(x)) return "bitcast<f32>(infinity_bits | 0x400000u)";
+  return x > 0 ? "bitcast<f32>(infinity_bits)" : "bitcast<f32>(infinity_bits | 0x80000000u)";
+}
+
+function unaryText(e: Extract<Expr, { op: "unary" }>, a: string, k: Kernel): string {
+  const { use } = k.helpers;
+  switch (e.fn) {
+    case "neg":
+      return `(-${a})`;
+    case "not":
+      return `(!${a})`;
+    case "abs":
+    case "sqrt":
+    case "floor":
+      return `${e.fn}(${a})`;
+    case "rsqrt":
+      return `inverseSqrt(${a})`;
+    case "exp":
+      return `${use("exp_f32")}(${a})`;
+    case "log":
+      return `${use("log_f32")}(${a})`;
+    case "log1p":
+      return `${use("log1p_f32")}(${a})`;
+    case "tanh":
+      return `${use("tanh_f32")}(${a})`;
+    case "erf":
+      return `${use("erf_f32")}(${a})`;
+    case "sin":
+      return `${use("sin_f32")}(${a})`;
+    case "cos":
+      return `${use("cos_f32")}(${a})`;
+  }
+}
+
+const INFIX = { add: "+", sub: "-", mul: "*", div: "/", lt: "<", le: "<=", eq: "==", ne: "!=", and: "&&", or: "||" } as const;
+
+function binaryText(e: Extract<Expr, { op: "binary" }>, b: Block, k: Kernel): string {
+  const { use } = k.helpers;
+  const isFloat = e.a.dtype === "f32";
+  switch (e.fn) {
+    case "idiv":
+    case "mod":
+      return divisionText(e, b, k);
+    case "pow":
+      return `${use("pow_f32")}(${k.value(e.a, b)}, ${k.value(e.b, b)})`;
+    case "min":
+    case "max":
+      return `${isFloat ? use(e.fn === "min" ? "min_f32" : "max_f32") : e.fn}(${k.value(e.a, b)}, ${k.value(e.b, b)})`;
+    case "eq":
+    case "ne":
+      // a compiler that takes it for granted that there is no NaN would decide these
+      if (isFloat && e.a === e.b) return `${e.fn === "eq" ? "!" : ""}${use("is_nan")}(${k.value(e.a, b)})`;
+      break;
+    default:
+  }
+  return `(${k.value(e.a, b)} ${INFIX[e.fn]} ${k.value(e.b, b)})`;
+}
+
+/** Rounds down; the divisor is positive. Shifts and masks do for powers of two, and WGSL's own operators where nothing is negative. */
+function divisionText(e: Extract<Expr, { op: "binary" }>, b: Block, k: Kernel): string {
+  const isDiv = e.fn === "idiv";
+  const a = k.value(e.a, b);
+  if (isConst(e.b) && Number.isInteger(Math.log2(e.b.value)))
+    return isDiv ? `(${a} >> ${Math.log2(e.b.value)}u)` : `(${a} & ${e.b.value - 1})`;
+  const d = k.value(e.b, b);
+  if (rangeOf(e.a).min >= 0) return `(${a} ${isDiv ? "/" : "%"} ${d})`;
+  return `${k.helpers.use(isDiv ? "idiv_i32" : "mod_i32")}(${a}, ${d})`;
+}
+
+function castText(a: string, from: DType, to: DType, k: Kernel): string {
+  const isNumber = valueType(from) === "f32";
+  switch (to) {
+    case "i32":
+      return from === "bool" ? `select(0, 1, ${a})` : `i32(${a})`;
+    case "bool":
+      return `(${a} != ${zeroOf(from)})`;
+    case "f32":
+    case "bf16":
+    case "f16": {
+      const number = isNumber ? a : from === "bool" ? `select(0f, 1f, ${a})` : `f32(${a})`;
+      return to === "f32" ? number : `${k.helpers.use(to === "bf16" ? "round_bf16" : "round_f16")}(${number})`;
+    }
+  }
+}
