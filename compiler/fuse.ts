@@ -5,7 +5,7 @@ import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { elementCount, maxOf } from "./plan.ts";
 import { isLinear } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
-import { kernelOf } from "./lowering.ts";
+import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
@@ -165,7 +165,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
     if (SOURCE.has(n.op) || (n.op === "get" && n.attrs.index === 1)) continue;
-    kernels.push(kernelOf(decisions, n, anchorsOf.get(n) ?? []));
+    kernels.push(...kernelsOf(decisions, n, anchorsOf.get(n) ?? []));
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: mergeRows(kernels), outputs };

@@ -9,16 +9,19 @@ import { processLogits, sampleToken } from "./lowering/sampling.ts";
 import { norm, softmax, reduction, runningSum, matmulRows } from "./lowering/rows.ts";
 import { pointwise, cacheWrite } from "./lowering/pointwise.ts";
 
-/** Turns one stored node, with the anchors that end in it, into a kernel's problem. */
-export function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPlan {
+/** Turns one stored node, with the anchors that end in it, into the problems of its kernels, mostly one. */
+export function kernelsOf(d: Decisions, sink: Node, anchors: readonly Node[]): readonly KernelPlan[] {
+  const anchor = anchors[0];
+  return anchor?.op === "attention" ? attention(d, sink, anchor) : [kernelOf(d, sink, anchors)];
+}
+
+function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPlan {
   const anchor = anchors[0];
   if (!anchor)
     return sink.op === "update" && d.buffers.get(sink)?.kind === "state" ? cacheWrite(d, sink) : pointwise(d, sink, d.buffers.get(sink)!);
   switch (anchor.op) {
     case "matmul":
       return isLinear(anchor) ? gemm(d, sink, anchors.filter(isLinear)) : matmulRows(d, sink, anchor);
-    case "attention":
-      return attention(d, sink, anchor);
     case "rmsNorm":
     case "gatedRmsNorm":
       return norm(d, sink, anchor);

@@ -2,6 +2,7 @@ import type { Caps } from "./backend.ts";
 import { CulmError } from "./diagnostics.ts";
 import { rows } from "./generate/rows.ts";
 import { GEMV_ROWS } from "./fuse.ts";
+import { DECODE_QUERIES } from "./lowering/mixers.ts";
 import type { TileProgram } from "./ir/tile.ts";
 import type { KernelPlan } from "./plan.ts";
 import { maxOf } from "./plan.ts";
@@ -42,9 +43,6 @@ export function candidates<P>(template: Template<P>, problem: P, caps: Caps): re
   });
   return found.length > 0 ? found : { reject: [...reasons].join("; ") || "it has no configuration for this problem" };
 }
-
-/** Queries up to this many a call are decoded: one block a head walks the whole cache. */
-const DECODE_QUERIES = 4;
 
 /** Builds the tile program of a kernel: the first template that fits, with its default configuration. */
 export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {

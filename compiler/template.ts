@@ -81,6 +81,15 @@ export interface AttentionProblem {
   /** Sequence id (ir/graph.ts) of key j, i32; null: all are of one sequence. Query t is position past + t. */
   readonly ids: ((b: Expr, j: Expr) => Expr) | null;
   readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, d: Expr]>[];
+  /**
+   * With `count` > 1, blocks share the keys of a query: part i has every tile of keys from its share on, and instead of `outs` the kernel writes f32 to
+   * `buffer`, [batch, seq, heads, count, dim + 2]: the sums of values weighted by exp(score - top), then top, then the sum of the weights.
+   */
+  readonly parts: {
+    readonly count: number;
+    readonly buffer: string;
+    readonly index: (b: Expr, t: Expr, h: Expr, part: Expr, d: Expr) => Expr;
+  } | null;
 }
 
 /** Chunked state-space scan; graph op `ssdScan`, spec/ssd.md section 2. `dt` is already softplus-ed and clamped, `decay` = A[h] < 0. All f32. */

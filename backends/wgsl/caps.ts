@@ -102,7 +102,7 @@ export function caps(device: string): Caps {
   };
 }
 
-const unitsOf = (lanes: number): readonly MatrixUnit[] => [fmaTile(lanes, 8, 8), fmaTile(lanes, 4, 4)];
+const unitsOf = (lanes: number): readonly MatrixUnit[] => [8, 4, 2, 1].map((size) => fmaTile(lanes, size, size));
 
 /** Bytes of a buffer that one binding covers; a longer one is bound in several windows. */
 export function windowBytes(caps: Caps): number {

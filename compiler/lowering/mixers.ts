@@ -1,23 +1,93 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, cast, exp, f32, i32, idiv, intVar, load, max, min, mul } from "../ir/expr.ts";
+import { add, cast, div, exp, f32, i32, idiv, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
-import type { KernelPlan } from "../plan.ts";
+import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimExpr, dimMax } from "../plan.ts";
 import type { RowProblem } from "../template.ts";
 import { activation } from "../values.ts";
 import type { Kernel } from "./kernel.ts";
 import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
 
-export function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): KernelPlan {
+/** Queries up to this many a call are decoded. */
+export const DECODE_QUERIES = 4;
+/** More parts than this, and combining them costs what sharing saves; a part has at least so many keys. */
+const MOST_PARTS = 16;
+const LEAST_KEYS = 64;
+
+/** Into how many parts the keys of a decoded query are cut, so that there is a block for every worker: 1 where batch and heads are enough. */
+function partsOf(d: Decisions, a: NodeOf<"attention">): number {
+  const [batch, seq] = typeOf(a.inputs[0]!).shape as [Dim, Dim];
+  const [, kvHeads, capacity] = typeOf(a.inputs[1]!).shape as [Dim, Dim, Dim];
+  // a CPU's worker goes through a cache as fast as memory gives it
+  if (dimMax(seq) > DECODE_QUERIES || d.caps.panel > 0) return 1;
+  const blocks = dimMax(kvHeads) * dimMax(batch);
+  return Math.max(1, Math.min(MOST_PARTS, Math.floor(dimMax(capacity) / LEAST_KEYS), Math.floor(d.caps.workers / blocks)));
+}
+
+/** One kernel; or one that works on parts of the keys, and one that combines what they give. */
+export function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): readonly KernelPlan[] {
+  const count = partsOf(d, a);
+  const [batch, seq, heads, dim] = typeOf(a.inputs[0]!).shape as [Dim, Dim, Dim, Dim];
+  if (count === 1) return [attentionKernel(d, sink, a, null)];
+  const shape = [batch, seq, heads, count, dimMax(dim) + 2];
+  const buffer: BufferInfo = { kind: "arena", name: `${a.name}.parts`, dtype: "f32", shape, panel: 0 };
+  return [attentionKernel(d, sink, a, buffer), combine(d, sink, a, buffer)];
+}
+
+/** Brings the parts to one maximum, adds them up and divides by the sum of all weights. Of the parts that saw no key, all is 0 but the maximum, which is very low. */
+function combine(d: Decisions, sink: Node, a: NodeOf<"attention">, parts: BufferInfo): KernelPlan {
+  const k = begin(d, sink, "attention_combine");
+  const [batch, seq, heads, count, width] = parts.shape as [Dim, Dim, Dim, number, number];
+  const dim = width - 2;
+  const name = k.scope.use(parts, "read");
+  const coords = (row: Expr, col: Expr): readonly Expr[] => [...delinearize([batch, seq, heads], row), col];
+  const out = outOf(d, k, sink, [a], (row: Expr, col: Expr) => coords(row, col));
+  const value = (row: Expr, col: Expr): Expr => {
+    const at = (part: number, i: Expr | number): Expr => load(name, "f32", add(mul(add(mul(row, count), part), width), i));
+    const all = Array.from({ length: count }, (_, i) => i);
+    const top = all.map((i) => at(i, dim)).reduce((x, y) => max(x, y));
+    const weighted = (i: number, e: Expr): Expr => mul(exp(sub(at(i, dim), top)), e);
+    const sum = (of: (i: number) => Expr): Expr => all.map(of).reduce((x, y) => add(x, y));
+    // the key with the largest score weighs 1, so a smaller total means that there was none
+    return div(
+      sum((i) => weighted(i, at(i, col))),
+      max(
+        sum((i) => weighted(i, at(i, dim + 1))),
+        1,
+      ),
+    );
+  };
+  const rows = mul(mul(dimExpr(batch), dimExpr(seq)), dimExpr(heads));
+  const problem: RowProblem = {
+    frame: k.frame,
+    rows,
+    cols: dim,
+    steps: [],
+    stores: [
+      {
+        buffer: out.buffer,
+        dtype: out.dtype,
+        per: "element",
+        guard: null,
+        index: out.index,
+        value: (row, col) => out.value([value(row, col)], row, col),
+      },
+    ],
+  };
+  warmRows(problem);
+  return plan(k, a, { kind: "rows", ...problem }, times(toIntExpr(rows), 5 * dim * count));
+}
+
+function attentionKernel(d: Decisions, sink: Node, a: NodeOf<"attention">, parts: BufferInfo | null): KernelPlan {
   const k = begin(d, sink, "attention");
   const [q, keys, values, ids] = a.inputs as [Node, Node, Node, Node | undefined];
   const [batch, seq, heads, dim] = typeOf(q).shape as [Dim, Dim, Dim, Dim];
   const [, kvHeads, capacity] = typeOf(keys).shape as [Dim, Dim, Dim];
   const h = dimMax(heads);
-  const out = outOf(d, k, sink, [a], (b: Expr, t: Expr, head: Expr, i: Expr) => [b, t, head, i]);
+  const out = parts ? null : outOf(d, k, sink, [a], (b: Expr, t: Expr, head: Expr, i: Expr) => [b, t, head, i]);
   const problem = {
     kind: "attention" as const,
     frame: k.frame,
@@ -34,15 +104,20 @@ export function attention(d: Decisions, sink: Node, a: NodeOf<"attention">): Ker
     k: (b: Expr, head: Expr, j: Expr, i: Expr) => f32Of(k.at(keys, [b, head, j, i])),
     v: (b: Expr, head: Expr, j: Expr, i: Expr) => f32Of(k.at(values, [b, head, j, i])),
     ids: ids ? (b: Expr, j: Expr) => k.at(ids, [b, j]) : null,
-    outs: [out],
+    outs: out ? [out] : [],
+    parts: parts && {
+      count: dimMax(parts.shape[3]!),
+      buffer: k.scope.use(parts, "write"),
+      index: (b: Expr, t: Expr, head: Expr, part: Expr, i: Expr) => bufferIndex(parts, [b, t, head, part, i]),
+    },
   };
   const [v0, v1, v2, v3] = ["b", "t", "h", "i"].map((name) => intVar(name, 0, 1 << 20)) as [Expr, Expr, Expr, Expr];
   problem.q(v0, v1, v2, v3);
   problem.k(v0, v2, v1, v3);
   problem.v(v0, v2, v1, v3);
   problem.ids?.(v0, v1);
-  out.index(v0, v1, v2, v3);
-  out.value([f32(0)], v0, v1, v2, v3);
+  out?.index(v0, v1, v2, v3);
+  out?.value([f32(0)], v0, v1, v2, v3);
   const visible = add(a.attrs.past, dimExpr(seq));
   return plan(k, a, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), times(toIntExpr(visible), 4 * h * dimMax(dim))));
 }

@@ -1,3 +1,4 @@
+import type { MatrixUnit } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
 import { abs, add, and, div, eq, exp, i32, idiv, lt, max, min, mod, mul, select, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
@@ -5,7 +6,7 @@ import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { Tile } from "../ir/tile.ts";
 import type { AttentionProblem } from "../template.ts";
-import { clamp } from "./common.ts";
+import { clamp, stageType } from "./common.ts";
 
 // ---- the queries of a block -------------------------------------------------------------------------------------------
 
@@ -62,7 +63,16 @@ export function divisorUpTo(n: number, limit: number): number {
 }
 
 /** The type a value is stored as, for targets whose unit does not take f32; f32 when it is computed. */
-export const storedType = (e: Expr): DType => (e.op === "cast" && e.a.op === "load" ? e.a.dtype : "f32");
+const storedType = (e: Expr): DType => (e.op === "cast" && e.a.op === "load" ? e.a.dtype : "f32");
+
+/** What is staged for the two products. Operands of one mma are of one type: queries with keys, weights with values. */
+export function stageTypes(p: AttentionProblem, unit: MatrixUnit): { readonly score: DType; readonly value: DType } {
+  const zero = i32(0);
+  return {
+    score: stageType(unit, storedType(p.k(zero, zero, zero, zero))),
+    value: stageType(unit, storedType(p.v(zero, zero, zero, zero))),
+  };
+}
 
 // ---- sequences --------------------------------------------------------------------------------------------------------
 
@@ -107,6 +117,9 @@ export interface OnlineSoftmax {
   readonly step: (scores: Tile, acc: Tile) => void;
   /** Divides by the sum. Rows that saw no key are 0. */
   readonly finish: (acc: Tile) => void;
+  /** Of each row, the greatest score so far and the sum of the weights relative to it. */
+  readonly top: Tile;
+  readonly total: Tile;
 }
 
 /** Below any score, and finite: where nothing has been seen, -Infinity - LOWEST is still -Infinity and LOWEST - LOWEST is 0, so that exp never meets a NaN. */
@@ -119,6 +132,8 @@ export function onlineSoftmax(b: TileBuilder, rows: number): OnlineSoftmax {
   b.fill(top, LOWEST);
   b.fill(total, 0);
   return {
+    top,
+    total,
     step(scores, acc) {
       b.map(shrink, (row) => at(top, row, 0));
       b.rowReduce(top, "max", scores, true);
@@ -174,6 +189,19 @@ export function storeRows(b: TileBuilder, p: AttentionProblem, block: QueryBlock
       guard: (row, col) => and(lt(row, block.count), lt(col, i32(p.dim))),
     });
   }
+}
+
+/** What `combine` (lowering/mixers.ts) takes: the weighted sums of a part of the keys, and behind them the maximum and the sum of the weights. */
+export function storePart(b: TileBuilder, p: AttentionProblem, part: Expr, block: QueryBlock, acc: Tile, softmax: OnlineSoftmax): void {
+  const { buffer, index } = p.parts!;
+  const place = (row: Expr, col: Expr): Expr => index(block.batch, block.query(row), block.head(row), part, col);
+  const exists = (row: Expr): Expr => lt(row, block.count);
+  const store = (tile: Tile, index: (row: Expr, col: Expr) => Expr, guard: (row: Expr, col: Expr) => Expr): void => {
+    b.store(tile, { buffer, dtype: "f32", index, value: (row, col) => at(tile, row, col), guard });
+  };
+  store(acc, place, (row, col) => and(exists(row), lt(col, i32(p.dim))));
+  store(softmax.top, (row) => place(row, i32(p.dim)), exists);
+  store(softmax.total, (row) => place(row, i32(p.dim + 1)), exists);
 }
 
 /** What both templates ask of a problem. */

@@ -1,5 +1,5 @@
 import type { Caps } from "../backend.ts";
-import { add, ceilDiv, i32, idiv, lt, min, mod, mul, sub } from "../ir/expr.ts";
+import { add, ceilDiv, i32, idiv, lt, max, min, mod, mul, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
@@ -11,21 +11,24 @@ import {
   queryBlock,
   sequencesOf,
   sharing,
-  storedType,
+  stageTypes,
+  storePart,
   storeRows,
   valueOf,
   visibleScores,
 } from "./attention-common.ts";
-import { guarded, isVector, L1, largest, roundUp, stageType, unitOf } from "./common.ts";
+import { bytesOf, guarded, isVector, L1, largest, roundUp, unitOf } from "./common.ts";
 
 /**
  * Attention for one query, or a few, over a long cache. What counts is that each key and value comes from memory once and as it lies: a block owns
- * all query heads of a key head and walks over the whole cache in tiles of `keys`. Scores are sums of products along the head with a lane a
- * dimension (the other way round, keys would have to be transposed, which only many rows pay for); a tile of keys stays in L1 while the query rows
- * pass over it one after the other. Values are staged as they lie and multiplied by mma.
+ * all query heads of a key head and walks over the cache, or its part of it, in tiles of `keys`. Two forms.
  *
- * There is one block for each key head and batch row, which fills a CPU. A GPU wants the keys split over more blocks and a second kernel that combines
- * their maxima and sums; that comes with the GPU backends.
+ * On vector targets scores are sums of products along the head with a lane a dimension (the other way round, keys would have to be transposed, which
+ * only many rows pay for); a tile of keys stays in L1 while the query rows pass over it one after the other. Values are staged as they lie and
+ * multiplied by mma.
+ *
+ * Elsewhere both products are mma's with the warps of the block side by side along the keys, and then along the head; keys and values take turns in
+ * one staged tile, since shared memory is what there is least of.
  */
 export const attentionDecode: Template<AttentionProblem> = { name: "attention-decode", configs, build };
 
@@ -33,6 +36,7 @@ interface DecodeConfig extends Config {
   readonly queries: number;
   readonly heads: number;
   readonly keys: number;
+  readonly groupCols: number;
 }
 
 /** Queries a call; with more, a block of `attention` has enough rows. */
@@ -47,31 +51,108 @@ function configs(p: AttentionProblem, caps: Caps): readonly DecodeConfig[] | Rej
   if (why) return { reject: why };
   const queries = largest(p.seq, 1 << 20);
   if (queries > MOST_QUERIES) return { reject: `${queries} queries a call, it takes ${MOST_QUERIES}` };
+  const found = isVector(caps) ? vectorConfigs(p, queries, caps) : tiledConfigs(p, queries, caps);
+  return "reject" in found || found.length > 0 ? found : { reject: `no tile of ${caps.name} fits heads of ${p.dim}` };
+}
+
+function vectorConfigs(p: AttentionProblem, queries: number, caps: Caps): readonly DecodeConfig[] | Reject {
   const unit = unitOf(caps);
-  if (!isVector(caps)) {
-    // a lane holds a partial sum of every row and key, in registers that cannot be indexed
-    const keys = roundUp(16, unit.k);
-    const heads = divisorUpTo(sharing(p), Math.min(unit.m, Math.floor(128 / keys)) / queries);
-    return [{ queries, heads, keys }];
-  }
   const rows = queries * sharing(p);
+  if (p.parts) return { reject: "a vector target walks over the whole cache in one block" };
   if (rows > MOST_ROWS) return { reject: `${rows} query rows share a key head, more than ${MOST_ROWS} want their keys transposed` };
   // a tile of keys, or the staged values with the partial sums, is about half of L1
   const whole = roundUp(p.capacity, unit.n);
   const fit = L1 / 2 / (4 * Math.max(p.dim, rows * caps.lanes));
   const keys = Math.min(whole, Math.max(unit.n, Math.min(64, Math.floor(fit / unit.n) * unit.n)));
   const sizes = [keys, Math.min(whole, 2 * keys), Math.max(unit.n, roundUp(keys / 2, unit.n))];
-  return [...new Set(sizes)].map((n) => ({ queries, heads: sharing(p), keys: n }));
+  return [...new Set(sizes)].map((n) => ({ queries, heads: sharing(p), keys: n, groupCols: 1 }));
+}
+
+/** As many warps and keys as fit: a block has one chain of loads, barriers and reductions a tile, so wide tiles mean few of them. */
+function tiledConfigs(p: AttentionProblem, queries: number, caps: Caps): readonly DecodeConfig[] | Reject {
+  const unit = unitOf(caps);
+  const types = stageTypes(p, unit);
+  const heads = divisorUpTo(sharing(p), Math.max(1, Math.floor(32 / queries)));
+  const rows = roundUp(queries * heads, unit.m);
+  if (unit.m >= 2 * queries * heads && caps.units.some(({ m }) => m < unit.m))
+    return { reject: `${queries * heads} query rows are few of the ${unit.m} that ${unit.name} computes` };
+  const depth = roundUp(p.dim, unit.k);
+  const found: DecodeConfig[] = [];
+  for (const groupCols of [8, 4, 2, 1])
+    for (const across of [4, 2, 1]) {
+      const keys = roundUp(groupCols * unit.n * across, Math.max(unit.k, groupCols * unit.n));
+      const width = roundUp(p.dim, unit.n * groupCols);
+      const tile =
+        types.score === types.value
+          ? bytesOf(keys, Math.max(depth, width), types.score)
+          : bytesOf(keys, depth, types.score) + bytesOf(keys, width, types.value);
+      const shared =
+        tile + bytesOf(rows, depth, types.score) + bytesOf(rows, keys, types.value) + bytesOf(1, 2 * groupCols * rows + rows + keys, "f32");
+      const registers = (rows * (keys + width)) / (groupCols * caps.lanes);
+      if (shared > caps.sharedBytes || registers > 160 || groupCols * caps.lanes > caps.maxThreads) continue;
+      if (keys > Math.max(unit.n, unit.k) && keys >= 2 * p.capacity) continue;
+      found.push({ queries, heads, keys, groupCols });
+    }
+  // from about 64 keys on a tile, more warps serve better than more keys each
+  const worth = (c: DecodeConfig): number => Math.min(c.keys, 64) * 16 + Math.min(c.groupCols, 4);
+  return found.sort((a, b) => worth(b) - worth(a) || a.keys - b.keys).slice(0, 6);
 }
 
 function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
-  const { queries, heads, keys } = config as DecodeConfig;
+  return isVector(caps) ? buildVector(p, config as DecodeConfig, caps) : buildTiled(p, config as DecodeConfig, caps);
+}
+
+function buildTiled(p: AttentionProblem, { queries, heads, keys, groupCols }: DecodeConfig, caps: Caps): TileProgram {
+  const unit = unitOf(caps);
+  const types = stageTypes(p, unit);
+  const rows = roundUp(queries * heads, unit.m);
+  const depth = roundUp(p.dim, unit.k);
+  const width = roundUp(p.dim, unit.n * groupCols);
+  const b = tileBuilder(p.frame, [p.heads / heads, p.batch, p.parts?.count ?? 1], [1, groupCols]);
+  const block = queryBlock(p, { queries, heads }, { batch: b.by, group: b.bx, tile: i32(0) });
+  const q = b.shared("q_tile", rows, depth, types.score);
+  const k = b.shared("k_tile", keys, types.score === types.value ? Math.max(depth, width) : depth, types.score);
+  const v = types.score === types.value ? k : b.shared("v_tile", keys, width, types.value);
+  const weights = b.shared("weights", rows, keys, types.value);
+  const scores = b.frag("scores", rows, keys);
+  const acc = b.frag("acc", rows, width);
+  const sequences = sequencesOf(b, p, block, { rows, keys });
+
+  const inside = (d: Expr): Expr => lt(d, p.dim);
+  b.load(q, (row, d) => guarded(p.q(block.batch, block.query(row), block.head(row), d), inside(d)));
+  const softmax = onlineSoftmax(b, rows);
+  b.fill(acc, 0);
+  const tiles = ceilDiv(block.end, keys);
+  const share = p.parts ? ceilDiv(tiles, p.parts.count) : tiles;
+  const first = p.parts ? mul(b.bz, share) : i32(0);
+  b.loop("step", p.parts ? max(min(share, sub(tiles, first)), 0) : tiles, (step) => {
+    const from = mul(add(first, step), keys);
+    b.load(k, (j, d) => guarded(p.k(block.batch, block.kvHead, block.key(add(from, j)), d), inside(d)));
+    sequences?.load(from);
+    b.fill(scores, 0);
+    b.mma(scores, viewOf(q), viewOf(k, { transposed: true }), depth, block.count);
+    visibleScores(b, p, block, sequences, scores, from, (row, col) => at(scores, row, col));
+    softmax.step(scores, acc);
+    b.stage(weights, scores);
+    b.load(v, (j, d) => guarded(valueOf(p, block, sequences, from, j, d), inside(d)));
+    // a unit that takes several keys at once gets the zeros that hidden ones weigh
+    b.mma(acc, viewOf(weights), viewOf(v), unit.k > 1 ? i32(keys) : min(sub(block.end, from), keys), block.count);
+  });
+  if (p.parts) storePart(b, p, b.bz, block, acc, softmax);
+  else {
+    softmax.finish(acc);
+    storeRows(b, p, block, acc);
+  }
+  return b.build();
+}
+
+function buildVector(p: AttentionProblem, { queries, heads, keys }: DecodeConfig, caps: Caps): TileProgram {
   const unit = unitOf(caps);
   const { lanes } = caps;
   const count = queries * heads;
   const rows = roundUp(count, unit.m);
   const width = roundUp(p.dim, unit.n);
-  const valueType = stageType(unit, storedType(p.v(i32(0), i32(0), i32(0), i32(0))));
+  const valueType = stageTypes(p, unit).value;
   const passes = Math.ceil(p.dim / (lanes * MOST_TERMS));
   const terms = Math.ceil(p.dim / (lanes * passes));
 

@@ -1,5 +1,4 @@
 import type { Caps } from "../backend.ts";
-import type { DType } from "../ir/dtype.ts";
 import { add, ceilDiv, i32, lt, min, mul, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
@@ -12,12 +11,12 @@ import {
   queryBlock,
   sequencesOf,
   sharing,
-  storedType,
+  stageTypes,
   storeRows,
   valueOf,
   visibleScores,
 } from "./attention-common.ts";
-import { bytesOf, enoughBlocks, evenly, guarded, isVector, L2, largest, roundUp, stageType, unitOf } from "./common.ts";
+import { bytesOf, enoughBlocks, evenly, guarded, isVector, L2, largest, roundUp, unitOf } from "./common.ts";
 
 /**
  * Attention for many queries. A block owns `queries` queries of `heads` heads that share a key head, stages them once (with the prologue, usually
@@ -35,6 +34,7 @@ interface AttentionConfig extends Config {
 function configs(p: AttentionProblem, caps: Caps): readonly AttentionConfig[] | Reject {
   const why = misfit(p);
   if (why) return { reject: why };
+  if (p.parts) return { reject: "it does not share the keys of a query between blocks" };
   const found = isVector(caps) ? vectorConfigs(p, caps) : tiledConfigs(p, caps);
   return found.length > 0 ? found : { reject: `no tile of ${caps.name} fits heads of ${p.dim}` };
 }
@@ -76,7 +76,7 @@ function vectorConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
 function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
   const unit = unitOf(caps);
   const step = roundUp(unit.n, unit.k);
-  const { scoreType, valueType } = stageTypes(p, caps);
+  const { score: scoreType, value: valueType } = stageTypes(p, unit);
   const depth = roundUp(p.dim, unit.k),
     width = roundUp(p.dim, unit.n);
   const most = largest(p.seq, 1 << 20) * sharing(p);
@@ -99,15 +99,6 @@ function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
   return distinct(found.map((f) => f.config)).slice(0, 8);
 }
 
-/** Operands of one mma are of one type: queries with keys, weights with values. */
-function stageTypes(p: AttentionProblem, caps: Caps): { readonly scoreType: DType; readonly valueType: DType } {
-  const zero = i32(0);
-  return {
-    scoreType: stageType(unitOf(caps), storedType(p.k(zero, zero, zero, zero))),
-    valueType: stageType(unitOf(caps), storedType(p.v(zero, zero, zero, zero))),
-  };
-}
-
 function build(p: AttentionProblem, chosen: Config, caps: Caps): TileProgram {
   const { queries, heads, keys, groupRows } = chosen as AttentionConfig;
   const unit = unitOf(caps);
@@ -115,7 +106,7 @@ function build(p: AttentionProblem, chosen: Config, caps: Caps): TileProgram {
   const rows = roundUp(queries * heads, unit.m * groupRows);
   const depth = roundUp(p.dim, unit.k),
     width = roundUp(p.dim, unit.n);
-  const { scoreType, valueType } = stageTypes(p, caps);
+  const { score: scoreType, value: valueType } = stageTypes(p, unit);
 
   const b = tileBuilder(p.frame, [ceilDiv(p.seq, queries), p.heads / heads, p.batch], [groupRows, 1]);
   const block = queryBlock(p, { queries, heads }, { batch: b.bz, group: b.by, tile: b.bx });

@@ -77,7 +77,7 @@ const smallPrefill =
         ];
 
 const smallDecode = (caps: Caps) => (): Config[] =>
-  caps === vectorCaps ? [{ heads: 1, keys: 8 }, { keys: 8 }, { keys: 24 }] : [{ heads: 1, keys: 16 }];
+  caps === vectorCaps ? [{ heads: 1, keys: 8 }, { keys: 8 }, { keys: 24 }] : [{ heads: 1, keys: 16, groupCols: 1 }];
 
 describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
   test("attention is its definition", () => {

@@ -134,6 +134,7 @@ export function attentionProblem(s: AttentionShape, most: number = s.seq): Case<
     k: (b, h, j, d) => (s.prologue ? mul(keys.at(cached(b, h, j, d)), factor(j, 0)) : keys.at(cached(b, h, j, d))),
     v: (b, h, j, d) => values.at(cached(b, h, j, d)),
     ids: ids && ((b, j) => ids.at(add(mul(b, capacity), j))),
+    parts: null,
     outs: outs.map((o, i) => ({
       buffer: o.name,
       dtype: o.dtype,

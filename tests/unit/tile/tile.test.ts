@@ -274,14 +274,6 @@ describe("verify", () => {
         b.fill(s, 0);
       });
     }, "a tile is read where the value must be the same for the whole block");
-    rejects(
-      (b) => {
-        const t = b.frag("t", 4, 4);
-        b.rowReduce(b.frag("u", 4, 1), "max", t);
-      },
-      "a row is spread over 2 groups of lanes",
-      [1, 2],
-    );
   });
 
   test("names, dtypes and access are those declared", () => {
