@@ -22,7 +22,7 @@ export async function buildSite(folder: string): Promise<Site> {
     mode: "production",
     build: { outDir: site.page },
   });
-  const { code, err } = await culm("compile", "--model", "models/bamba-tiny", "--web", "--out", site.model);
+  const { code, err } = await culm("compile", "--model", "models/bamba-tiny", "--web", "--variants", "large", "--out", site.model);
   if (code !== 0) throw new Error(err);
   return site;
 }
