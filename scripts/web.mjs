@@ -28,7 +28,9 @@ function pageStamp() {
  * @param {string} model @param {string[]} args
  */
 function modelStamp(model, args) {
-  const hash = createHash("sha1").update(readFileSync(join(projectRoot, "dist", ".stamp"))).update(JSON.stringify([model, args]));
+  const hash = createHash("sha1")
+    .update(readFileSync(join(projectRoot, "dist", ".stamp")))
+    .update(JSON.stringify([model, args]));
   if (!existsSync(model)) return undefined;
   for (const name of readdirSync(model).sort()) {
     const { size, mtimeMs } = statSync(join(model, name));
@@ -98,7 +100,8 @@ await runScript(async () => {
     allowPositionals: true,
   });
   const port = Number(values.port);
-  if (!Number.isInteger(port) || port < 0 || port > 65535) throw new SetupError(`--port: expected a number from 0 to 65535, got ${values.port}`, 1);
+  if (!Number.isInteger(port) || port < 0 || port > 65535)
+    throw new SetupError(`--port: expected a number from 0 to 65535, got ${values.port}`, 1);
   ensureModules();
   await ensureBuilt({ log: say });
   const out = resolve(values.out);
