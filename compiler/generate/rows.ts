@@ -20,6 +20,8 @@ interface RowConfig extends Config {
   readonly cb: number;
   /** Warps of a block, each with rows of its own. */
   readonly groups: number;
+  /** Warps that share a row. */
+  readonly along: number;
 }
 
 type Reduction = RowStep & { readonly kind: ReduceFn };
@@ -34,7 +36,10 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const count = largest(p.rows, 1 << 20);
   // elements of one tile, when each step has one: in a part of a core's cache, or in the registers of a warp
   const room = Math.floor((vector ? L2 / 4 / 4 : 64 * caps.lanes) / Math.max(1, p.steps.length));
-  const groups = vector ? 1 : Math.max(1, Math.min(4, Math.floor(caps.maxThreads / caps.lanes), count));
+  const warps = vector ? 1 : Math.max(1, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes));
+  // one row, or a few, of many columns (the logits): its warps walk over them side by side
+  const along = reduces && count * 8 <= warps ? Math.min(warps, Math.ceil(wide / (4 * caps.lanes))) : 1;
+  const groups = along > 1 ? 1 : Math.min(4, warps, count);
   const whole = readsOtherColumns(p);
   if (whole && wide > room)
     return { reject: `a row of ${p.cols} columns is replaced while other columns of it are read, and ${caps.name} cannot hold it` };
@@ -42,11 +47,12 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   // elements of a block: enough to pay for handing it out, few enough to share the work evenly
   for (const work of vector ? [16384, 4096, 65536] : [1024, 2048, 512]) {
     const widest = reduces ? room : Math.min(room, Math.max(work / 4, caps.lanes));
-    const cb = whole ? wide : caps.lanes * shareOut(wide / caps.lanes, widest / caps.lanes);
+    const step = along * caps.lanes;
+    const cb = whole ? wide : step * shareOut(Math.ceil(p.cols / step), Math.max(1, (widest * along) / step / (along > 1 ? 4 : 1)));
     const tiles = reduces ? 1 : Math.ceil(p.cols / cb);
     const share = Math.ceil((count * tiles) / enoughBlocks(caps) / groups);
     const each = Math.max(1, Math.min(Math.floor(room / cb), Math.ceil(work / cb), share));
-    found.push({ rb: Math.min(each * groups, roundUp(count, groups)), cb, groups });
+    found.push({ rb: Math.min(each * groups, roundUp(count, groups)), cb, groups, along });
   }
   return found.filter((c, i) => found.findIndex((d) => d.rb === c.rb && d.cb === c.cb) === i);
 }
@@ -72,12 +78,12 @@ interface Pass {
 }
 
 function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
-  const { rb, cb, groups } = config as RowConfig;
+  const { rb, cb, groups, along } = config as RowConfig;
   const reductions = reductionsOf(p);
   const reduces = reductions.length > 0;
   const tiles = Math.ceil(p.cols / cb);
   const blocks = ceilDiv(p.rows, rb);
-  const b = tileBuilder(p.frame, reduces ? [blocks, 1, 1] : [tiles, blocks, 1], [groups, 1]);
+  const b = tileBuilder(p.frame, reduces ? [blocks, 1, 1] : [tiles, blocks, 1], [groups, along]);
   const made = new Map<string, Tile>();
   const k: Block = {
     b,

@@ -5,9 +5,9 @@ import type { Expr } from "../ir/expr.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { ReduceFn, Tile } from "../ir/tile.ts";
-import { COMBINE, guarded, identity, roundUp } from "./common.ts";
+import { COMBINE, guarded, identity, isVector, roundUp } from "./common.ts";
 
-/** One row of a matrix, walked over in tiles of `width` columns by a block of one warp. */
+/** One row of a matrix, walked over in tiles of `width` columns by the warps of a block side by side. */
 export interface Columns {
   readonly b: TileBuilder;
   readonly count: number;
@@ -15,8 +15,16 @@ export interface Columns {
 }
 
 /** Columns of a tile: a few vectors, which stay in registers and hide each other's latency. */
-export const columnsWidth = (caps: Caps, count: number, vectors: number): number =>
-  Math.min(vectors * caps.lanes, roundUp(count, caps.lanes));
+export function columnsWidth(caps: Caps, count: number, vectors: number): number {
+  const lanes = columnWarps(caps, count) * caps.lanes;
+  return Math.min(vectors * lanes, roundUp(count, lanes));
+}
+
+/** Warps that walk over a row side by side: on a GPU as many as a block of 256 lanes has, if there is something for each. */
+export const columnWarps = (caps: Caps, count: number): number =>
+  isVector(caps)
+    ? 1
+    : Math.max(1, Math.min(16, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes), Math.ceil(count / (4 * caps.lanes))));
 
 /** `inside` is constant true in all tiles but the one that runs past the last column. */
 export function eachTile({ b, count, width }: Columns, body: (column: (col: Expr) => Expr, inside: (col: Expr) => Expr) => void): void {

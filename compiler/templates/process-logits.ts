@@ -6,7 +6,7 @@ import type { Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, LogitsProblem, Template } from "../template.ts";
 import { HALVINGS, halfway } from "./bisect.ts";
 import type { Columns } from "./columns.ts";
-import { columnsWidth, eachTile, reduceColumns } from "./columns.ts";
+import { columnWarps, columnsWidth, eachTile, reduceColumns } from "./columns.ts";
 import { guarded } from "./common.ts";
 
 /**
@@ -25,9 +25,9 @@ function configs(p: LogitsProblem, caps: Caps): readonly LogitsConfig[] {
   return [...new Set(widths)].map((width) => ({ width }));
 }
 
-function build(p: LogitsProblem, config: Config, _caps: Caps): TileProgram {
+function build(p: LogitsProblem, config: Config, caps: Caps): TileProgram {
   const { width } = config as LogitsConfig;
-  const b = tileBuilder(p.frame, [p.rows, 1, 1]);
+  const b = tileBuilder(p.frame, [p.rows, 1, 1], [1, columnWarps(caps, p.vocab)]);
   const columns: Columns = { b, count: p.vocab, width };
   const tile = b.frag("tile", 1, width);
   const { penalty, temperature, topK, topP, minP } = p.settings;

@@ -7,7 +7,7 @@ import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, Template, TokenProblem } from "../template.ts";
 import type { Columns } from "./columns.ts";
-import { columnsWidth, reduceColumns } from "./columns.ts";
+import { columnWarps, columnsWidth, reduceColumns } from "./columns.ts";
 import { guarded, isVector, roundUp } from "./common.ts";
 
 /**
@@ -30,7 +30,8 @@ function configs(p: TokenProblem, caps: Caps): readonly TokenConfig[] {
 
 function build(p: TokenProblem, config: Config, caps: Caps): TileProgram {
   const { width, fan } = config as TokenConfig;
-  const b = tileBuilder(p.frame, [p.rows, 1, 1]);
+  const warps = columnWarps(caps, p.vocab);
+  const b = tileBuilder(p.frame, [p.rows, 1, 1], [1, warps]);
   const columns: Columns = { b, count: p.vocab, width };
   const score = (column: Expr): Expr => p.scores(b.bx, column);
   const draw = p.draw(b.bx);
@@ -51,7 +52,7 @@ function build(p: TokenProblem, config: Config, caps: Caps): TileProgram {
       b.map(token, (row) => at(first, row, 0));
     },
     () => {
-      drawToken(b, p, { draw, top, token, fan, lanes: caps.lanes });
+      drawToken(b, p, { draw, top, token, fan, lanes: warps * caps.lanes });
     },
   );
   for (const out of p.outs)
@@ -72,6 +73,7 @@ interface Draw {
   readonly top: Tile;
   readonly token: Tile;
   readonly fan: number;
+  /** Of the whole block. */
   readonly lanes: number;
 }
 
