@@ -35,5 +35,5 @@ export function limitName(name: string): string {
 
 /** A message as a sentence begins; a name of a file or a field stays as it is. */
 export function sentence(message: string): string {
-  return /^[a-z]+[ ,:]/.test(message) ? message[0]!.toUpperCase() + message.slice(1) : message;
+  return /^[a-z]+[ ,]/.test(message) ? message[0]!.toUpperCase() + message.slice(1) : message;
 }

@@ -23,6 +23,7 @@ test.each([
   [sentence("the model is too large: 3 GB"), "The model is too large: 3 GB"],
   [sentence("model.json: expected version 1"), "model.json: expected version 1"],
   [sentence("maxBufferSize 12 (wanted 14)"), "maxBufferSize 12 (wanted 14)"],
+  [sentence("http://a/model.json: not found"), "http://a/model.json: not found"],
   [sentence(""), ""],
 ])("%s", (got, expected) => expect(got).toBe(expected));
 
