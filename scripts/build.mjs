@@ -21,7 +21,7 @@ const page = /^runtime\/web\/page\//;
 const builtPage = /^web\//;
 
 /** @param {string} folder @returns {string[]} every file below, sorted */
-function walk(folder) {
+export function walk(folder) {
   /** @type {string[]} */
   const files = [];
   for (const entry of readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {

@@ -1,13 +1,21 @@
 import { definedOnly } from "../defined.ts";
 import { UserError } from "../errors.ts";
 import { formatBytes } from "../format.ts";
-import type { CompileFlags } from "./compile.ts";
 import { loadOptions } from "./options.ts";
+import type { ModelFlags } from "./options.ts";
 import { Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
+export interface WebFlags extends ModelFlags {
+  readonly model: string;
+  readonly out: string;
+  readonly batch?: number;
+  readonly device: string;
+  readonly variants?: readonly string[];
+}
+
 /** `culm compile --web`. */
-export async function compileWeb(flags: CompileFlags, terminal: Terminal): Promise<undefined> {
+export async function compileWeb(flags: WebFlags, terminal: Terminal): Promise<undefined> {
   if ((flags.batch ?? 1) > 1) throw new UserError("a page runs one prompt at a time", { hint: "leave out --batch" });
   if (flags.device !== "host")
     throw new UserError("--device does not go with --web", { hint: "name targets with --variants base,large-sg32" });

@@ -1,18 +1,13 @@
 import type { Command } from "commander";
 import { UserError } from "../errors.ts";
+import type { WebFlags } from "./compile-web.ts";
 import type { Run } from "./generate.ts";
 import { addModelFlags, loadOptions, modelDescription, nameList, wholeNumber } from "./options.ts";
-import type { ModelFlags } from "./options.ts";
 import { formatBytes, formatTime } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
-export interface CompileFlags extends ModelFlags {
-  readonly model: string;
-  readonly out: string;
-  readonly batch?: number;
-  readonly device: string;
+interface Flags extends WebFlags {
   readonly web?: boolean;
-  readonly variants?: readonly string[];
 }
 
 const examples = `
@@ -39,10 +34,10 @@ export function defineCompile(program: Command, terminal: Terminal, run: Run): C
   return command
     .option("--json", "print one JSON object about the result")
     .addHelpText("after", examples)
-    .action((flags: CompileFlags) => run(() => compile(flags, terminal)));
+    .action((flags: Flags) => run(() => compile(flags, terminal)));
 }
 
-async function compile(flags: CompileFlags, terminal: Terminal): Promise<undefined> {
+async function compile(flags: Flags, terminal: Terminal): Promise<undefined> {
   if (flags.web === true) return (await import("./compile-web.ts")).compileWeb(flags, terminal);
   if (flags.variants !== undefined) throw new UserError("--variants goes with --web");
   if (flags.backend === "interpret")

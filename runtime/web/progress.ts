@@ -9,10 +9,10 @@ const window = 3000;
 export interface ProgressMeter {
   readonly bytes: number;
   readonly cached: number;
-  stage(stage: Progress["stage"]): void;
-  expect(total: number): void;
+  readonly stage: (stage: Progress["stage"]) => void;
+  readonly expect: (total: number) => void;
   /** As FilesOptions.onBytes. */
-  arrived(bytes: number, cached: boolean): void;
+  readonly arrived: (bytes: number, cached: boolean) => void;
 }
 
 export function startProgress(onProgress: (progress: Progress) => void): ProgressMeter {

@@ -258,12 +258,12 @@ async function* piecesOf(response: Response, watch: Watch): AsyncGenerator<Uint8
   watch.signal.addEventListener("abort", abort);
   try {
     for (;;) {
-      const { done, value } = await reader.read().catch((cause: unknown) => {
+      const read = await reader.read().catch((cause: unknown) => {
         throw new TransientError(`the connection broke off (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
       });
       watch.signal.throwIfAborted();
-      if (done) return;
-      yield value as Uint8Array;
+      if (read.done) return;
+      yield read.value as Uint8Array;
     }
   } finally {
     watch.signal.removeEventListener("abort", abort);

@@ -13,7 +13,7 @@ export function memoryCache(): MemoryCache {
   const cache: MemoryCache = {
     entries,
     refuse: null,
-    match: (url) => Promise.resolve(entries.has(url) ? new Response(entries.get(url)!) : undefined),
+    match: (url) => Promise.resolve(entries.has(url) ? new Response(entries.get(url)) : undefined),
     async put(url, response) {
       if (cache.refuse !== null) throw cache.refuse;
       entries.set(url, new Uint8Array(await response.arrayBuffer()));

@@ -141,10 +141,10 @@ describe("a lost device", () => {
 
   test.each(orders)("takes the model with it, and is opened again, in whichever order it is told: %#", (...events) => {
     const state = play(...begun, { type: "token", token: token(" a", 1) }, ...events);
-    expect(state).toMatchObject({ task: null, model: null, failed: { task: "reopen", failure: lost }, written: { text: " a" } });
+    expect(state).toMatchObject({ task: null, model: null, failed: { task: "open", failure: lost }, written: { text: " a" } });
     expect(canWrite(state)).toBe(false);
     const again = [
-      { type: "began", task: "reopen" },
+      { type: "began", task: "open" },
       { type: "ready", model },
     ] as const;
     expect(canWrite(again.reduce<State>(after, state))).toBe(true);

@@ -75,7 +75,7 @@ test("one thing at a time; a stop ends it, and the next one begins", async () =>
 test("a worker that cannot be loaded ends the calls that wait for it", async () => {
   const listeners = new Map<string, (event: { readonly data: Reply; readonly message?: string }) => void>();
   const worker = { postMessage: () => undefined, addEventListener: (type: string, listener: never) => void listeners.set(type, listener) };
-  const client = connectModel(worker as WorkerLike);
+  const client = connectModel(worker);
   const opening = client.open("http://x/model");
   listeners.get("error")!({ message: "syntax", data: undefined as never });
   await expect(opening).rejects.toMatchObject({ kind: "internal", message: "the worker failed: syntax" });
