@@ -1,28 +1,21 @@
-import { mkdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { build } from "vite";
 import { projectRoot } from "../../scripts/build.mjs";
-import { culm } from "./cli.ts";
+import type { WebBundle } from "../../runtime/web/bundle.ts";
 
-/** Folders of the page, built, and of bamba-tiny, compiled for it. */
+/** A built page with bamba-tiny, as `npm run web:build` writes it. */
 export interface Site {
-  readonly page: string;
-  readonly model: string;
+  readonly folder: string;
+  /** The model's list of files, as it is, and what the tests let the page see of it: only the baseline, whose kernels SwiftShader compiles fastest. */
+  readonly all: WebBundle;
+  readonly bundle: WebBundle;
 }
 
-/** Makes both below a folder, as `npm run web:build` does. */
-export async function buildSite(folder: string): Promise<Site> {
-  mkdirSync(folder, { recursive: true });
-  const site = { page: join(folder, "page"), model: join(folder, "model") };
-  const root = join(projectRoot, "runtime", "web", "page");
-  await build({
-    root,
-    configFile: join(root, "vite.config.ts"),
-    logLevel: "error",
-    mode: "production",
-    build: { outDir: site.page },
-  });
-  const { code, err } = await culm("compile", "--model", "models/bamba-tiny", "--web", "--variants", "large", "--out", site.model);
-  if (code !== 0) throw new Error(err);
-  return site;
+export function buildSite(folder: string): Site {
+  const args = [join(projectRoot, "scripts", "web.mjs"), "--build-only", "--out", folder];
+  const { status, stderr } = spawnSync(process.execPath, args, { cwd: projectRoot, encoding: "utf8" });
+  if (status !== 0) throw new Error(stderr);
+  const all = JSON.parse(readFileSync(join(folder, "model", "model.json"), "utf8")) as WebBundle;
+  return { folder, all, bundle: { ...all, variants: all.variants.filter(({ caps }) => caps === "base") } };
 }

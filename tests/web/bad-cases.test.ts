@@ -1,6 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import type { ServerResponse } from "node:http";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Browser } from "playwright-core";
@@ -10,7 +9,7 @@ import { chromiumAvailable, launchChromium } from "../support/browser.ts";
 import type { Site } from "../support/site.ts";
 import { buildSite } from "../support/site.ts";
 import type { StaticServer } from "../support/static-server.ts";
-import { serveFolders } from "../support/static-server.ts";
+import { replacing, serveFolder } from "../support/static-server.ts";
 import { openDesk } from "./desk.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "culm-web-bad-"));
@@ -20,8 +19,8 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
   let server: StaticServer;
   let browser: Browser;
   beforeAll(async () => {
-    site = await buildSite(folder);
-    server = await serveFolders({ "/": site.page, "/model/": site.model });
+    site = buildSite(folder);
+    server = await serveFolder(folder);
     browser = await launchChromium();
   }, 300_000);
   afterEach(() => {
@@ -33,16 +32,11 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
     rmSync(folder, { recursive: true, force: true });
   });
 
-  const read = (path: string): Buffer => readFileSync(join(site.model, path));
-  const bundle = (): WebBundle => JSON.parse(read("model.json").toString()) as WebBundle;
-  /** Sends other bytes for some files of the model. */
-  const replace = (files: Readonly<Record<string, Buffer | string>>): void => {
-    server.fault = (path, _, response) => {
-      const body = files[path.replace(/^\/model\//, "")];
-      if (body === undefined) return false;
-      response.writeHead(200, { "content-length": Buffer.byteLength(body) }).end(body);
-      return true;
-    };
+  const read = (path: string): Buffer => readFileSync(join(folder, "model", path));
+  /** Sends another model.json, and other bytes for some of the model's files. */
+  const send = (bundle: WebBundle | object, files: Readonly<Record<string, Buffer | string>> = {}): void => {
+    const bodies = { "model.json": JSON.stringify(bundle), ...files };
+    server.fault = replacing(Object.fromEntries(Object.entries(bodies).map(([path, body]) => [`/model/${path}`, body])));
   };
 
   /** Opens the page and waits for what it complains of. @returns all of the complaint */
@@ -75,9 +69,9 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
   });
 
   test("a feature that the adapter lacks, before anything else is loaded", async () => {
-    const { variants, ...rest } = bundle();
+    const { variants, ...rest } = site.bundle;
     const asking = variants.map((variant) => ({ ...variant, requires: { ...variant.requires, features: ["shader-f16"] } }));
-    replace({ "model.json": JSON.stringify({ ...rest, variants: asking }) });
+    send({ ...rest, variants: asking });
     const before = server.log.length;
     expect(await complaint()).toMatch(/can run no variant of this model.*shader-f16/s);
     const loaded = server.log.slice(before).map(({ path }) => path);
@@ -85,10 +79,10 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
   });
 
   test("a limit that is too small, with the numbers", async () => {
-    const { variants, ...rest } = bundle();
+    const { variants, ...rest } = site.bundle;
     const limits = { maxStorageBufferBindingSize: 2 ** 40 };
     const asking = variants.map((variant) => ({ ...variant, requires: { ...variant.requires, limits } }));
-    replace({ "model.json": JSON.stringify({ ...rest, variants: asking }) });
+    send({ ...rest, variants: asking });
     const text = await complaint();
     expect(text).toContain("maxStorageBufferBindingSize");
     expect(text).toMatch(/1.?099.?511.?627.?776|1 TiB/);
@@ -96,41 +90,31 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
   });
 
   test("a model that another version made", async () => {
-    replace({ "model.json": JSON.stringify({ ...bundle(), version: 99 }) });
+    send({ ...site.bundle, version: 99 });
     expect(await complaint()).toMatch(/version.*99|99.*version/s);
   });
 
   test("kernels that another version made", async () => {
-    const { files, variants, ...rest } = bundle();
-    const path = `${variants.at(-1)!.folder}/manifest.json`;
+    const { files, variants, ...rest } = site.bundle;
+    const path = `${variants[0]!.folder}/manifest.json`;
     const manifest = JSON.stringify({ ...(JSON.parse(read(path).toString()) as object), version: 99 });
     const blocks = [createHash("sha256").update(manifest).digest("hex")];
     const entry = { path, bytes: Buffer.byteLength(manifest), blocks };
-    const changed = { ...rest, variants: variants.slice(-1), files: files.map((file) => (file.path === path ? entry : file)) };
-    replace({ "model.json": JSON.stringify(changed), [path]: manifest });
+    send({ ...rest, variants, files: files.map((file) => (file.path === path ? entry : file)) }, { [path]: manifest });
     expect(await complaint()).toMatch(/manifest\.json.*version.*99/s);
   });
 
   test("weights that are cut short", async () => {
-    const path = bundle().weights[0]!;
-    const whole = read(path);
-    server.fault = (asked, request, response) => {
-      if (asked !== `/model/${path}`) return false;
-      partOf(whole.subarray(0, whole.length - 1000), request.headers.range, response);
-      return true;
-    };
+    const path = site.bundle.weights[0]!;
+    send(site.bundle, { [path]: read(path).subarray(0, -1000) });
     expect(await complaint()).toMatch(/safetensors.*truncated/s);
   });
 
   test("weights that were changed", async () => {
-    const path = bundle().weights[0]!;
-    const whole = Buffer.from(read(path));
-    whole[whole.length - 100]! ^= 1;
-    server.fault = (asked, request, response) => {
-      if (asked !== `/model/${path}`) return false;
-      partOf(whole, request.headers.range, response);
-      return true;
-    };
+    const path = site.bundle.weights[0]!;
+    const changed = read(path);
+    changed[changed.length - 100]! ^= 1;
+    send(site.bundle, { [path]: changed });
     expect(await complaint()).toMatch(/safetensors.*are not those that model\.json describes/s);
   });
 
@@ -143,38 +127,17 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
     expect(await complaint()).toMatch(/model\.json: the server answers 404/);
   });
 
-  test("a server without ranges: the model is loaded in one piece, and the page says so", async () => {
-    server.fault = (_, request) => {
+  test("a server without ranges, and a device that is lost while the model writes", async () => {
+    const worker = readdirSync(join(folder, "assets")).find((name) => name.startsWith("worker-"))!;
+    const script = readFileSync(join(folder, "assets", worker), "utf8");
+    const answer = replacing({ "/model/model.json": JSON.stringify(site.bundle), [`/assets/${worker}`]: `${watchDevices}\n${script}` });
+    server.fault = (path, request, response) => {
       delete request.headers.range;
-      return false;
+      return answer(path, request, response);
     };
     const desk = await openDesk(browser, `${server.origin}/`);
     await desk.status.filter({ hasText: "Ready" }).waitFor();
     expect(await desk.region("Model and device").innerText()).toContain("the server has no byte ranges");
-    await desk.page.context().close();
-  });
-
-  /** Makes the devices that the page's worker opens reachable: `devices` in it. */
-  const watchDevices = (): void => {
-    const watch = `
-      globalThis.devices = [];
-      const { requestDevice } = GPUAdapter.prototype;
-      GPUAdapter.prototype.requestDevice = async function (...args) {
-        const device = await requestDevice.apply(this, args);
-        devices.push(device);
-        return device;
-      };`;
-    server.fault = (path, _, response) => {
-      if (!/^\/assets\/worker-.*\.js$/.test(path)) return false;
-      response.writeHead(200, { "content-type": "text/javascript" }).end(`${watch}\n${readFileSync(join(site.page, path), "utf8")}`);
-      return true;
-    };
-  };
-
-  test("the device is lost while the model writes; loaded again, it writes on", async () => {
-    watchDevices();
-    const desk = await openDesk(browser, `${server.origin}/`);
-    await desk.status.filter({ hasText: "Ready" }).waitFor();
     await desk.set({ Tokens: "Greedy", Length: 1000 });
     await desk.prompt.fill("The whale");
     await desk.generate.click();
@@ -191,14 +154,12 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
   });
 });
 
-/** Answers a request for a part of a file. */
-function partOf(file: Buffer, range: string | undefined, response: ServerResponse): void {
-  const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(range ?? "") ?? [];
-  if (first === undefined) {
-    response.writeHead(200, { "content-length": file.length }).end(file);
-    return;
-  }
-  const part = file.subarray(Number(first), Number(last) + 1);
-  const end = Number(first) + part.length - 1;
-  response.writeHead(206, { "content-length": part.length, "content-range": `bytes ${first}-${end}/${file.length}` }).end(part);
-}
+/** Put before the worker's script: makes the devices that it opens reachable. */
+const watchDevices = `
+  globalThis.devices = [];
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = async function (...args) {
+    const device = await requestDevice.apply(this, args);
+    devices.push(device);
+    return device;
+  };`;
