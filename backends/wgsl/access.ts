@@ -94,7 +94,9 @@ function unpack(p: Place, word: string, part: number | string): string {
       return word;
     case "bool":
       if (p.per === 1) return word;
-      return typeof part === "number" ? `((${word} & ${(0xff << (8 * part)) >>> 0}u) != 0u)` : `(((${word} >> u32(${part} * 8)) & 0xffu) != 0u)`;
+      return typeof part === "number"
+        ? `((${word} & ${(0xff << (8 * part)) >>> 0}u) != 0u)`
+        : `(((${word} >> u32(${part} * 8)) & 0xffu) != 0u)`;
     case "bf16":
       if (p.per === 1) return word;
       if (part === 0) return `bitcast<f32>(${word} << 16u)`;

@@ -10,15 +10,14 @@ export interface WebFlags extends ModelFlags {
   readonly model: string;
   readonly out: string;
   readonly batch?: number;
-  readonly device: string;
   readonly variants?: readonly string[];
 }
 
 /** `culm compile --web`. */
 export async function compileWeb(flags: WebFlags, terminal: Terminal): Promise<undefined> {
   if ((flags.batch ?? 1) > 1) throw new UserError("a page runs one prompt at a time", { hint: "leave out --batch" });
-  if (flags.device !== "host")
-    throw new UserError("--device does not go with --web", { hint: "name targets with --variants base,large-sg32" });
+  if (flags.target !== undefined || (flags.backend !== undefined && flags.backend !== "webgpu"))
+    throw new UserError("a page runs WebGPU, in several variants", { hint: "name them with --variants base,large-sg32, without --target and --backend" });
   const { writeWebBundle } = await import("../../models/auto/web.ts");
   const interactive = terminal.interactive && flags.json !== true;
   const { options, stop } = loadOptions(flags, terminal);

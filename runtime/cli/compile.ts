@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { UserError } from "../errors.ts";
-import type { WebFlags } from "./compile-web.ts";
 import type { Run } from "./generate.ts";
 import { addModelFlags, loadOptions, modelDescription, nameList, wholeNumber } from "./options.ts";
+import type { WebFlags } from "./compile-web.ts";
 import { formatBytes, formatTime } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -14,7 +14,9 @@ const examples = `
 Examples:
   $ culm compile --model DIR --out model.culm
   $ culm compile --model DIR --out model.culm --batch 4 --max-length 8192
-  $ culm compile --model DIR --out model.culm --device x86-64-avx2        for another machine than this one
+  $ culm compile --model DIR --out model.culm --target llvm:x86-64-avx2   for another machine than this one
+  $ culm compile --model DIR --out model.culm --target wgsl               for every GPU with WebGPU, in Node or a browser
+  $ culm compile --model DIR --out model.culm --target wgsl:large-sg32    for GPUs with subgroups of 32 lanes
   $ culm compile --model DIR --web --out site/model                       for a page: a folder that any static server serves
 
 The artifact is a folder: manifest.json (programs, kernels, memory), kernels.bin and literals.bin. The weights stay in
@@ -27,7 +29,6 @@ export function defineCompile(program: Command, terminal: Terminal, run: Run): C
     .requiredOption("--model <model>", modelDescription)
     .requiredOption("--out <dir>", "folder to write, by custom called something.culm")
     .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber)
-    .option("--device <name>", "what to compile for", "host")
     .option("--web", "for a page: WebGPU kernels in several variants, weights and tokenizer, in a folder that any static server serves")
     .option("--variants <names>", "with --web: targets of wgsl, best first (default: large-sg32,large,base)", nameList);
   addModelFlags(command);
@@ -47,7 +48,7 @@ async function compile(flags: Flags, terminal: Terminal): Promise<undefined> {
     import("../node/artifact.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal, flags.batch);
-  const { artifact, cached, time } = await compileFolder(flags.model, { ...options, device: flags.device }).finally(stop);
+  const { artifact, cached, time } = await compileFolder(flags.model, options).finally(stop);
   await writeArtifact(flags.out, { ...artifact, manifest: { ...artifact.manifest, name: modelName(flags.model) } });
   const { manifest, kernels, literals } = artifact;
   const bytes = kernels.length + literals.length;
