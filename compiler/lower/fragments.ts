@@ -40,7 +40,12 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
   }
   const rows = new Map<string, MatrixUnit>();
   const acrossLanes = (root: string): MatrixUnit => {
-    const unit = rows.get(root) ?? lanesUnit(caps.lanes, neighbours(program, (name) => find(name) === root, caps));
+    const unit =
+      rows.get(root) ??
+      lanesUnit(
+        caps.lanes,
+        neighbours(program, (name) => find(name) === root, caps),
+      );
     rows.set(root, unit);
     return unit;
   };

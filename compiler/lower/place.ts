@@ -13,12 +13,13 @@ import { both, context, eachElement, layoutOf, lowerExpr, together, uniform, unr
 import type { Context } from "./context.ts";
 import { colBase, leads, rowBase } from "./layout.ts";
 import type { FragLayout, Place } from "./layout.ts";
+import { prefetch } from "./prefetch.ts";
 import { lowerReduce } from "./reduce.ts";
 
 /**
  * Tile IR to Thread IR: the only pass that knows of lanes. Fragments become register arrays by their layouts, shared tiles become arrays that all
  * lanes fill together, reductions go over the lanes that share a row, and barriers are put where lanes would otherwise race.
- * `for` loops with `stages` > 1 are placed as they are, without software pipelining, and copies are synchronous.
+ * Loops with `stages` > 1 fetch the next turn's tiles into registers (prefetch.ts); copies are synchronous.
  */
 export function place(program: TileProgram, caps: Caps): ThreadProgram {
   const ctx = context(program, caps);
@@ -47,7 +48,7 @@ const piece = (body: readonly Stmt[]): readonly Piece[] => [{ op: "piece", body 
 function lower(s: TileStmt, ctx: Context): readonly Piece[] {
   switch (s.op) {
     case "for":
-      return [{ op: "for", var: s.var, count: uniform(s.count, ctx), body: lowerAll(s.body, ctx) }];
+      return lowerFor(s, ctx);
     case "if":
       return [{ op: "if", cond: uniform(s.cond, ctx), body: lowerAll(s.body, ctx), otherwise: lowerAll(s.otherwise, ctx) }];
     case "fill":
@@ -67,6 +68,13 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
     case "store":
       return piece(lowerStore(s, ctx));
   }
+}
+
+function lowerFor(s: Extract<TileStmt, { op: "for" }>, ctx: Context): readonly Piece[] {
+  const loop = (body: readonly Piece[]): Piece => ({ op: "for", var: s.var, count: uniform(s.count, ctx), body });
+  const early = prefetch(s, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
+  if (!early) return [loop(lowerAll(s.body, ctx))];
+  return [...piece(early.first), loop([...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)])];
 }
 
 const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;

@@ -164,7 +164,7 @@ type Store = Extract<Stmt, { op: "store" }>;
 /** Stores that follow one another, to consecutive elements under one condition, become one store of a vector. */
 function joinStores(body: readonly Stmt[], scope: Scope): readonly Stmt[] {
   const out: Stmt[] = [];
-  for (let i = 0; i < body.length; ) {
+  for (let i = 0; i < body.length;) {
     const s = body[i]!;
     const joined = s.op === "store" ? joinFrom(body, i, scope) : null;
     if (joined) {

@@ -98,7 +98,8 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   const found: { readonly config: GemmConfig; readonly blocks: number; readonly worth: number }[] = [];
   const m = largest(p.m, 1 << 20);
   const dtype = stageType(unitOf(caps), p.weights[0]!.dtype);
-  const stages = caps.asyncCopy ? 2 : 1;
+  // with asynchronous copies two tiles at a time are in shared memory, without them the second waits in registers
+  const copies = caps.asyncCopy ? 2 : 1;
   for (const unit of unitsOf(caps))
     for (const groupRows of [4, 2, 1])
       for (const groupCols of p.a.stat ? [1] : [2, 1])
@@ -109,7 +110,7 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
                 bn = unit.n * groupCols * right;
               const kc = Math.min(roundUp(depth, unit.k), roundUp(p.k, unit.k));
               const operands = operandBytes(bm, kc, dtype, caps) + p.weights.length * operandBytes(bn, kc, dtype, caps);
-              const shared = stages * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0);
+              const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0);
               const registers = down * right * unit.elems * p.weights.length;
               if (shared > caps.sharedBytes || registers > mostRegisters(caps, 128) || groupRows * groupCols * caps.lanes > caps.maxThreads)
                 continue;
@@ -117,7 +118,7 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
               // a step of more columns waits less often for the block to meet
               const reuse = (bm * bn) / (bm + p.weights.length * bn);
               found.push({
-                config: { bm, bn, kc, direct: 0, stages, groupRows, groupCols },
+                config: { bm, bn, kc, direct: 0, stages: 2, groupRows, groupCols },
                 blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
                 worth: reuse * (kc / (kc + 8)),
               });
@@ -178,11 +179,13 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
       const k = unit.k > 1 ? i32(kc) : min(sub(p.k, k0), kc);
       for (let i = 0; i < pieces; i++)
         b.when(exists(i), () => {
-          for (const [w, tiles] of acc.entries()) {
+          const operand = (w: number): View => {
             const tile = vector ? held[0] : held[w];
-            const view = tile ? stageWeight(tile, w, i, k0) : inPlace(w, i, k0);
-            b.mma(tiles[i]!, viewOf(a), view, k, rows);
-          }
+            return tile ? stageWeight(tile, w, i, k0) : inPlace(w, i, k0);
+          };
+          // where each weight has a tile of its own, all are staged before anything is multiplied
+          const staged = vector ? null : acc.map((_, w) => operand(w));
+          for (const [w, tiles] of acc.entries()) b.mma(tiles[i]!, viewOf(a), staged?.[w] ?? operand(w), k, rows);
         });
     },
     stages,
