@@ -62,7 +62,7 @@ export interface LoweredKernel {
 export function lowerKernel(kernel: KernelPlan, caps: Caps): LoweredKernel {
   const choice = buildKernel(kernel, caps);
   verifyTile(choice.program);
-  const thread = simplifyThread(place(choice.program, choice.caps));
+  const thread = simplifyThread(place(choice.program, caps));
   verifyThread(thread);
   return { choice, thread };
 }

@@ -6,7 +6,7 @@ import { DECODE_QUERIES } from "./lowering/mixers.ts";
 import type { TileProgram } from "./ir/tile.ts";
 import type { KernelPlan } from "./plan.ts";
 import { maxOf } from "./plan.ts";
-import type { Config, Reject, Template } from "./template.ts";
+import type { Config, Template } from "./template.ts";
 import { attentionDecode } from "./templates/attention-decode.ts";
 import { attention } from "./templates/attention.ts";
 import { conv1d } from "./templates/conv1d.ts";
@@ -22,26 +22,6 @@ export interface Choice {
   readonly config: Config;
   readonly rejected: readonly { readonly template: string; readonly why: string }[];
   readonly program: TileProgram;
-  /** What it is to be placed with: the units that its tiles were cut for, first. */
-  readonly caps: Caps;
-}
-
-export interface Candidate {
-  readonly config: Config;
-  readonly caps: Caps;
-}
-
-/** Configurations of a template for each unit of the target that fits the problem, in the target's order: a template cuts its tiles for the first unit it is given. */
-export function candidates<P>(template: Template<P>, problem: P, caps: Caps): readonly Candidate[] | Reject {
-  const found: Candidate[] = [];
-  const reasons = new Set<string>();
-  caps.units.forEach((_, i) => {
-    const from = i === 0 ? caps : { ...caps, units: caps.units.slice(i) };
-    const configs = template.configs(problem, from);
-    if ("reject" in configs) reasons.add(configs.reject);
-    else found.push(...configs.map((config) => ({ config, caps: from })));
-  });
-  return found.length > 0 ? found : { reject: [...reasons].join("; ") || "it has no configuration for this problem" };
 }
 
 /** Builds the tile program of a kernel: the first template that fits, with its default configuration. */
@@ -68,13 +48,14 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
 function first<P>(kernel: KernelPlan, problem: NoInfer<P>, templates: readonly Template<P>[], caps: Caps): Choice {
   const rejected: { template: string; why: string }[] = [];
   for (const t of templates) {
-    const found = candidates(t, problem, caps);
-    if ("reject" in found) {
-      rejected.push({ template: t.name, why: found.reject });
+    const configs = t.configs(problem, caps);
+    if ("reject" in configs) {
+      rejected.push({ template: t.name, why: configs.reject });
       continue;
     }
-    const best = found[0]!;
-    return { template: t.name, config: best.config, rejected, program: t.build(problem, best.config, best.caps), caps: best.caps };
+    const config = configs[0];
+    if (config) return { template: t.name, config, rejected, program: t.build(problem, config, caps) };
+    rejected.push({ template: t.name, why: "it has no configuration for this problem" });
   }
   throw new CulmError({
     what: `no template of target ${caps.name} can compute it`,

@@ -1,5 +1,5 @@
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { add as plus, isConst, mod, rangeOf } from "../../compiler/ir/expr.ts";
+import { add as plus, idiv, isConst, mod, rangeOf } from "../../compiler/ir/expr.ts";
 import type { Block } from "./block.ts";
 import { line } from "./block.ts";
 import type { Kernel } from "./kernel.ts";
@@ -20,9 +20,17 @@ interface Spot {
 
 function spotOf(p: Place, index: Expr, b: Block, k: Kernel): Spot {
   const shift = log2(p.per * p.vector);
-  const i = shift > 0 ? k.once(index, b) : k.value(index, b);
   const part = mod(index, p.per),
     within = mod(index, p.per * p.vector);
+  // where it is known which element of a vector it is, the division is done on the terms
+  if (isConst(within) && isConst(part))
+    return {
+      vector: k.value(idiv(index, p.per * p.vector), b),
+      word: Math.floor(within.value / p.per),
+      part: part.value,
+      window: certainWindow(p, index, shift),
+    };
+  const i = shift > 0 ? k.once(index, b) : k.value(index, b);
   const word = isConst(within)
     ? Math.floor(within.value / p.per)
     : p.vector === 1
@@ -94,7 +102,9 @@ function unpack(p: Place, word: string, part: number | string): string {
       return word;
     case "bool":
       if (p.per === 1) return word;
-      return typeof part === "number" ? `((${word} & ${(0xff << (8 * part)) >>> 0}u) != 0u)` : `(((${word} >> u32(${part} * 8)) & 0xffu) != 0u)`;
+      return typeof part === "number"
+        ? `((${word} & ${(0xff << (8 * part)) >>> 0}u) != 0u)`
+        : `(((${word} >> u32(${part} * 8)) & 0xffu) != 0u)`;
     case "bf16":
       if (p.per === 1) return word;
       if (part === 0) return `bitcast<f32>(${word} << 16u)`;

@@ -4,13 +4,14 @@ import type { Expr } from "../../compiler/ir/expr.ts";
 import { substituteStmts } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt, ThreadProgram } from "../../compiler/ir/thread.ts";
 import { unrollThread } from "../../compiler/lower/unroll.ts";
+import { vectoriseThread } from "../../compiler/lower/vectorise.ts";
 
 /**
- * Brings a program into the form that `print` writes down as it is: loops over registers written out, since WGSL's variables have no numbers, and no more
- * workgroups along an axis than WebGPU allows.
+ * Brings a program into the form that `print` writes down as it is: loops over registers written out, since WGSL's variables have no numbers, accesses to
+ * neighbours joined, and no more workgroups along an axis than WebGPU allows.
  */
-export function legalize(program: ThreadProgram, _caps: Caps): ThreadProgram {
-  return foldGrid(unrollThread(program));
+export function legalize(program: ThreadProgram, caps: Caps): ThreadProgram {
+  return foldGrid(vectoriseThread(unrollThread(program), caps.vectorBytes));
 }
 
 /** WebGPU's maxComputeWorkgroupsPerDimension. */

@@ -34,6 +34,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     `fn ${ENTRY}(@builtin(local_invocation_index) index: u32, @builtin(workgroup_id) group: vec3<u32>) {`,
     "  let tid = i32(index);",
     ...["bx", "by", "bz"].map((name, i) => `  let ${name} = i32(group.${"xyz"[i]!});`),
+    "  let zero = i32(group.x >> 31u);",
     ...program.symbols.map(({ name }, i) => `  let ${variableName(name)} = symbols[${i >> 2}].${"xyzw"[i & 3]!};`),
     ...registers(k),
     ...body.lines,

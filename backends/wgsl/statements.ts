@@ -9,11 +9,11 @@ import type { Kernel } from "./kernel.ts";
 import type { LaneReduce } from "./lanes.ts";
 import { reduceLanes } from "./lanes.ts";
 import { printUnit } from "./unit.ts";
-import { forget, registerName, variableName } from "./values.ts";
+import { forget, loopHead, registerName, variableName } from "./values.ts";
 import { zeroOf } from "./types.ts";
 
 export function printBody(body: readonly Stmt[], b: Block, k: Kernel): void {
-  for (let i = 0; i < body.length; ) {
+  for (let i = 0; i < body.length;) {
     const s = body[i]!;
     if (s.op === "laneReduce") {
       const run = independent(body, i);
@@ -86,13 +86,7 @@ function printStmt(s: Exclude<Stmt, LaneReduce>, b: Block, k: Kernel): void {
     case "asyncCopy":
       // there is no hardware for it to reach: the copy is done when the statement is
       for (let i = 0; i < s.width; i++)
-        storeElement(
-          k.places.get(s.dst)!,
-          add(s.dstAt, i),
-          k.value(load(s.src, s.dtype, add(s.srcAt, i), s.guard), b),
-          b,
-          k,
-        );
+        storeElement(k.places.get(s.dst)!, add(s.dstAt, i), k.value(load(s.src, s.dtype, add(s.srcAt, i), s.guard), b), b, k);
       return;
     case "asyncWait":
       return;
@@ -100,10 +94,9 @@ function printStmt(s: Exclude<Stmt, LaneReduce>, b: Block, k: Kernel): void {
       return void printUnit(s, b, k);
     case "for": {
       const name = variableName(s.var.name);
-      const count = k.value(s.count, b);
       const inner = block(b, false, s.var);
       printBody(s.body, inner, k);
-      close(inner, `for (var ${name} = 0; ${name} < ${count}; ${name}++)`);
+      close(inner, loopHead(name, s.count, b, k));
       return;
     }
     case "if": {
@@ -134,4 +127,3 @@ function loadVector(s: Extract<Stmt, { op: "loadVec" }>, b: Block, k: Kernel): v
 
 /** Whether lanes see what other lanes wrote to a buffer: only then has a barrier to order that memory too. */
 const readsBack = (k: Kernel): boolean => k.program.params.some((q) => q.access === "readwrite");
-

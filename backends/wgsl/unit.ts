@@ -8,7 +8,7 @@ import type { Block } from "./block.ts";
 import { block, close, line } from "./block.ts";
 import type { Kernel } from "./kernel.ts";
 import { laneGrid } from "./units.ts";
-import { registerName, variableName } from "./values.ts";
+import { loopHead, registerName, variableName } from "./values.ts";
 
 type Unit = Extract<Stmt, { op: "unit" }>;
 
@@ -40,7 +40,7 @@ export function printUnit(s: Unit, b: Block, k: Kernel): void {
           line(inner, `${acc} = ${column.reduce((sum, y, x) => `fma(${lines[i]![x]!}, ${y}, ${sum})`, acc)};`);
         }
       }
-    close(inner, `for (var ${name} = 0; ${name} < ${k.value(steps, outer)}; ${name}++)`);
+    close(inner, loopHead(name, steps, outer, k));
     if (outer !== b) close(outer, `if (${k.value(wanted, b)})`);
   }
 }

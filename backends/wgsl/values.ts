@@ -94,6 +94,13 @@ export const registerName = (name: string, index: Expr, b: Block, k: Kernel): st
 /** Names of variables that a program's own cannot clash with. */
 export const variableName = (name: string): string => (["tid", "bx", "by", "bz"].includes(name) ? name : `v_${name}`);
 
+/**
+ * A loop of `count` turns. Compilers do not learn how many where it is a number: what is to be written out has been written out already, and drivers that
+ * unroll on top of it take up to a minute for a kernel.
+ */
+export const loopHead = (name: string, count: Expr, b: Block, k: Kernel): string =>
+  `for (var ${name} = 0; ${name} < ${isConst(count) ? `${count.value} + zero` : k.value(count, b)}; ${name}++)`;
+
 function textOf(e: Expr, b: Block, k: Kernel): string {
   const of = (x: Expr): string => k.value(x, b);
   switch (e.op) {

@@ -66,6 +66,34 @@ export function accessesOf(s: Stmt): {
   }
 }
 
+/** The statement with each of its own expressions, not those of statements inside it, replaced by what `f` makes of it. */
+export function mapExpressions(s: Stmt, f: (e: Expr) => Expr): Stmt {
+  const maybe = (e: Expr | null): Expr | null => e && f(e);
+  switch (s.op) {
+    case "assign":
+    case "laneReduce":
+      return { ...s, index: f(s.index), value: f(s.value) };
+    case "store":
+      return { ...s, index: f(s.index), value: f(s.value), guard: maybe(s.guard) };
+    case "loadVec":
+    case "storeVec":
+      return { ...s, index: f(s.index), at: f(s.at), guard: maybe(s.guard) };
+    case "asyncCopy":
+      return { ...s, dstAt: f(s.dstAt), srcAt: f(s.srcAt), guard: maybe(s.guard) };
+    case "unit": {
+      const view = (v: typeof s.a): typeof s.a => ({ ...v, base: f(v.base), rowStride: f(v.rowStride), colStride: f(v.colStride) });
+      return { ...s, rowBase: f(s.rowBase), colBase: f(s.colBase), a: view(s.a), b: view(s.b), k: f(s.k), rows: maybe(s.rows) };
+    }
+    case "for":
+      return { ...s, count: f(s.count) };
+    case "if":
+      return { ...s, cond: f(s.cond) };
+    case "barrier":
+    case "asyncWait":
+      return s;
+  }
+}
+
 /** Replaces variables in all expressions of some statements. */
 export function substituteStmts(body: readonly Stmt[], env: ReadonlyMap<Expr, Expr>): readonly Stmt[] {
   const memo = new Map<Expr, Expr>();
@@ -74,31 +102,11 @@ export function substituteStmts(body: readonly Stmt[], env: ReadonlyMap<Expr, Ex
     memo.set(e, hit);
     return hit;
   };
-  const maybe = (e: Expr | null): Expr | null => e && put(e);
   const one = (s: Stmt): Stmt => {
-    switch (s.op) {
-      case "assign":
-      case "laneReduce":
-        return { ...s, index: put(s.index), value: put(s.value) };
-      case "store":
-        return { ...s, index: put(s.index), value: put(s.value), guard: maybe(s.guard) };
-      case "loadVec":
-      case "storeVec":
-        return { ...s, index: put(s.index), at: put(s.at), guard: maybe(s.guard) };
-      case "asyncCopy":
-        return { ...s, dstAt: put(s.dstAt), srcAt: put(s.srcAt), guard: maybe(s.guard) };
-      case "unit": {
-        const view = (v: typeof s.a): typeof s.a => ({ ...v, base: put(v.base), rowStride: put(v.rowStride), colStride: put(v.colStride) });
-        return { ...s, rowBase: put(s.rowBase), colBase: put(s.colBase), a: view(s.a), b: view(s.b), k: put(s.k), rows: maybe(s.rows) };
-      }
-      case "for":
-        return { ...s, count: put(s.count), body: s.body.map(one) };
-      case "if":
-        return { ...s, cond: put(s.cond), body: s.body.map(one), otherwise: s.otherwise.map(one) };
-      case "barrier":
-      case "asyncWait":
-        return s;
-    }
+    const own = mapExpressions(s, put);
+    if (own.op === "for") return { ...own, body: own.body.map(one) };
+    if (own.op === "if") return { ...own, body: own.body.map(one), otherwise: own.otherwise.map(one) };
+    return own;
   };
   return body.map(one);
 }

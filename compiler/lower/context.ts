@@ -4,6 +4,7 @@ import type { Expr, Var } from "../ir/expr.ts";
 import type { ArrayDecl, RegDecl, Stmt } from "../ir/thread.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import { rowMajor } from "./affine.ts";
+import { sharedStrides } from "./shared.ts";
 import { cooperate } from "./copy.ts";
 import type { Loop } from "./copy.ts";
 import { chooseLayouts, eachStatement } from "./fragments.ts";
@@ -19,6 +20,8 @@ export interface Context {
   readonly lane: Lane;
   readonly tiles: ReadonlyMap<string, Tile>;
   readonly layouts: ReadonlyMap<string, FragLayout>;
+  /** Elements from one row of a shared tile to the next. */
+  readonly strides: ReadonlyMap<string, number>;
   readonly shared: ArrayDecl[];
   readonly regs: RegDecl[];
   readonly loop: Loop;
@@ -47,6 +50,7 @@ export function context(program: TileProgram, caps: Caps): Context {
     }
   };
   const layouts = chooseLayouts(program, caps);
+  const strides = sharedStrides(program, caps);
   return {
     program,
     caps,
@@ -55,7 +59,10 @@ export function context(program: TileProgram, caps: Caps): Context {
     lane: laneOf(tid, caps.lanes, program.groups),
     tiles: new Map(program.tiles.map((t) => [t.name, t])),
     layouts,
-    shared: program.tiles.filter((t) => t.scope === "shared").map((t) => ({ name: t.name, dtype: t.dtype, count: t.rows * t.cols })),
+    strides,
+    shared: program.tiles
+      .filter((t) => t.scope === "shared")
+      .map((t) => ({ name: t.name, dtype: t.dtype, count: t.rows * strides.get(t.name)! })),
     regs: [...layouts.values()].map((l) => ({
       name: l.tile.name,
       dtype: l.tile.dtype,
@@ -101,7 +108,7 @@ export function lowerExpr(
     if (x.op !== "elem") return undefined;
     const tile = ctx.tiles.get(x.tile);
     if (!tile) throw ctx.error(`an expression reads the tile ${x.tile}, which is not declared`);
-    if (tile.scope === "shared") return load(tile.name, x.dtype, rowMajor(x.row, tile.cols, x.col));
+    if (tile.scope === "shared") return load(tile.name, x.dtype, rowMajor(x.row, ctx.strides.get(tile.name)!, x.col));
     const layout = ctx.layouts.get(tile.name)!;
     if (!at || !over) throw ctx.error(`the fragment ${tile.name} is read where no fragment is computed`);
     const columnOk =

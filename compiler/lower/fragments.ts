@@ -1,7 +1,11 @@
 import type { Caps, MatrixUnit } from "../backend.ts";
+import type { DType } from "../ir/dtype.ts";
+import { BYTES } from "../ir/dtype.ts";
 import { isConst, mod, walk } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
+import { coordinates } from "../ir/tile.ts";
 import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
+import { isVector, mentions } from "./affine.ts";
 import { fragLayout, lanesUnit } from "./layout.ts";
 import type { FragLayout } from "./layout.ts";
 
@@ -34,10 +38,61 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
       units.set(root, unitFor(program, products, caps));
     }
   }
-  const lanes = lanesUnit(caps.lanes);
+  const rows = new Map<string, MatrixUnit>();
+  const acrossLanes = (root: string): MatrixUnit => {
+    const unit =
+      rows.get(root) ??
+      lanesUnit(
+        caps.lanes,
+        neighbours(program, (name) => find(name) === root, caps),
+      );
+    rows.set(root, unit);
+    return unit;
+  };
   const accs = new Set(mmas.map((s) => s.acc.name));
-  return new Map(frags.map((t) => [t.name, fragLayout(t, units.get(find(t.name)) ?? lanes, program.groups, accs.has(t.name))]));
+  return new Map(
+    frags.map((t) => {
+      const root = find(t.name);
+      return [t.name, fragLayout(t, units.get(root) ?? acrossLanes(root), program.groups, accs.has(t.name))];
+    }),
+  );
 }
+
+/**
+ * How many neighbours in a row a lane should own, of fragments of one class: as many as one load takes, where everything that the class reads or writes lies
+ * along its columns, and where its rows are whole multiples.
+ */
+function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): number {
+  const tiles = program.tiles.filter((t) => t.scope === "frag" && t.cols > 1 && inClass(t.name));
+  let widest = 1;
+  let fits = true;
+  const access = (tile: Tile, dtype: DType, index: Expr): void => {
+    const [, col] = coordinates(tile);
+    if (!mentions(index, col)) return;
+    const width = Math.max(1, Math.min(MOST_NEIGHBOURS, caps.vectorBytes / BYTES[dtype]));
+    if (isVector(index, col, width)) widest = Math.max(widest, width);
+    else fits = false;
+  };
+  const loads = (tile: Tile, e: Expr | null): void => {
+    if (e)
+      walk(e, (x) => {
+        if (x.op === "load") access(tile, x.dtype, x.index);
+      });
+  };
+  eachStatement(program.body, (s) => {
+    if (s.op === "map" && inClass(s.dst.name)) loads(s.dst, s.value);
+    if (s.op === "store" && inClass(s.over.name)) {
+      access(s.over, s.dtype, s.index);
+      loads(s.over, s.value);
+    }
+  });
+  if (!fits) return 1;
+  while (widest > 1 && tiles.some((t) => t.cols % (caps.lanes * program.groups[1] * widest) !== 0)) widest /= 2;
+  return widest;
+}
+
+/** Of the smallest type that vectors are loaded of, 16 bits, as many as 16 bytes hold. */
+const MOST_NEIGHBOURS = 8;
 
 export function eachStatement(body: readonly Stmt[], f: (s: Stmt) => void): void {
   for (const s of body) {

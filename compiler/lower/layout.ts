@@ -34,9 +34,19 @@ const fail = (message: string): never => {
   throw new Error(`layout: ${message}`);
 };
 
-/** The layout of fragments that no matrix unit touches: a row across the lanes. */
-export function lanesUnit(lanes: number): MatrixUnit {
-  return { name: `lanes${lanes}`, m: 1, n: lanes, k: 1, lanes, elems: 1, inputs: [], coord: (lane) => [i32(0), lane], block: [1, 1] };
+/** The layout of fragments that no matrix unit touches: a row across the lanes, `each` neighbours a lane. */
+export function lanesUnit(lanes: number, each = 1): MatrixUnit {
+  return {
+    name: each === 1 ? `lanes${lanes}` : `lanes${lanes}x${each}`,
+    m: 1,
+    n: lanes * each,
+    k: 1,
+    lanes,
+    elems: each,
+    inputs: [],
+    coord: (lane, i) => [i32(0), add(mul(lane, each), i)],
+    block: [1, 1],
+  };
 }
 
 const known = new WeakMap<MatrixUnit, UnitRows>();

@@ -1,11 +1,11 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, cast, constant, i32, load, lt, mul, reg } from "../ir/expr.ts";
+import { add, cast, constant, i32, isConst, load, lt, mul, reg, walk } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Tile, TileProgram, Stmt as TileStmt } from "../ir/tile.ts";
-import { isVector, isVectorCondition, rowMajor } from "./affine.ts";
+import { isVector, isVectorCondition, mentions, rowMajor } from "./affine.ts";
 import { insertBarriers } from "./barriers.ts";
 import type { Piece } from "./barriers.ts";
 import { plainLoad } from "./copy.ts";
@@ -13,12 +13,13 @@ import { both, context, eachElement, layoutOf, lowerExpr, together, uniform, unr
 import type { Context } from "./context.ts";
 import { colBase, leads, rowBase } from "./layout.ts";
 import type { FragLayout, Place } from "./layout.ts";
+import { prefetch } from "./prefetch.ts";
 import { lowerReduce } from "./reduce.ts";
 
 /**
  * Tile IR to Thread IR: the only pass that knows of lanes. Fragments become register arrays by their layouts, shared tiles become arrays that all
  * lanes fill together, reductions go over the lanes that share a row, and barriers are put where lanes would otherwise race.
- * `for` loops with `stages` > 1 are placed as they are, without software pipelining, and copies are synchronous.
+ * Loops with `stages` > 1 fetch the next turn's tiles into registers (prefetch.ts); copies are synchronous.
  */
 export function place(program: TileProgram, caps: Caps): ThreadProgram {
   const ctx = context(program, caps);
@@ -47,7 +48,7 @@ const piece = (body: readonly Stmt[]): readonly Piece[] => [{ op: "piece", body 
 function lower(s: TileStmt, ctx: Context): readonly Piece[] {
   switch (s.op) {
     case "for":
-      return [{ op: "for", var: s.var, count: uniform(s.count, ctx), body: lowerAll(s.body, ctx) }];
+      return lowerFor(s, ctx);
     case "if":
       return [{ op: "if", cond: uniform(s.cond, ctx), body: lowerAll(s.body, ctx), otherwise: lowerAll(s.otherwise, ctx) }];
     case "fill":
@@ -69,13 +70,29 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
   }
 }
 
+function lowerFor(s: Extract<TileStmt, { op: "for" }>, ctx: Context): readonly Piece[] {
+  const loop = (body: readonly Piece[]): Piece => ({ op: "for", var: s.var, count: uniform(s.count, ctx), body });
+  const early = prefetch(s, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
+  if (!early) return [loop(lowerAll(s.body, ctx))];
+  return [...piece(early.first), loop([...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)])];
+}
+
+const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
+
 // ---- statements -----------------------------------------------------------------------------------------------------
 
 function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
   const v = constant(value, dst.dtype);
   if (dst.scope === "shared")
     return together(dst, ctx, (row, col, inside) => [
-      { op: "store", buffer: dst.name, dtype: dst.dtype, index: rowMajor(row, dst.cols, col), value: v, guard: both(inside, null) },
+      {
+        op: "store",
+        buffer: dst.name,
+        dtype: dst.dtype,
+        index: rowMajor(row, strideOf(dst, ctx), col),
+        value: v,
+        guard: both(inside, null),
+      },
     ]);
   const l = layoutOf(dst, ctx);
   return ctx.loop("i", l.count, unrolled(l, ctx), (i) => [{ op: "assign", reg: dst.name, index: i, value: v }]);
@@ -84,11 +101,30 @@ function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
 function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
   const vectors = vectorLoad(dst, value, ctx);
   if (vectors) return vectors;
-  return together(dst, ctx, (row, col, inside) => {
-    const at = { row, col, index: i32(0), rowIndex: i32(0) };
-    const v = cast(lowerExpr(value, at, null, ctx), dst.dtype);
-    return [{ op: "store", buffer: dst.name, dtype: dst.dtype, index: rowMajor(row, dst.cols, col), value: v, guard: both(inside, null) }];
+  const width = runOf(dst, value, ctx);
+  return together({ ...dst, cols: dst.cols / width }, ctx, (row, group, inside) =>
+    Array.from({ length: width }, (_, i): Stmt => {
+      const col = add(mul(group, width), i);
+      const v = cast(lowerExpr(value, { row, col, index: i32(0), rowIndex: i32(0) }, null, ctx), dst.dtype);
+      const index = rowMajor(row, strideOf(dst, ctx), col);
+      return { op: "store", buffer: dst.name, dtype: dst.dtype, index, value: v, guard: both(inside, null) };
+    }),
+  );
+}
+
+/** Neighbours that one lane computes, so that a target can load and store them as a vector: where all that the value loads lies along the columns. */
+function runOf(dst: Tile, value: Expr, ctx: Context): number {
+  const width = Math.floor(ctx.caps.vectorBytes / BYTES[dst.dtype]);
+  if (width <= 1 || dst.cols % width !== 0 || strideOf(dst, ctx) % width !== 0) return 1;
+  const [, col] = coordinates(dst);
+  let along = false;
+  let across = false;
+  walk(value, (e) => {
+    if (e.op !== "load" || !mentions(e.index, col)) return;
+    if (isVector(e.index, col, width)) along = true;
+    else across = true;
   });
+  return along && !across ? width : 1;
 }
 
 /** A plain copy of aligned consecutive elements moves in vectors of the target's width. */
@@ -116,7 +152,16 @@ function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | nul
         at: lowerExpr(index, at, null, ctx),
         guard: holds && both(holds, null),
       },
-      { op: "storeVec", reg: name, index: i32(0), width, buffer: dst.name, dtype, at: rowMajor(row, dst.cols, at.col), guard: null },
+      {
+        op: "storeVec",
+        reg: name,
+        index: i32(0),
+        width,
+        buffer: dst.name,
+        dtype,
+        at: rowMajor(row, strideOf(dst, ctx), at.col),
+        guard: null,
+      },
     ]);
   });
 }
@@ -130,7 +175,7 @@ function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
       op: "store",
       buffer: dst.name,
       dtype: dst.dtype,
-      index: rowMajor(at.row, dst.cols, at.col),
+      index: rowMajor(at.row, strideOf(dst, ctx), at.col),
       value: cast(reg(src.name, src.dtype, at.index), dst.dtype),
       guard: both(at.inside, owner),
     },
@@ -163,12 +208,11 @@ function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readon
 
 function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly Stmt[] {
   const l = layoutOf(s.acc, ctx);
-  const view = (v: typeof s.a): typeof s.a => ({
-    ...v,
-    base: uniform(v.base, ctx),
-    rowStride: uniform(v.rowStride, ctx),
-    colStride: uniform(v.colStride, ctx),
-  });
+  const view = (v: typeof s.a): typeof s.a => {
+    const tile = v.source === "tile" ? ctx.tiles.get(v.name)! : null;
+    const stride = (e: Expr): Expr => (tile && isConst(e, tile.cols) ? i32(strideOf(tile, ctx)) : uniform(e, ctx));
+    return { ...v, base: uniform(v.base, ctx), rowStride: stride(v.rowStride), colStride: stride(v.colStride) };
+  };
   return [
     {
       op: "unit",

@@ -5,14 +5,18 @@ import { simplifyThread } from "./simplify.ts";
 
 /** Writes out the loops marked `unroll`, innermost first, for targets whose compiler does not do it (registers are then indexed by constants only). */
 export function unrollThread(p: ThreadProgram): ThreadProgram {
-  return simplifyThread({ ...p, body: p.body.flatMap(unroll) });
+  return simplifyThread({ ...p, body: p.body.flatMap((s) => unroll(s, false)) });
 }
 
-function unroll(s: Stmt): readonly Stmt[] {
-  if (s.op === "if") return [{ ...s, body: s.body.flatMap(unroll), otherwise: s.otherwise.flatMap(unroll) }];
+/** Writes out all loops of known length. */
+export const writeOut = (body: readonly Stmt[]): readonly Stmt[] => body.flatMap((s) => unroll(s, true));
+
+function unroll(s: Stmt, all: boolean): readonly Stmt[] {
+  const inner = (body: readonly Stmt[]): readonly Stmt[] => body.flatMap((x) => unroll(x, all));
+  if (s.op === "if") return [{ ...s, body: inner(s.body), otherwise: inner(s.otherwise) }];
   if (s.op !== "for") return [s];
-  const body = s.body.flatMap(unroll);
+  const body = inner(s.body);
   const count = s.count;
-  if (!s.unroll || !isConst(count)) return [{ ...s, body }];
+  if (!(s.unroll || all) || !isConst(count)) return [{ ...s, body }];
   return Array.from({ length: count.value }, (_, i) => substituteStmts(body, new Map([[s.var, i32(i)]]))).flat();
 }

@@ -1,4 +1,4 @@
-import type { Caps } from "../backend.ts";
+import type { Caps, MatrixUnit } from "../backend.ts";
 import { add, ceilDiv, i32, idiv, lt, max, min, mod, mul, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
@@ -17,7 +17,7 @@ import {
   valueOf,
   visibleScores,
 } from "./attention-common.ts";
-import { bytesOf, guarded, isVector, L1, largest, roundUp, unitOf } from "./common.ts";
+import { bytesOf, guarded, isVector, L1, largest, leastUnit, operandBytes, roundUp, unitOf, unitsOf } from "./common.ts";
 
 /**
  * Attention for one query, or a few, over a long cache. What counts is that each key and value comes from memory once and as it lies: a block owns
@@ -70,12 +70,10 @@ function vectorConfigs(p: AttentionProblem, queries: number, caps: Caps): readon
 
 /** As many warps and keys as fit: a block has one chain of loads, barriers and reductions a tile, so wide tiles mean few of them. */
 function tiledConfigs(p: AttentionProblem, queries: number, caps: Caps): readonly DecodeConfig[] | Reject {
-  const unit = unitOf(caps);
-  const types = stageTypes(p, unit);
   const heads = divisorUpTo(sharing(p), Math.max(1, Math.floor(32 / queries)));
+  const unit = rowUnit(queries * heads, caps);
+  const types = stageTypes(p, unit);
   const rows = roundUp(queries * heads, unit.m);
-  if (unit.m >= 2 * queries * heads && caps.units.some(({ m }) => m < unit.m))
-    return { reject: `${queries * heads} query rows are few of the ${unit.m} that ${unit.name} computes` };
   const depth = roundUp(p.dim, unit.k);
   const found: DecodeConfig[] = [];
   for (const groupCols of [8, 4, 2, 1])
@@ -84,10 +82,13 @@ function tiledConfigs(p: AttentionProblem, queries: number, caps: Caps): readonl
       const width = roundUp(p.dim, unit.n * groupCols);
       const tile =
         types.score === types.value
-          ? bytesOf(keys, Math.max(depth, width), types.score)
-          : bytesOf(keys, depth, types.score) + bytesOf(keys, width, types.value);
+          ? operandBytes(keys, Math.max(depth, width), types.score, caps)
+          : operandBytes(keys, depth, types.score, caps) + operandBytes(keys, width, types.value, caps);
       const shared =
-        tile + bytesOf(rows, depth, types.score) + bytesOf(rows, keys, types.value) + bytesOf(1, 2 * groupCols * rows + rows + keys, "f32");
+        tile +
+        operandBytes(rows, depth, types.score, caps) +
+        operandBytes(rows, keys, types.value, caps) +
+        bytesOf(1, 2 * groupCols * rows + rows + keys, "f32");
       const registers = (rows * (keys + width)) / (groupCols * caps.lanes);
       if (shared > caps.sharedBytes || registers > 160 || groupCols * caps.lanes > caps.maxThreads) continue;
       if (keys > Math.max(unit.n, unit.k) && keys >= 2 * p.capacity) continue;
@@ -98,12 +99,15 @@ function tiledConfigs(p: AttentionProblem, queries: number, caps: Caps): readonl
   return found.sort((a, b) => worth(b) - worth(a) || a.keys - b.keys).slice(0, 6);
 }
 
+/** The unit whose tile has no more rows than twice those there are, or the smallest. */
+const rowUnit = (rows: number, caps: Caps): MatrixUnit => unitsOf(caps).find(({ m }) => m < 2 * rows) ?? leastUnit(caps);
+
 function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   return isVector(caps) ? buildVector(p, config as DecodeConfig, caps) : buildTiled(p, config as DecodeConfig, caps);
 }
 
 function buildTiled(p: AttentionProblem, { queries, heads, keys, groupCols }: DecodeConfig, caps: Caps): TileProgram {
-  const unit = unitOf(caps);
+  const unit = rowUnit(queries * heads, caps);
   const types = stageTypes(p, unit);
   const rows = roundUp(queries * heads, unit.m);
   const depth = roundUp(p.dim, unit.k);

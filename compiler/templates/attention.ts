@@ -16,7 +16,21 @@ import {
   valueOf,
   visibleScores,
 } from "./attention-common.ts";
-import { bytesOf, enoughBlocks, evenly, guarded, isVector, L2, largest, roundUp, unitOf } from "./common.ts";
+import {
+  bytesOf,
+  enoughBlocks,
+  evenly,
+  guarded,
+  isVector,
+  L2,
+  largest,
+  leastUnit,
+  mostRegisters,
+  operandBytes,
+  roundUp,
+  unitOf,
+  unitsOf,
+} from "./common.ts";
 
 /**
  * Attention for many queries. A block owns `queries` queries of `heads` heads that share a key head, stages them once (with the prologue, usually
@@ -74,39 +88,41 @@ function vectorConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
 
 /** A warp owns 16 or 32 rows or whatever its unit computes; the widest block whose tiles fit in shared memory, unless that leaves workers idle. */
 function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
-  const unit = unitOf(caps);
-  const step = roundUp(unit.n, unit.k);
-  const { score: scoreType, value: valueType } = stageTypes(p, unit);
-  const depth = roundUp(p.dim, unit.k),
-    width = roundUp(p.dim, unit.n);
+  const least = leastUnit(caps);
+  const step = roundUp(least.n, least.k);
+  const { score: scoreType, value: valueType } = stageTypes(p, unitOf(caps));
+  const depth = roundUp(p.dim, least.k),
+    width = roundUp(p.dim, least.n);
   const most = largest(p.seq, 1 << 20) * sharing(p);
   const found: { readonly config: AttentionConfig; readonly worth: number }[] = [];
-  for (const groupRows of [8, 4, 2, 1])
-    for (const down of [2, 1])
-      for (const keys of [...new Set([64, 32, 16, step].map((n) => roundUp(n, step)))]) {
-        const rows = unit.m * groupRows * down;
-        const shared = bytesOf(rows, depth, scoreType) + bytesOf(keys, depth, scoreType) + bytesOf(keys, width, valueType);
-        const registers = (rows * (keys + width)) / (groupRows * caps.lanes);
-        if (shared + bytesOf(rows, keys, valueType) + bytesOf(1, rows + keys, "i32") > caps.sharedBytes) continue;
-        if (registers > 160 || groupRows * caps.lanes > caps.maxThreads) continue;
-        if ((rows > unit.m && rows >= 2 * most) || (keys > step && keys >= 2 * p.capacity)) continue;
-        const c = config(p, rows, keys, groupRows);
-        const full = Math.min(1, blocksOf(p, c) / caps.workers);
-        // rows share the fetching of a key; a tile of keys shares the rescaling of a row
-        found.push({ config: c, worth: full * ((rows * keys) / (rows + keys)) * Math.min(1, (c.queries * c.heads) / rows) });
-      }
+  for (const unit of unitsOf(caps))
+    for (const groupRows of [8, 4, 2, 1])
+      for (const down of [2, 1])
+        for (const keys of [...new Set([64, 32, 16, step].map((n) => roundUp(n, step)))]) {
+          const rows = unit.m * groupRows * down;
+          const operands = operandBytes(rows, depth, scoreType, caps) + operandBytes(keys, depth, scoreType, caps);
+          const shared = operands + operandBytes(keys, width, valueType, caps) + operandBytes(rows, keys, valueType, caps);
+          const registers = (rows * (keys + width)) / (groupRows * caps.lanes);
+          if (shared + bytesOf(1, rows + keys, "i32") > caps.sharedBytes) continue;
+          if (registers > mostRegisters(caps, 160) || groupRows * caps.lanes > caps.maxThreads) continue;
+          if ((rows > least.m && rows >= 2 * most) || (keys > step && keys >= 2 * p.capacity)) continue;
+          const c = config(p, rows, keys, groupRows);
+          const full = Math.min(1, blocksOf(p, c) / caps.workers);
+          // rows share the fetching of a key; a tile of keys shares the rescaling of a row
+          found.push({ config: c, worth: full * ((rows * keys) / (rows + keys)) * Math.min(1, (c.queries * c.heads) / rows) });
+        }
   found.sort((a, b) => b.worth - a.worth);
   return distinct(found.map((f) => f.config)).slice(0, 8);
 }
 
 function build(p: AttentionProblem, chosen: Config, caps: Caps): TileProgram {
   const { queries, heads, keys, groupRows } = chosen as AttentionConfig;
-  const unit = unitOf(caps);
+  const unit = leastUnit(caps);
   const vector = isVector(caps);
   const rows = roundUp(queries * heads, unit.m * groupRows);
   const depth = roundUp(p.dim, unit.k),
     width = roundUp(p.dim, unit.n);
-  const { score: scoreType, value: valueType } = stageTypes(p, unit);
+  const { score: scoreType, value: valueType } = stageTypes(p, unitOf(caps));
 
   const b = tileBuilder(p.frame, [ceilDiv(p.seq, queries), p.heads / heads, p.batch], [groupRows, 1]);
   const block = queryBlock(p, { queries, heads }, { batch: b.bz, group: b.by, tile: b.bx });

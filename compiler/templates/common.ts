@@ -24,6 +24,7 @@ import type { BinaryFn, Expr, Operand } from "../ir/expr.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { ReduceFn, Tile } from "../ir/tile.ts";
+import { paddedRow } from "../lower/shared.ts";
 import type { GemmProblem, Prologue } from "../template.ts";
 
 // ---- edges ----------------------------------------------------------------------------------------------------------
@@ -64,6 +65,16 @@ export const L1 = 32 * 1024;
 export const L2 = 512 * 1024;
 
 export const unitOf = (caps: Caps): MatrixUnit => caps.units[0]!;
+
+/** The first unit and those that differ from it in size only, largest tile first. */
+export const unitsOf = (caps: Caps): readonly MatrixUnit[] =>
+  caps.units.filter((u) => u.k === unitOf(caps).k && u.inputs.join() === unitOf(caps).inputs.join());
+
+/** The one of them with the smallest tile: what sizes are rounded up to. `place` takes the largest that divides them. */
+export const leastUnit = (caps: Caps): MatrixUnit => unitsOf(caps).at(-1)!;
+
+/** Accumulators a lane may have: `most` where the hardware multiplies, fewer where lanes do and hold the operands too. */
+export const mostRegisters = (caps: Caps, most: number): number => (leastUnit(caps).block[0] > 1 ? most / 2 : most);
 
 /** A target whose unit is a vector FMA: b needs adjacent columns, a is read as single elements, both from anywhere in memory. */
 export const isVector = (caps: Caps): boolean => unitOf(caps).m === 1 && unitOf(caps).k === 1 && caps.directOperands;
@@ -131,3 +142,7 @@ export function rowStat(
 export const statWidth = (caps: Caps, k: number): number => Math.min(isVector(caps) ? 4 * caps.lanes : caps.lanes, roundUp(k, caps.lanes));
 
 export const bytesOf = (rows: number, cols: number, dtype: DType): number => rows * cols * BYTES[dtype];
+
+/** Bytes of a tile that a matrix unit reads, with the gaps between its rows. */
+export const operandBytes = (rows: number, cols: number, dtype: DType, caps: Caps): number =>
+  rows * paddedRow(cols, dtype, caps) * BYTES[dtype];

@@ -14,12 +14,16 @@ import {
   L1,
   L2,
   largest,
+  leastUnit,
+  mostRegisters,
+  operandBytes,
   roundUp,
   rowStat,
   shareOut,
   stageType,
   statWidth,
   unitOf,
+  unitsOf,
   weightAt,
 } from "./common.ts";
 
@@ -91,31 +95,40 @@ const same = (a: Config, b: Config): boolean => Object.entries(a).every(([key, v
 
 /** Warps in a block of shared memory: the widest tile that fits, unless the grid would then leave workers idle. */
 function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
-  const unit = unitOf(caps);
-  const found: { readonly config: GemmConfig; readonly blocks: number; readonly reuse: number }[] = [];
+  const found: { readonly config: GemmConfig; readonly blocks: number; readonly worth: number }[] = [];
   const m = largest(p.m, 1 << 20);
-  const dtype = stageType(unit, p.weights[0]!.dtype);
-  const stages = caps.asyncCopy ? 2 : 1;
-  for (const groupRows of [4, 2, 1])
-    for (const groupCols of p.a.stat ? [1] : [2, 1])
-      for (const down of [4, 2, 1])
-        for (const right of [8, 4, 2, 1]) {
-          const bm = unit.m * groupRows * down,
-            bn = unit.n * groupCols * right;
-          const kc = Math.min(roundUp(32, unit.k), roundUp(p.k, unit.k));
-          const shared = stages * (bytesOf(bm, kc, dtype) + p.weights.length * bytesOf(bn, kc, dtype)) + bytesOf(bm, 1, "f32");
-          const registers = down * right * unit.elems * p.weights.length;
-          if (shared > caps.sharedBytes || registers > 128 || groupRows * groupCols * caps.lanes > caps.maxThreads) continue;
-          if ((bm >= 2 * m && bm > unit.m) || (bn >= 2 * p.n && bn > unit.n)) continue;
-          found.push({
-            config: { bm, bn, kc, direct: 0, stages, groupRows, groupCols },
-            blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
-            reuse: (bm * bn) / (bm + p.weights.length * bn),
-          });
-        }
+  const dtype = stageType(unitOf(caps), p.weights[0]!.dtype);
+  // with asynchronous copies two tiles at a time are in shared memory, without them the second waits in registers
+  const copies = caps.asyncCopy ? 2 : 1;
+  for (const unit of unitsOf(caps))
+    for (const groupRows of [4, 2, 1])
+      for (const groupCols of p.a.stat ? [1] : [2, 1])
+        for (const down of [4, 2, 1])
+          for (const right of [8, 4, 2, 1])
+            for (const depth of unit.block[0] > 1 ? [32, 16, 8] : [32]) {
+              const bm = unit.m * groupRows * down,
+                bn = unit.n * groupCols * right;
+              const kc = Math.min(roundUp(depth, unit.k), roundUp(p.k, unit.k));
+              const operands = operandBytes(bm, kc, dtype, caps) + p.weights.length * operandBytes(bn, kc, dtype, caps);
+              const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0);
+              const registers = down * right * unit.elems * p.weights.length;
+              if (shared > caps.sharedBytes || registers > mostRegisters(caps, 128) || groupRows * groupCols * caps.lanes > caps.maxThreads)
+                continue;
+              if ((bm >= 2 * m && bm > leastUnit(caps).m) || (bn >= 2 * p.n && bn > leastUnit(caps).n)) continue;
+              // a step of more columns waits less often for the block to meet
+              const reuse = (bm * bn) / (bm + p.weights.length * bn);
+              found.push({
+                config: { bm, bn, kc, direct: 0, stages: 2, groupRows, groupCols },
+                blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
+                worth: reuse * (kc / (kc + 8)),
+              });
+            }
   const full = (blocks: number): number => Math.min(1, blocks / caps.workers);
-  found.sort((a, b) => full(b.blocks) * b.reuse - full(a.blocks) * a.reuse);
-  return found.slice(0, 8).map((f) => f.config);
+  found.sort((a, b) => full(b.blocks) * b.worth - full(a.blocks) * a.worth);
+  return found
+    .filter((f, i) => found.findIndex((o) => same(o.config, f.config)) === i)
+    .slice(0, 8)
+    .map((f) => f.config);
 }
 
 function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
@@ -166,11 +179,13 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
       const k = unit.k > 1 ? i32(kc) : min(sub(p.k, k0), kc);
       for (let i = 0; i < pieces; i++)
         b.when(exists(i), () => {
-          for (const [w, tiles] of acc.entries()) {
+          const operand = (w: number): View => {
             const tile = vector ? held[0] : held[w];
-            const view = tile ? stageWeight(tile, w, i, k0) : inPlace(w, i, k0);
-            b.mma(tiles[i]!, viewOf(a), view, k, rows);
-          }
+            return tile ? stageWeight(tile, w, i, k0) : inPlace(w, i, k0);
+          };
+          // where each weight has a tile of its own, all are staged before anything is multiplied
+          const staged = vector ? null : acc.map((_, w) => operand(w));
+          for (const [w, tiles] of acc.entries()) b.mma(tiles[i]!, viewOf(a), staged?.[w] ?? operand(w), k, rows);
         });
     },
     stages,

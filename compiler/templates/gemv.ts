@@ -26,8 +26,7 @@ interface GemvConfig extends Config {
   readonly kc: number;
   /** Dot form: `a` is held in shared memory (1), or computed again wherever it is needed. */
   readonly hold: number;
-  /** Dot form: warps that share a row's k, and warps with rows of their own. */
-  readonly along: number;
+  /** Warps of a block, all along k. */
   readonly groups: number;
 }
 
@@ -46,52 +45,28 @@ function configs(p: GemmProblem, caps: Caps): readonly GemvConfig[] | Reject {
     const share = Math.max(1, Math.floor(Math.ceil(p.n / width) / enoughBlocks(caps)));
     // a quarter of a megabyte of weights takes tens of microseconds to read: computing `a` and claiming the block vanish beside it
     const fill = Math.max(1, Math.floor((256 * 1024) / (bytes * width)));
-    return distinct(
-      [Math.min(fill, share), Math.min(2 * fill, share), 1].map((per) => ({ dot: 0, per, kc: 0, hold: 1, along: 1, groups: 1 })),
-    );
+    return distinct([Math.min(fill, share), Math.min(2 * fill, share), 1].map((per) => ({ dot: 0, per, kc: 0, hold: 1, groups: 1 })));
   }
   if (m * p.weights.length > 8) return { reject: `${m} rows of ${p.weights.length} weights do not fit in registers as dot products` };
-  if (!isVector(caps)) return warpConfigs(p, m, caps);
-  const wide = 4;
-  const kc = Math.min(caps.lanes * wide, roundUp(p.k, caps.lanes));
-  const hold = 4 * m * roundUp(p.k, kc) <= caps.sharedBytes / 2 ? 1 : 0;
-  const registers = (rows: number): number => (rows * kc * (m + 1) * p.weights.length) / caps.lanes;
-  const rows = [4, 2, 8, 1].filter((r) => r === 1 || (registers(r) <= 96 && Math.ceil(p.n / r) >= enoughBlocks(caps)));
-  return distinct(rows.map((per) => ({ dot: 1, per, kc, hold, along: 1, groups: 1 })));
+  const wide = isVector(caps) ? 4 : Math.max(1, caps.vectorBytes / BYTES[p.weights[0]!.dtype]);
+  // what few rows cost is reading them: all warps of a block share a row, so that there are many blocks and much is on its way in each
+  const groups = isVector(caps) ? 1 : largestShare(p.k / (caps.lanes * wide), Math.min(MOST_WARPS, caps.maxThreads / caps.lanes));
+  const kc = Math.min(groups * caps.lanes * wide, roundUp(p.k, groups * caps.lanes));
+  // `a` comes from a GPU's cache as fast as from shared memory
+  const hold = isVector(caps) && 4 * m * roundUp(p.k, kc) <= caps.sharedBytes / 2 ? 1 : 0;
+  const registers = (rows: number): number => (rows * kc * (m + 1) * p.weights.length) / (groups * caps.lanes);
+  const preferred = isVector(caps) ? [4, 2, 8, 1] : [2, 4, 1];
+  const rows = preferred.filter((r) => r === 1 || (registers(r) <= 96 && Math.ceil(p.n / r) >= enoughBlocks(caps)));
+  return distinct(rows.map((r) => ({ dot: 1, per: r, kc, hold, groups })));
 }
 
-/**
- * On an H200 a block of 256 lanes along k, each with one 16-byte load of each of two rows in flight, reads at 75 to 100 % of copy speed for every
- * weight of a 1- and a 9-billion-parameter Bamba; more rows a block make too few blocks of small weights (docs/benchmarks.md). `a` comes through
- * the first-level cache: copying it to shared memory first costs a third.
- */
-function warpConfigs(p: GemmProblem, m: number, caps: Caps): GemvConfig[] {
-  const wide = Math.max(1, caps.vectorBytes / BYTES[p.weights[0]!.dtype]);
-  const warps = Math.max(1, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes));
-  const found: GemvConfig[] = [];
-  for (const [share, rows] of [
-    [1, 2],
-    [2, 2],
-    [1, 1],
-    [1, 4],
-    [4, 2],
-    [warps, 4],
-  ] as const) {
-    // prettier-ignore
-    // no more warps along k than have something to read
-    const along = Math.max(1, Math.min(Math.floor(warps / share), Math.ceil(p.k / (caps.lanes * wide))));
-    const groups = Math.min(Math.max(1, Math.floor(warps / along)), share);
-    const kc = Math.min(along * caps.lanes * wide, roundUp(p.k, along * caps.lanes));
-    const each = Math.max(1, Math.floor(rows / p.weights.length));
-    const registers = (each * kc * (m + 1) * p.weights.length) / (along * caps.lanes);
-    if (registers > 128 && each > 1) continue;
-    found.push({ dot: 1, per: each * groups, kc, hold: 0, along, groups });
-  }
-  return distinct(found);
-}
+/** Warps of a block. With more, most of them wait for the sums of the others. */
+const MOST_WARPS = 8;
 
-const distinct = (all: readonly GemvConfig[]): GemvConfig[] =>
-  all.filter((c, i) => all.findIndex((d) => d.per === c.per && d.along === c.along) === i);
+/** The largest power of two that is at most `most` and that leaves each warp a vector of `steps`. */
+const largestShare = (steps: number, most: number): number => 2 ** Math.floor(Math.log2(Math.max(1, Math.min(steps, most))));
+
+const distinct = (all: readonly GemvConfig[]): GemvConfig[] => all.filter((c, i) => all.findIndex((d) => d.per === c.per) === i);
 
 function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   return (config as GemvConfig).dot ? buildDot(p, config as GemvConfig, caps) : buildPanels(p, config as GemvConfig, caps);
@@ -138,12 +113,12 @@ function buildPanels(p: GemmProblem, { per }: GemvConfig, caps: Caps): TileProgr
   return b.build();
 }
 
-function buildDot(p: GemmProblem, { per, kc, hold, along, groups }: GemvConfig, caps: Caps): TileProgram {
+function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: Caps): TileProgram {
   const m = rangeOf(p.m).max;
   const steps = Math.ceil(p.k / kc);
-  const b = tileBuilder(p.frame, [ceilDiv(i32(p.n), per), 1, 1], [groups, along]);
-  // every warp takes part in the statistic, so its rows are a multiple of the warps
-  const stat = p.a.stat ? rowStat(b, p.a.stat, roundUp(m, groups), (row) => clamp(row, p.m), p.k, along * statWidth(caps, p.k)) : null;
+  const b = tileBuilder(p.frame, [ceilDiv(i32(p.n), per), 1, 1], [1, groups]);
+  const width = groups === 1 ? statWidth(caps, p.k) : Math.min(4 * groups * caps.lanes, roundUp(p.k, groups * caps.lanes));
+  const stat = p.a.stat ? rowStat(b, p.a.stat, m, (row) => clamp(row, p.m), p.k, width) : null;
   const held = hold ? holdA(b, p, m, steps * kc, stat) : null;
   const element = (r: number, k: Expr): Expr =>
     held ? at(held, r, k) : guarded(p.a.value(clamp(i32(r), p.m), k, stat && at(stat, r, 0)), lt(k, p.k));

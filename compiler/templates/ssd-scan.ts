@@ -4,7 +4,19 @@ import type { Expr, Operand } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import type { Config, Reject, SsdProblem, Template } from "../template.ts";
-import { bytesOf, clamp, guarded, isVector, largest, roundUp, stageType, unitOf } from "./common.ts";
+import {
+  bytesOf,
+  clamp,
+  guarded,
+  isVector,
+  largest,
+  leastUnit,
+  mostRegisters,
+  operandBytes,
+  roundUp,
+  stageType,
+  unitOf,
+} from "./common.ts";
 
 /**
  * The chunked state-space scan (spec/ssd.md section 2). A block owns one head of one row of the batch, and `pb` of its head's dimensions; it walks
@@ -31,7 +43,7 @@ interface SsdConfig extends Config {
 }
 
 function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
-  const unit = unitOf(caps);
+  const unit = leastUnit(caps);
   const seq = largest(p.seq, 1 << 20);
   const quantum = Math.max(unit.m, unit.n, unit.k);
   const fits = (c: SsdConfig): boolean =>
@@ -63,7 +75,7 @@ function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
         if (slices > 1 && found.length > 0) continue;
         const c = { q: Math.min(q, roundUp(seq, quantum)), pb: roundUp(Math.min(pb, p.headDim), unit.n), groups, slices };
         const registers = ((roundUp(p.stateSize, unit.m) + c.q) * c.pb + c.q * c.q) / (groups * caps.lanes);
-        if (c.q % quantum === 0 && registers <= 192 && fits(c)) found.push(c);
+        if (c.q % quantum === 0 && registers <= mostRegisters(caps, 192) && fits(c)) found.push(c);
       }
   return found.length > 0 ? found : { reject: `no chunk of a scan with state size ${p.stateSize} fits the shared memory of ${caps.name}` };
 }
@@ -71,12 +83,13 @@ function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
 function sharedBytes(p: SsdProblem, { q, pb, slices }: SsdConfig, caps: Caps): number {
   const n = stateRows(p, caps) / slices;
   const dtype = stageType(unitOf(caps), "f32");
-  const views = bytesOf(q, n, dtype) * (isVector(caps) ? 3 : 2) + bytesOf(q, q, dtype) + bytesOf(q, pb, dtype) * 2 + bytesOf(n, pb, dtype);
+  const bytes = (rows: number, cols: number): number => operandBytes(rows, cols, dtype, caps);
+  const views = bytes(q, n) * 2 + (isVector(caps) ? bytes(n, q) : 0) + bytes(q, q) + bytes(q, pb) * 2 + bytes(n, pb);
   return views + bytesOf(q, 1, "f32") * 2 + bytesOf(q + 1, 1, "i32");
 }
 
 /** The state's rows, filled up so that it can be an accumulator and an inner dimension of the unit. */
-const stateRows = (p: SsdProblem, caps: Caps): number => roundUp(p.stateSize, Math.max(unitOf(caps).m, unitOf(caps).k));
+const stateRows = (p: SsdProblem, caps: Caps): number => roundUp(p.stateSize, Math.max(leastUnit(caps).m, leastUnit(caps).k));
 
 function build(p: SsdProblem, config: Config, caps: Caps): TileProgram {
   const { q, pb, groups, slices } = config as SsdConfig;

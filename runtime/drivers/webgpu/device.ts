@@ -53,7 +53,7 @@ export function webgpu(gpu: GPU, hint: string = browserHint): WebgpuDriver {
     },
     open: async (options = {}) => {
       try {
-        return await open(await adapter(), options);
+        return await open(gpu, await adapter(), options);
       } finally {
         waiting = null;
       }
@@ -67,7 +67,7 @@ function wantedLimits({ limits }: Requirements): Readonly<Record<string, number>
   return window > (limits["maxBufferSize"] ?? DEFAULT_LIMITS.maxBufferSize) ? { ...limits, maxBufferSize: window } : limits;
 }
 
-async function open(adapter: GPUAdapter, { requires = NO_REQUIREMENTS, threads, index }: OpenOptions): Promise<WebgpuDevice> {
+async function open(instance: GPU, adapter: GPUAdapter, { requires = NO_REQUIREMENTS, threads, index }: OpenOptions): Promise<WebgpuDevice> {
   if (threads !== undefined) throw new UserError("WebGPU has no number of threads", { hint: "leave out threads (--threads)" });
   if (index !== undefined)
     throw new UserError("WebGPU does not number its devices", { hint: "leave out index; the browser or Vulkan decides which GPU it is" });
@@ -88,7 +88,7 @@ async function open(adapter: GPUAdapter, { requires = NO_REQUIREMENTS, threads, 
   } catch (cause) {
     throw new UserError(`${facts.name} gave no WebGPU device: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   }
-  return new OpenDevice(gpu, facts, limits["maxStorageBufferBindingSize"] ?? DEFAULT_LIMITS.maxStorageBufferBindingSize);
+  return new OpenDevice(instance, gpu, facts, limits["maxStorageBufferBindingSize"] ?? DEFAULT_LIMITS.maxStorageBufferBindingSize);
 }
 
 class OpenDevice implements WebgpuDevice {
@@ -103,8 +103,11 @@ class OpenDevice implements WebgpuDevice {
   private readonly windowBytes: number;
   private readonly copier: ReturnType<typeof byteCopier>;
   private closed = false;
+  /** Dawn in Node ends its event loop with the last reference to this: promises of a device that outlives it never settle. */
+  readonly instance: GPU;
 
-  constructor(gpu: GPUDevice, facts: AdapterFacts, windowBytes: number) {
+  constructor(instance: GPU, gpu: GPUDevice, facts: AdapterFacts, windowBytes: number) {
+    this.instance = instance;
     this.gpu = gpu;
     this.facts = facts;
     this.name = `${facts.name} (WebGPU)`;

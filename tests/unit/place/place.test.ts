@@ -99,8 +99,8 @@ describe("a staged product", () => {
         symbol m in [1, 100]
         grid [1, ((m + 31) // 32), 1]
         threads 128 lanes 32
-        shared left: bf16[1024]
-        shared right: bf16[2048]
+        shared left: bf16[1280]
+        shared right: bf16[2560]
         reg acc: f32[16]
         reg v0: bf16[8]
         reg v1: bf16[8]
@@ -109,12 +109,12 @@ describe("a staged product", () => {
         for k < 3
           barrier
           v0.0 .. +8 = p0[((((by * 32) + (tid // 4)) * 96) + ((k * 32) + ((tid % 4) * 8))) .. +8] if (((by * 32) + (tid // 4)) < m)
-          left[(((tid // 4) * 32) + ((tid % 4) * 8)) .. +8] = v0.0 .. +8
+          left[(((tid // 4) * 40) + ((tid % 4) * 8)) .. +8] = v0.0 .. +8
           for r0 < 2
             v1.0 .. +8 = p1[((((r0 * 32) + (tid // 4)) * 96) + ((k * 32) + ((tid % 4) * 8))) .. +8]
-            right[((((r0 * 32) + (tid // 4)) * 32) + ((tid % 4) * 8)) .. +8] = v1.0 .. +8
+            right[((((r0 * 32) + (tid // 4)) * 40) + ((tid % 4) * 8)) .. +8] = v1.0 .. +8
           barrier
-          mma.m16n8k16 acc[1 x 4] += left<0; 32, 1> * right<0; 1, 32>, at [((tid // 64) * 16), (((tid // 32) % 2) * 32)], k 32
+          mma.m16n8k16 acc[1 x 4] += left<0; 40, 1> * right<0; 1, 40>, at [((tid // 64) * 16), (((tid // 32) % 2) * 32)], k 32
         for c0 < 4 unroll
           p2[((((by * 32) + (((tid // 64) * 16) + ((tid % 32) // 4))) * 64) + (((((tid // 32) % 2) * 32) + (c0 * 8)) + (((tid % 32) % 4) * 2)))] = acc.(c0 * 4) if (((by * 32) + (((tid // 64) * 16) + ((tid % 32) // 4))) < m)
           p2[((((by * 32) + (((tid // 64) * 16) + ((tid % 32) // 4))) * 64) + (((((tid // 32) % 2) * 32) + (c0 * 8)) + ((((tid % 32) % 4) * 2) + 1)))] = acc.((c0 * 4) + 1) if (((by * 32) + (((tid // 64) * 16) + ((tid % 32) // 4))) < m)
