@@ -1,7 +1,6 @@
 import { expect, test } from "vitest";
 import { DeviceLostError, UserError } from "../../../runtime/errors.ts";
 import { connectModel, ModelError } from "../../../runtime/web/client.ts";
-import type { WorkerLike } from "../../../runtime/web/client.ts";
 import type { PageDriver } from "../../../runtime/web/open.ts";
 import type { Reply } from "../../../runtime/web/protocol.ts";
 import { serveModel } from "../../../runtime/web/serve.ts";
