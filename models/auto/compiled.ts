@@ -87,12 +87,12 @@ export async function compileBamba(
 }
 
 /** A backend knows its devices by name and says which there are; that the name came from a user is known here. */
-function capsOf(backend: Backend, device: string): Caps {
+export function capsOf(backend: Backend, device: string): Caps {
   try {
     return backend.caps(device);
   } catch (cause) {
     if (device === "host" || isUserError(cause)) throw cause;
-    throw new UserError(`device ${device}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new UserError(`target ${device}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   }
 }
 

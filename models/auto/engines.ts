@@ -2,14 +2,16 @@ import { UserError } from "../../runtime/errors.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import type { ModelSource } from "./source.ts";
 
-/** What runs a model: the compiler and the CPU driver, or the interpreter. */
-const backendNames = ["llvm", "interpret"];
+/** What runs a model: the compiler with the CPU or WebGPU, or the interpreter. */
+const backendNames = ["llvm", "webgpu", "interpret"];
 
 /** @throws UserError for a backend that there is not. */
 export async function openEngine(backend: string, source: ModelSource, options: EngineOptions): Promise<Engine> {
   switch (backend) {
     case "llvm":
       return (await import("./engine-llvm.ts")).openLlvmEngine(source, options);
+    case "webgpu":
+      return (await import("./engine-webgpu.ts")).openWebgpuEngine(source, options);
     case "interpret":
       return interpretEngine(source);
     default:
@@ -23,6 +25,7 @@ function interpretEngine(source: ModelSource): Engine {
       const [{ createInterpreter }, { traceModel }] = await Promise.all([import("./interpret.ts"), import("./plan.ts")]);
       return { executor: await createInterpreter(await traceModel(source.config, plan), source.weights), compiled: null };
     },
+    reopen: () => Promise.resolve(),
     close: () => Promise.resolve(),
   };
 }

@@ -125,6 +125,11 @@ export class ForwardRunner {
     return known;
   }
 
+  /** Sessions that were opened are not used again: their device is gone. */
+  forget(): void {
+    this.sessions.clear();
+  }
+
   /** @throws UserError for inputs that do not fit each other, the cache or the model. */
   async forward(input: CausalLMInputs, head: boolean): Promise<PassOutput> {
     const before = this.turn;

@@ -1,5 +1,6 @@
 import { basename, resolve } from "node:path";
-import { llvmBackend } from "../../backends/llvm/index.ts";
+import type { Backend } from "../../compiler/backend.ts";
+import { UserError } from "../../runtime/errors.ts";
 import { resolveModel } from "../../runtime/hub/resolve.ts";
 import { compileBamba } from "./compiled.ts";
 import type { CompiledModel } from "./compiled.ts";
@@ -8,19 +9,17 @@ import { planModel } from "./plan.ts";
 import { openModelSource } from "./source.ts";
 
 /** Compiles a model, of a folder or of the hub, for generation and loads nothing. */
-export async function compileFolder(
-  nameOrFolder: string,
-  options: LoadOptions & { readonly device?: string } = {},
-): Promise<CompiledModel> {
+export async function compileFolder(nameOrFolder: string, options: LoadOptions = {}): Promise<CompiledModel> {
+  const backend = await compilerOf(options.backend ?? "llvm");
   const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
     return await compileBamba(
       source.config,
       planModel(source.config, source.dtype, options),
       {
-        backend: llvmBackend,
+        backend,
         parameters: source.parameters,
-        ...(options.device === undefined ? {} : { device: options.device }),
+        ...(options.target === undefined ? {} : { device: options.target }),
         ...(options.threads === undefined ? {} : { workers: options.threads }),
       },
       {
@@ -30,6 +29,18 @@ export async function compileFolder(
     );
   } finally {
     source.checkpoint.close();
+  }
+}
+
+/** The compiler of what runs a model. */
+async function compilerOf(backend: string): Promise<Backend> {
+  switch (backend) {
+    case "llvm":
+      return (await import("../../backends/llvm/index.ts")).llvmBackend;
+    case "webgpu":
+      return (await import("../../backends/wgsl/index.ts")).wgslBackend;
+    default:
+      throw new UserError(`backend ${backend} compiles nothing`, { hint: "there are: llvm, webgpu" });
   }
 }
 

@@ -26,7 +26,7 @@ import { openModelSource } from "./source.ts";
 import type { ModelSource } from "./source.ts";
 
 export interface LoadOptions extends PlanOptions, EngineOptions, HubOptions {
-  /** "llvm" (compiled, the default) or "interpret". */
+  /** "llvm" (compiled for this machine's processor, the default), "webgpu" (a GPU), or "interpret". */
   readonly backend?: string;
 }
 
@@ -60,6 +60,11 @@ export class BambaModel {
   async forward(inputs: ModelInputs): Promise<ModelOutput> {
     const { lastHiddenState, pastKeyValues, hiddenStates, attentions } = await this.opened.forwards.forward(inputs, false);
     return { lastHiddenState: lastHiddenState!, pastKeyValues, hiddenStates, attentions };
+  }
+
+  /** Opens the device anew, after it was lost (DeviceLostError). Caches of before are gone. */
+  reopen(): Promise<void> {
+    return reopen(this.opened);
   }
 
   /** Frees device memory and closes the checkpoint. */
@@ -165,6 +170,15 @@ export class BambaForCausalLM {
     return saveModel(this.source, folder, this.plan.dtype, options);
   }
 
+  /**
+   * Opens the device anew, after it was lost (DeviceLostError). Sessions and caches of before are gone; a call that failed can be made again, and gives
+   * what it would have given.
+   */
+  reopen(): Promise<void> {
+    this.sessions.clear();
+    return reopen(this.opened);
+  }
+
   /** Frees device memory and closes the checkpoint. */
   close(): Promise<void> {
     return close(this.opened);
@@ -193,6 +207,11 @@ async function open(nameOrFolder: string, options: LoadOptions, head: boolean): 
     source.checkpoint.close();
     throw error;
   }
+}
+
+async function reopen({ engine, forwards }: Opened): Promise<void> {
+  forwards.forget();
+  await engine.reopen();
 }
 
 async function close({ source, engine }: Opened): Promise<void> {

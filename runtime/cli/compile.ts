@@ -10,14 +10,15 @@ interface Flags extends ModelFlags {
   readonly model: string;
   readonly out: string;
   readonly batch?: number;
-  readonly device: string;
 }
 
 const examples = `
 Examples:
   $ culm compile --model DIR --out model.culm
   $ culm compile --model DIR --out model.culm --batch 4 --max-length 8192
-  $ culm compile --model DIR --out model.culm --device x86-64-avx2        for another machine than this one
+  $ culm compile --model DIR --out model.culm --target llvm:x86-64-avx2   for another machine than this one
+  $ culm compile --model DIR --out model.culm --target wgsl               for every GPU with WebGPU, in Node or a browser
+  $ culm compile --model DIR --out model.culm --target wgsl:large-sg32    for GPUs with subgroups of 32 lanes
 
 The artifact is a folder: manifest.json (programs, kernels, memory), kernels.bin and literals.bin. The weights stay in
 their checkpoint and are packed when they are loaded. \`culm inspect --artifact model.culm\` shows what is in it.`;
@@ -28,8 +29,7 @@ export function defineCompile(program: Command, terminal: Terminal, run: Run): C
     .description("compile a model to a folder of kernels")
     .requiredOption("--model <model>", modelDescription)
     .requiredOption("--out <dir>", "folder to write, by custom called something.culm")
-    .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber)
-    .option("--device <name>", "what to compile for", "host");
+    .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber);
   addModelFlags(command);
   return command
     .option("--json", "print one JSON object about the result")
@@ -45,7 +45,7 @@ async function compile(flags: Flags, terminal: Terminal): Promise<undefined> {
     import("../node/artifact.ts"),
   ]);
   const { options, stop } = loadOptions(flags, terminal, flags.batch);
-  const { artifact, cached, time } = await compileFolder(flags.model, { ...options, device: flags.device }).finally(stop);
+  const { artifact, cached, time } = await compileFolder(flags.model, options).finally(stop);
   await writeArtifact(flags.out, { ...artifact, manifest: { ...artifact.manifest, name: modelName(flags.model) } });
   const { manifest, kernels, literals } = artifact;
   const bytes = kernels.length + literals.length;

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { LoadOptions } from "../../models/auto/model.ts";
 import { definedOnly } from "../defined.ts";
+import { UserError } from "../errors.ts";
 import type { HubOptions } from "../hub/options.ts";
 import { formatBytes, Progress } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
@@ -48,6 +49,7 @@ export interface HubFlags {
 /** What every command that opens a model takes. */
 export interface ModelFlags extends HubFlags {
   readonly backend?: string;
+  readonly target?: string;
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
   readonly rotary?: NonNullable<LoadOptions["rotary"]>;
   readonly strict?: boolean;
@@ -67,14 +69,18 @@ interface ModelFlagDefaults {
 }
 
 export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}): Command {
-  const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend = "llvm" } = defaults;
+  const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend } = defaults;
   command.optionsGroup("How the model is opened:");
   command
     .option(
       "--backend <name>",
-      "what runs the model: llvm (compiled) or interpret (slow, the reference)",
-      oneOf("llvm", "interpret"),
+      `what runs the model: llvm (the processor), webgpu (a GPU) or interpret (slow, the reference)${backend === undefined ? " (default: llvm)" : ""}`,
+      oneOf("llvm", "webgpu", "interpret"),
       backend,
+    )
+    .option(
+      "--target <name>",
+      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, or what a GPU offers such as base or large-sg32-f16; wgsl:base names the language too",
     )
     .option(
       "--dtype <type>",
@@ -133,6 +139,22 @@ export function hubOptions(
 /** What `--model` takes. */
 export const modelDescription = "folder of the model, or its name on the Hugging Face hub";
 
+/** What runs what a compiler's backend makes. */
+const runs: Readonly<Record<string, string>> = { llvm: "llvm", wgsl: "webgpu" };
+
+/** `--target`: a name, a language, or both with a colon between them. A language says which backend is meant. */
+function targetOf({ backend, target }: ModelFlags): { readonly backend: string | undefined; readonly target: string | undefined } {
+  if (target === undefined) return { backend, target };
+  const [language, name] = target.includes(":") || runs[target] !== undefined ? target.split(/:(.*)/s) : [undefined, target];
+  if (language === undefined) return { backend, target: name };
+  const meant = runs[language];
+  if (meant === undefined)
+    throw new UserError(`--target ${target}: there is no language ${language}`, { hint: `there are: ${Object.keys(runs).join(", ")}` });
+  if (backend !== undefined && backend !== meant)
+    throw new UserError(`--target ${target} is for --backend ${meant}, not ${backend}`, { hint: "leave out one of them" });
+  return { backend: meant, target: name };
+}
+
 /** How a model is loaded, and what is shown while that lasts. Call `stop` when it is done. */
 export function loadOptions(
   flags: ModelFlags,
@@ -143,10 +165,10 @@ export function loadOptions(
   const hub = hubOptions(flags, terminal, interactive);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
-  const { backend, dtype, rotary, strict, threads, maxLength, prefillChunk } = flags;
+  const { dtype, rotary, strict, threads, maxLength, prefillChunk } = flags;
   const options: LoadOptions = {
     ...hub.options,
-    ...definedOnly({ backend, dtype, rotary, strict, threads, maxLength, prefillChunk, batch }),
+    ...definedOnly({ ...targetOf(flags), dtype, rotary, strict, threads, maxLength, prefillChunk, batch }),
     ...(flags.cache ? {} : { cache: null }),
     onCompile: ({ done, total }) => {
       terminal.signal.throwIfAborted();

@@ -92,8 +92,8 @@ describe("compile and inspect", () => {
       tinyFolder,
       "--out",
       other,
-      "--device",
-      "x86-64",
+      "--target",
+      "llvm:x86-64",
       "--max-length",
       "64",
       "--json",
@@ -103,9 +103,9 @@ describe("compile and inspect", () => {
       expect(JSON.parse(out)).toMatchObject({ out: other, programs: ["prefill", "decode.1", "sample"] });
       expect(JSON.parse(readFileSync(join(other, "manifest.json"), "utf8"))).toMatchObject({ target: { caps: "x86-64" } });
     }
-    const none = await culm("compile", "--model", tinyFolder, "--out", other, "--device", "z80");
+    const none = await culm("compile", "--model", tinyFolder, "--out", other, "--target", "z80");
     expect(none.code).toBe(1);
-    expect(none.err).toMatch(/^error: device z80: .*x86-64-avx2/);
+    expect(none.err).toMatch(/^error: target z80: .*x86-64-avx2/);
     const threads = await culm("demo", "--threads", "0");
     expect(threads.code).toBe(1);
     expect(threads.err).toContain("--threads");
