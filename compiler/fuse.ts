@@ -168,7 +168,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     kernels.push(...kernelsOf(decisions, n, anchorsOf.get(n) ?? []));
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
-  return { kernels: mergeRows(kernels), outputs };
+  return { kernels: mergeRows(kernels, caps), outputs };
 }
 
 const sameGemm = (a: Node, b: Node): boolean => a.inputs[0] === b.inputs[0] && sameShape(typeOf(a).shape, typeOf(b).shape);
@@ -192,13 +192,16 @@ function sourceBuffer(n: Node): BufferInfo {
   }
 }
 
-/** Joins a pointwise kernel to the one before it when both run over the same rows and columns and neither reads what the other writes (the K and V cache writes). */
-function mergeRows(kernels: readonly KernelPlan[]): KernelPlan[] {
+/**
+ * Joins a pointwise kernel to the one before it when both run over the same rows and columns and neither reads what the other writes (the K and V cache
+ * writes), as long as the device can take the buffers of both.
+ */
+function mergeRows(kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan[] {
   const out: KernelPlan[] = [];
   for (const k of kernels) {
     const last = out.at(-1);
     const merged = last && joinPointwise(last, k);
-    if (merged) out[out.length - 1] = merged;
+    if (merged && merged.args.length <= maxBuffers) out[out.length - 1] = merged;
     else out.push(k);
   }
   return out;

@@ -23,7 +23,16 @@ export function vectoriseThread(p: ThreadProgram, bytes: number): ThreadProgram 
   };
   const written = new Set([...p.params.filter((q) => q.access !== "read"), ...p.shared].map(({ name }) => name));
   const body = visit(p.body, { bytes, make, written });
-  return { ...p, regs: [...p.regs, ...regs], body };
+  return { ...p, regs: [...p.regs, ...regs], body: mapAll(body, normalised) };
+}
+
+/** All expressions of statements, those of statements inside them too. */
+function mapAll(body: readonly Stmt[], f: (e: Expr) => Expr): readonly Stmt[] {
+  return body.map((s) => {
+    const own = mapExpressions(s, f);
+    if (own.op === "for") return { ...own, body: mapAll(own.body, f) };
+    return own.op === "if" ? { ...own, body: mapAll(own.body, f), otherwise: mapAll(own.otherwise, f) } : own;
+  });
 }
 
 interface Scope {
@@ -153,8 +162,8 @@ function conditionFor(c: Expr, w: number): Expr {
   if (c.fn === "and" || c.fn === "or") return binary(c.fn, conditionFor(c.a, w), conditionFor(c.b, w));
   if (c.fn !== "lt" || c.a.dtype !== "i32" || !isConst(c.b) || c.b.value % w !== 0) return c;
   const a = addressOf(c.a);
-  const rest = a.constant - floorTo(a.constant, w);
-  return a.step % w === 0 && rest !== 0 ? binary("lt", vectorStart(a, w), c.b) : c;
+  // also where it is for the first already: two ways to write one sum are two expressions
+  return a.step % w === 0 ? binary("lt", vectorStart(a, w), c.b) : c;
 }
 
 // ---- stores -----------------------------------------------------------------------------------------------------------
