@@ -40,7 +40,7 @@ export function printUnit(s: Unit, b: Block, k: Kernel): void {
           line(inner, `${acc} = ${column.reduce((sum, y, x) => `fma(${lines[i]![x]!}, ${y}, ${sum})`, acc)};`);
         }
       }
-    close(inner, loopHead(name, steps, outer, k));
+    close(inner, loopHead(name, steps, outer, k, inner.lines.length));
     if (outer !== b) close(outer, `if (${k.value(wanted, b)})`);
   }
 }
