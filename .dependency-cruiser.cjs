@@ -3,6 +3,9 @@
 
 const parts = "^(dsl|compiler|backends|models|runtime|ffi)/";
 
+/** A program of its own: Vite builds it into a static site, and nothing of it is in the package. */
+const page = "^runtime/web/page/";
+
 /** The two places that join the parts. They may import everything, and nothing but the command line and the public entry imports them. */
 const compositionRoots = "^(models/auto|runtime/cli)/";
 
@@ -76,6 +79,21 @@ module.exports = {
       to: { dependencyTypes: ["core"] },
     },
     {
+      name: "the-page-speaks-to-a-worker",
+      severity: "error",
+      comment:
+        "The page imports the runtime's core and its side of the worker; the worker's own code is a file of its own, loaded by its address.",
+      from: { path: page },
+      to: { path: parts, pathNot: [page, "^runtime/[^/]+\\.ts$", "^runtime/web/(client|protocol|worker)\\.ts$"] },
+    },
+    {
+      name: "the-page-is-nobodys-library",
+      severity: "error",
+      comment: "Nothing of the product needs the page, or what it is made with.",
+      from: { path: parts, pathNot: page },
+      to: { path: [page, "node_modules/(svelte|vite|@sveltejs)/"] },
+    },
+    {
       name: "ffi-stands-alone",
       severity: "error",
       comment: "ffi holds typed wrappers of native libraries and imports nothing of ours.",
@@ -121,7 +139,7 @@ module.exports = {
       name: "product-does-not-import-dev-dependencies",
       severity: "error",
       comment: "What ships stands under dependencies.",
-      from: { path: parts },
+      from: { path: parts, pathNot: page },
       to: { dependencyTypes: ["npm-dev", "npm-no-pkg", "npm-unknown"], dependencyTypesNot: ["type-only"] },
     },
   ],

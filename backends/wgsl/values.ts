@@ -94,12 +94,17 @@ export const registerName = (name: string, index: Expr, b: Block, k: Kernel): st
 /** Names of variables that a program's own cannot clash with. */
 export const variableName = (name: string): string => (["tid", "bx", "by", "bz"].includes(name) ? name : `v_${name}`);
 
+/** Lines that a driver may make of a loop by unrolling it: what a GEMV has, whose loads are then all on their way at once. */
+const UNROLLED = 640;
+
 /**
- * A loop of `count` turns. Compilers do not learn how many where it is a number: what is to be written out has been written out already, and drivers that
- * unroll on top of it take up to a minute for a kernel.
+ * A loop of `count` turns around so many lines. Compilers do not learn how many turns where it would be much: what is to be written out has been written
+ * out already, and drivers that unroll on top of it take up to a minute for a kernel.
  */
-export const loopHead = (name: string, count: Expr, b: Block, k: Kernel): string =>
-  `for (var ${name} = 0; ${name} < ${isConst(count) ? `${count.value} + zero` : k.value(count, b)}; ${name}++)`;
+export const loopHead = (name: string, count: Expr, b: Block, k: Kernel, lines = Infinity): string => {
+  const known = isConst(count) && count.value * lines > UNROLLED;
+  return `for (var ${name} = 0; ${name} < ${known ? `${count.value} + zero` : k.value(count, b)}; ${name}++)`;
+};
 
 function textOf(e: Expr, b: Block, k: Kernel): string {
   const of = (x: Expr): string => k.value(x, b);
@@ -195,6 +200,8 @@ function binaryText(e: Extract<Expr, { op: "binary" }>, b: Block, k: Kernel): st
     case "ne":
       // a compiler that takes it for granted that there is no NaN would decide these
       if (isFloat && e.a === e.b) return `${e.fn === "eq" ? "!" : ""}${use("is_nan")}(${k.value(e.a, b)})`;
+      // WGSL's != is false where one is a NaN
+      if (isFloat && e.fn === "ne") return `!(${k.value(e.a, b)} == ${k.value(e.b, b)})`;
       break;
     default:
   }
