@@ -92,37 +92,52 @@ interface Library {
 function kernelLibrary(backend: Backend, caps: Caps): Library {
   const sources: Source[] = [];
   const entries: KernelEntry[] = [];
-  const known = new Map<string, number>();
+  const known = new Map<string, { readonly kernel: number; readonly grid: StepEntry["grid"] }>();
+  const compile = (
+    k: KernelPlan,
+    { choice, thread: placed }: LoweredKernel,
+  ): { readonly kernel: number; readonly grid: StepEntry["grid"] } => {
+    const thread = backend.legalize?.(placed, caps) ?? placed;
+    const entry = `${choice.template.replaceAll("-", "_")}_${hashOf(thread)}`;
+    const source = backend.print({ ...thread, name: entry }, caps);
+    const bindings = source.params?.reduce((n, p) => n + p.windows, 0) ?? 0;
+    if (bindings > caps.maxBuffers)
+      throw new CulmError({
+        what: `a kernel's ${thread.params.length} buffers take ${bindings} bindings, because some are larger than one can be`,
+        path: k.label,
+        expected: `at most ${caps.maxBuffers} bindings on ${caps.name}`,
+        fix: "take a target with larger bindings, fewer rows at a time (batch, prefill chunk), or a smaller vocabulary",
+      });
+    sources.push(source);
+    const kernel = entries.push({
+      entry: source.entry,
+      name: k.problem.frame.name,
+      template: choice.template,
+      config: choice.config,
+      symbols: thread.symbols.map((s) => s.name),
+      threads: thread.threads,
+      sharedBytes: source.sharedBytes,
+    });
+    return { kernel: kernel - 1, grid: [toIntExpr(thread.grid[0]), toIntExpr(thread.grid[1]), toIntExpr(thread.grid[2])] };
+  };
   return {
     sources,
     entries,
     add(k) {
-      const lowered: LoweredKernel = lowerKernel(k, caps);
-      const { choice } = lowered;
-      const thread = backend.legalize?.(lowered.thread, caps) ?? lowered.thread;
-      const text = printThread({ ...thread, name: "kernel" });
-      const hash = createHash("sha256").update(text).digest("hex").slice(0, 12);
-      let kernel = known.get(hash);
-      if (kernel === undefined) {
-        const entry = `${choice.template.replaceAll("-", "_")}_${hash}`;
-        const source = backend.print({ ...thread, name: entry }, caps);
-        kernel = entries.length;
-        known.set(hash, kernel);
-        sources.push(source);
-        entries.push({
-          entry: source.entry,
-          name: k.problem.frame.name,
-          template: choice.template,
-          config: choice.config,
-          symbols: thread.symbols.map((s) => s.name),
-          threads: thread.threads,
-          sharedBytes: source.sharedBytes,
-        });
-      }
-      return { plan: k, kernel, grid: [toIntExpr(thread.grid[0]), toIntExpr(thread.grid[1]), toIntExpr(thread.grid[2])] };
+      const lowered = lowerKernel(k, caps);
+      const hash = hashOf(lowered.thread);
+      const compiled = known.get(hash) ?? compile(k, lowered);
+      known.set(hash, compiled);
+      return { plan: k, ...compiled };
     },
   };
 }
+
+const hashOf = (thread: LoweredKernel["thread"]): string =>
+  createHash("sha256")
+    .update(printThread({ ...thread, name: "kernel" }))
+    .digest("hex")
+    .slice(0, 12);
 
 // ---- manifest -------------------------------------------------------------------------------------------------------
 function programEntry(p: LoweredProgram, steps: readonly ReturnType<Library["add"]>[], caps: Caps): ProgramEntry {

@@ -3,6 +3,7 @@ import { CulmError } from "./diagnostics.ts";
 import { fuse } from "./fuse.ts";
 import type { Fused } from "./fuse.ts";
 import { decomposeGraph } from "./graph/decompose.ts";
+import { gatesFirst } from "./graph/gates.ts";
 import { packWeights } from "./graph/pack.ts";
 import type { Graph, Node } from "./ir/graph.ts";
 import { verify } from "./ir/graph-verify.ts";
@@ -22,6 +23,7 @@ import { buildKernel } from "./select.ts";
  * |-----------------|-----------------------------------------------------|---------------------------------------------------------------------|
  * | verify          | re-infers every node                                | first: every later pass relies on the types                          |
  * | selectComposites| decomposes what no template or row kernel computes  | verify                                                               |
+ * | gatesFirst      | moves gates in front of norms (not with panels)     | selectComposites: what is decomposed anyway has no gate left         |
  * | packWeights     | stacks and lays out weights                         | selectComposites: a decomposition may bring new matmuls              |
  * | fuse            | nodes to kernels                                    | packWeights: a stacked projection is one kernel                      |
  * | planMemory      | temporaries to places in memory                     | fuse: only then is it known what is stored (memory.ts, by compile.ts)|
@@ -31,6 +33,8 @@ import { buildKernel } from "./select.ts";
 export const GRAPH_PASSES: readonly { readonly name: string; readonly run: (g: Graph, caps: Caps) => Graph }[] = [
   { name: "verify", run: (g) => (verify(g), g) },
   { name: "selectComposites", run: (g) => decomposeGraph(g, (n) => !hasLowering(n)) },
+  // where weights lie in panels, a block multiplies enough of them to pay for its own gate
+  { name: "gatesFirst", run: (g, caps) => (caps.panel > 0 ? g : gatesFirst(g)) },
   { name: "packWeights", run: (g, caps) => packWeights(g, caps.panel) },
   { name: "verify", run: (g) => (verify(g), g) },
 ];

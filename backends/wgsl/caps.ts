@@ -76,7 +76,7 @@ const requirementsOf = (t: Target): Requirements => ({
 });
 
 /** Blocks that a device runs at the same time. WebGPU does not tell how many cores there are; with this many, integrated GPUs and large ones are kept busy alike. */
-const WORKERS = 64;
+const WORKERS = 128;
 
 /** Capabilities of a target, by name; "host" is the one that runs on every adapter. */
 export function caps(device: string): Caps {

@@ -19,10 +19,6 @@ export function print(program: ThreadProgram, caps: Caps): Source {
   const body = block(null);
   printBody(program.body, body, k);
   const { text, bindings } = declarations(k.places);
-  if (bindings > caps.maxBuffers)
-    throw new Error(
-      `wgsl ${program.name}: ${program.params.length} buffers take ${bindings} bindings, ${caps.name} has ${caps.maxBuffers}`,
-    );
   const anonymous = [
     ...directives(k),
     ...text,

@@ -46,11 +46,14 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const found: RowConfig[] = [];
   // elements of a block: enough to pay for handing it out, few enough to share the work evenly
   for (const work of vector ? [16384, 4096, 65536] : [1024, 2048, 512]) {
-    const widest = reduces ? room : Math.min(room, Math.max(work / 4, caps.lanes));
-    const step = along * caps.lanes;
-    const cb = whole ? wide : step * shareOut(Math.ceil(p.cols / step), Math.max(1, (widest * along) / step / (along > 1 ? 4 : 1)));
+    // on a GPU a kernel of few elements takes as long as its longest lane: one element each, then
+    const few = !vector && count * wide <= work * enoughBlocks(caps);
+    const widest = reduces ? room : few ? caps.lanes : Math.min(room, Math.max(work / 4, caps.lanes));
+    // whole vectors of 16 bytes for each lane of a block that walks over a long row
+    const step = along * caps.lanes * (along > 1 ? 4 : 1);
+    const cb = whole ? wide : step * shareOut(Math.ceil(p.cols / step), Math.max(1, (widest * along) / step));
     const tiles = reduces ? 1 : Math.ceil(p.cols / cb);
-    const share = Math.ceil((count * tiles) / enoughBlocks(caps) / groups);
+    const share = Math.ceil((count * tiles) / ((vector ? 1 : 4) * enoughBlocks(caps)) / groups);
     const each = Math.max(1, Math.min(Math.floor(room / cb), Math.ceil(work / cb), share));
     found.push({ rb: Math.min(each * groups, roundUp(count, groups)), cb, groups, along });
   }

@@ -1,6 +1,6 @@
 import type { DType } from "../ir/dtype.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, and, binary, i32, idiv, isConst, mod, mul, reg, rewrite, sub, sum, walk } from "../ir/expr.ts";
+import { add, and, binary, i32, idiv, isConst, mod, mul, reg, rewrite, some, sub, sum, walk } from "../ir/expr.ts";
 import type { Expr, Load } from "../ir/expr.ts";
 import { accessesOf, expressionsOf, mapExpressions } from "../ir/thread-walk.ts";
 import type { RegDecl, Stmt, ThreadProgram } from "../ir/thread.ts";
@@ -14,34 +14,50 @@ import { affine } from "./affine.ts";
 export function vectoriseThread(p: ThreadProgram, bytes: number): ThreadProgram {
   const names = new Set([...p.params, ...p.symbols, ...p.shared, ...p.regs].map(({ name }) => name));
   const regs: RegDecl[] = [];
-  const make: Scope["make"] = (hint, dtype, count) => {
+  const make: Scope["make"] = (hint, dtype, count, uniform) => {
     let n = regs.length;
     while (names.has(`${hint}${n}`)) n++;
     names.add(`${hint}${n}`);
-    regs.push({ name: `${hint}${n}`, dtype, count, uniform: false });
+    regs.push({ name: `${hint}${n}`, dtype, count, uniform });
     return `${hint}${n}`;
   };
   const written = new Set([...p.params.filter((q) => q.access !== "read"), ...p.shared].map(({ name }) => name));
-  const body = visit(p.body, { bytes, make, written });
-  return { ...p, regs: [...p.regs, ...regs], body };
+  const body = visit(p.body, { bytes, make, written, divergent: false });
+  return { ...p, regs: [...p.regs, ...regs], body: mapAll(body, normalised) };
+}
+
+/** All expressions of statements, those of statements inside them too. */
+function mapAll(body: readonly Stmt[], f: (e: Expr) => Expr): readonly Stmt[] {
+  return body.map((s) => {
+    const own = mapExpressions(s, f);
+    if (own.op === "for") return { ...own, body: mapAll(own.body, f) };
+    return own.op === "if" ? { ...own, body: mapAll(own.body, f), otherwise: mapAll(own.otherwise, f) } : own;
+  });
 }
 
 interface Scope {
   readonly bytes: number;
   /** Declares a register array and gives its name. */
-  readonly make: (hint: string, dtype: DType, count: number) => string;
+  readonly make: (hint: string, dtype: DType, count: number, uniform: boolean) => string;
   /** Memory that the program writes. */
   readonly written: ReadonlySet<string>;
+  /** Under a condition that lanes may decide differently. */
+  readonly divergent: boolean;
 }
 
 function visit(body: readonly Stmt[], scope: Scope): readonly Stmt[] {
   const inner = joinStores(body, scope).map((s): Stmt => {
     if (s.op === "for") return { ...s, body: visit(s.body, scope) };
-    if (s.op === "if") return { ...s, body: visit(s.body, scope), otherwise: visit(s.otherwise, scope) };
+    if (s.op === "if") {
+      const inside = { ...scope, divergent: scope.divergent || varies(s.cond) };
+      return { ...s, body: visit(s.body, inside), otherwise: visit(s.otherwise, inside) };
+    }
     return s;
   });
   return joinLoads(inner, scope);
 }
+
+const varies = (e: Expr): boolean => some(e, (x) => (x.op === "var" && x.name === "tid") || x.op === "reg" || x.op === "shuffle");
 
 /** Lengths of vectors of a dtype, longest first. */
 const widths = (dtype: DType, bytes: number): number[] => [16, 8, 4, 2].filter((w) => w * BYTES[dtype] <= bytes && w * BYTES[dtype] >= 4);
@@ -153,8 +169,8 @@ function conditionFor(c: Expr, w: number): Expr {
   if (c.fn === "and" || c.fn === "or") return binary(c.fn, conditionFor(c.a, w), conditionFor(c.b, w));
   if (c.fn !== "lt" || c.a.dtype !== "i32" || !isConst(c.b) || c.b.value % w !== 0) return c;
   const a = addressOf(c.a);
-  const rest = a.constant - floorTo(a.constant, w);
-  return a.step % w === 0 && rest !== 0 ? binary("lt", vectorStart(a, w), c.b) : c;
+  // also where it is for the first already: two ways to write one sum are two expressions
+  return a.step % w === 0 ? binary("lt", vectorStart(a, w), c.b) : c;
 }
 
 // ---- stores -----------------------------------------------------------------------------------------------------------
@@ -193,7 +209,7 @@ function joinFrom(body: readonly Stmt[], from: number, scope: Scope): { readonly
       return same && (s.guard && conditionFor(s.guard, w)) === guard && !readsElements(s.value, first.buffer, start, j);
     });
     if (!fits) continue;
-    const name = scope.make("w", first.dtype, w);
+    const name = scope.make("w", first.dtype, w, false);
     const statements: Stmt[] = [
       ...run.map((s, j): Stmt => ({ op: "assign", reg: name, index: i32(j), value: (s as Store).value })),
       {
@@ -255,10 +271,11 @@ function joinLoads(body: readonly Stmt[], scope: Scope): readonly Stmt[] {
       const constants = new Set(group.map((u) => addressOf(u.load.index).constant));
       if (constants.size < w) continue;
       const { load } = group[0]!;
-      const name = scope.make("l", load.dtype, w);
       const first = Math.min(...group.map((u) => u.statement));
       const guard = group[0]!.guard && conditionFor(group[0]!.guard, w);
       const at = vectorStart(addressOf(load.index), w);
+      const uniform = !scope.divergent && !varies(at) && !(guard && varies(guard));
+      const name = scope.make("l", load.dtype, w, uniform);
       before.set(first, [
         ...(before.get(first) ?? []),
         { op: "loadVec", reg: name, index: i32(0), width: w, buffer: load.buffer, dtype: load.dtype, at, guard },

@@ -125,10 +125,8 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
             }
   const full = (blocks: number): number => Math.min(1, blocks / caps.workers);
   found.sort((a, b) => full(b.blocks) * b.worth - full(a.blocks) * a.worth);
-  return found
-    .filter((f, i) => found.findIndex((o) => same(o.config, f.config)) === i)
-    .slice(0, 8)
-    .map((f) => f.config);
+  // units of two sizes come to the same tiles
+  return [...new Map(found.map((f) => [JSON.stringify(f.config), f.config])).values()].slice(0, 8);
 }
 
 function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {

@@ -7,6 +7,7 @@ import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, GemmProblem, Reject, Template } from "../template.ts";
 import { clamp, enoughBlocks, guarded, isVector, roundUp, rowStat, statWidth, unitOf, weightAt } from "./common.ts";
+import type { Weight } from "./common.ts";
 
 /**
  * out = a * wᵀ for a few rows (decode): every weight is read once, and that is what it costs. Two forms. `panel`: a block computes all of `a`
@@ -55,7 +56,9 @@ function configs(p: GemmProblem, caps: Caps): readonly GemvConfig[] | Reject {
   // `a` comes from a GPU's cache as fast as from shared memory
   const hold = isVector(caps) && 4 * m * roundUp(p.k, kc) <= caps.sharedBytes / 2 ? 1 : 0;
   const registers = (rows: number): number => (rows * kc * (m + 1) * p.weights.length) / (groups * caps.lanes);
-  const preferred = isVector(caps) ? [4, 2, 8, 1] : [2, 4, 1];
+  // a statistic is computed again by each block: more rows then, where there are enough blocks all the same
+  const many = p.a.stat !== null && Math.ceil(p.n / 4) >= 2 * enoughBlocks(caps);
+  const preferred = isVector(caps) ? [4, 2, 8, 1] : many ? [4, 2, 1] : [2, 4, 1];
   const rows = preferred.filter((r) => r === 1 || (registers(r) <= 96 && Math.ceil(p.n / r) >= enoughBlocks(caps)));
   return distinct(rows.map((r) => ({ dot: 1, per: r, kc, hold, groups })));
 }
@@ -118,24 +121,44 @@ function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: C
   const steps = Math.ceil(p.k / kc);
   const b = tileBuilder(p.frame, [ceilDiv(i32(p.n), per), 1, 1], [1, groups]);
   const width = groups === 1 ? statWidth(caps, p.k) : Math.min(4 * groups * caps.lanes, roundUp(p.k, groups * caps.lanes));
+  const n = (row: Expr): Expr => add(mul(b.bx, per), row);
+  const w = b.frag("w", per, kc);
+  const weightStep = (weight: Weight, tile: Tile, ks: Expr): void => {
+    b.map(tile, (row, col) => {
+      const k = add(mul(ks, kc), col);
+      return guarded(weightAt(weight, p.k, clamp(n(row), p.n), k), lt(k, p.k));
+    });
+  };
+  // the first weights are on their way while the statistic is computed, which waits for the whole block
+  const early = p.a.stat && !isVector(caps) ? p.weights.map((_, i) => b.frag(`first${i}`, per, kc)) : [];
+  for (const [i, tile] of early.entries()) weightStep(p.weights[i]!, tile, i32(0));
   const stat = p.a.stat ? rowStat(b, p.a.stat, m, (row) => clamp(row, p.m), p.k, width) : null;
   const held = hold ? holdA(b, p, m, steps * kc, stat) : null;
   const element = (r: number, k: Expr): Expr =>
     held ? at(held, r, k) : guarded(p.a.value(clamp(i32(r), p.m), k, stat && at(stat, r, 0)), lt(k, p.k));
 
-  const n = (row: Expr): Expr => add(mul(b.bx, per), row);
-  const w = b.frag("w", per, kc);
   const rows = Array.from({ length: m }, (_, r) => r);
   const parts = p.weights.map((_, i) => rows.map((r) => b.frag(`part${i}_${r}`, per, kc)));
   const sums = p.weights.map((_, i) => rows.map((r) => b.frag(`sum${i}_${r}`, per, 1)));
   for (const t of parts.flat()) b.fill(t, 0);
-  b.loop("ks", steps, (ks) => {
+  const multiply = (i: number, tile: Tile, ks: Expr): void => {
+    for (const [r, part] of parts[i]!.entries())
+      b.map(part, (row, col) => add(at(part, row, col), mul(at(tile, row, col), element(r, add(mul(ks, kc), col)))));
+  };
+  const step = (ks: Expr): void => {
     for (const [i, weight] of p.weights.entries()) {
-      b.map(w, (row, col) => guarded(weightAt(weight, p.k, clamp(n(row), p.n), add(mul(ks, kc), col)), lt(add(mul(ks, kc), col), p.k)));
-      for (const r of rows)
-        b.map(parts[i]![r]!, (row, col) => add(at(parts[i]![r]!, row, col), mul(at(w, row, col), element(r, add(mul(ks, kc), col)))));
+      weightStep(weight, w, ks);
+      multiply(i, w, ks);
     }
+  };
+  for (const [i, tile] of early.entries()) multiply(i, tile, i32(0));
+  const done = early.length > 0 ? 1 : 0;
+  // the last step, if it runs past the end, stands by itself, so that the others have nothing to check
+  const whole = isVector(caps) ? steps : Math.floor(p.k / kc);
+  b.loop("ks", Math.max(0, whole - done), (ks) => {
+    step(add(ks, done));
   });
+  if (Math.max(whole, done) < steps) step(i32(whole));
   for (const [i, of] of sums.entries()) for (const r of rows) b.rowReduce(of[r]!, "sum", parts[i]![r]!);
 
   for (const r of rows)

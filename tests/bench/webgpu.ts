@@ -1,11 +1,11 @@
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
-import { capsFor } from "../../backends/wgsl/index.ts";
-import { wgslBackend } from "../../backends/wgsl/index.ts";
+import { capsFor, wgslBackend } from "../../backends/wgsl/index.ts";
 import { openGpuCeilings } from "../../runtime/drivers/webgpu/ceilings.ts";
 import type { GpuCeilings } from "../../runtime/drivers/webgpu/ceilings.ts";
 import { nodeWebgpu } from "../../runtime/drivers/webgpu/node.ts";
+import { checkModel } from "./webgpu/check.ts";
 import { openPassClock } from "./webgpu/clock.ts";
 import { measureModel, readConfigFile } from "./webgpu/models.ts";
 import type { ModelResult } from "./webgpu/models.ts";
@@ -22,7 +22,7 @@ import type { OperationResult, Setting } from "./webgpu/running.ts";
  *   npx tsx tests/bench/webgpu.ts --config tests/bench/configs/bamba-1b.json [--config ...] [--caps large-sg32] [--json out.json]
  *
  * Weights are made in memory. CULM_DAWN has toggles of Dawn. --quick is for trying the program itself on a small device: sizes that mean nothing.
- * --only operations, --only models.
+ * --only operations, --only models. --check DIR has a small model whose results are compared with the interpreter's first.
  */
 const { values: flags } = parseArgs({
   options: {
@@ -31,6 +31,7 @@ const { values: flags } = parseArgs({
     json: { type: "string" },
     only: { type: "string" },
     quick: { type: "boolean", default: false },
+    check: { type: "string", default: "models/bamba-tiny" },
     runs: { type: "string", default: "15" },
   },
 });
@@ -75,25 +76,42 @@ const setting: Setting = { device, clock: openPassClock(device.gpu), caps, runs:
 const ceilings = await openGpuCeilings(device, flags.quick ? 4 : 1024);
 const configs = new Map(flags.config.map((file) => [basename(file, ".json"), readConfigFile(file)]));
 
+/** What went wrong is told and counted; the rest is measured all the same. */
+let failures = 0;
+async function attempt<T>(what: string, measure: () => Promise<T>): Promise<T[]> {
+  try {
+    return [await measure()];
+  } catch (error) {
+    failures += 1;
+    note(`FAILED ${what}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    return [];
+  }
+}
+
+const checked = await attempt("check", () => checkModel(setting, flags.check));
+for (const worst of checked)
+  note(`${flags.check}: tokens and logits as the interpreter's, the largest difference ${worst.toExponential(1)}`);
 const before = await measureCeilings(ceilings);
 note(`copies ${before.copy.toFixed(0)} GB/s, reads ${before.read.toFixed(0)} GB/s, f32 multiply-adds ${before.fma.toFixed(1)} TFLOP/s`);
 const operations: OperationResult[] = [];
 for (const operation of flags.only === "models" ? [] : operationsOf(configs)) {
-  const result = await measureOperation(setting, operation);
-  operations.push(result);
-  note(
-    `${result.name}: ${result.microseconds.toFixed(1)} us, ${result.gigabytesPerSecond.toFixed(0)} GB/s, ${result.teraflopsPerSecond.toFixed(2)} TFLOP/s`,
-  );
+  for (const result of await attempt(operation.name, () => measureOperation(setting, operation))) {
+    operations.push(result);
+    const { microseconds, gigabytesPerSecond, teraflopsPerSecond } = result;
+    note(`${result.name}: ${microseconds.toFixed(1)} us, ${gigabytesPerSecond.toFixed(0)} GB/s, ${teraflopsPerSecond.toFixed(2)} TFLOP/s`);
+  }
 }
 const models: ModelResult[] = [];
 for (const [name, config] of flags.only === "operations" ? [] : configs)
   models.push(
-    await measureModel(setting, name, config, {
-      positions: flags.quick ? [4, 20] : [100, 1024, 4000],
-      prefill: flags.quick ? [16] : [512, 2048],
-      tokens: flags.quick ? 4 : 50,
-      onNote: note,
-    }),
+    ...(await attempt(name, () =>
+      measureModel(setting, name, config, {
+        positions: flags.quick ? [4, 20] : [100, 1024, 4000],
+        prefill: flags.quick ? [16] : [512, 2048],
+        tokens: flags.quick ? 4 : 50,
+        onNote: note,
+      }),
+    )),
   );
 const after = await measureCeilings(ceilings);
 ceilings.free();
@@ -108,3 +126,4 @@ const report: Report = {
 };
 if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(report, null, 1)}\n`);
 console.log(printReport(report));
+if (failures > 0) process.exitCode = 1;

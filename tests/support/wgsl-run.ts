@@ -14,26 +14,55 @@ export async function openDevice(gpu: GPU, caps: Caps): Promise<GPUDevice> {
   });
 }
 
+/** A device to validate the kernels of a target on, which may have less memory than the target wants: then `faultsOf` does not ask it about that. */
+export async function validator(gpu: GPU, caps: Caps): Promise<GPUDevice> {
+  const adapter = await gpu.requestAdapter();
+  if (!adapter) throw new Error("there is no adapter");
+  return adapter.requestDevice({
+    requiredFeatures: caps.requires.features as GPUFeatureName[],
+    requiredLimits: { maxStorageBuffersPerShaderStage: adapter.limits.maxStorageBuffersPerShaderStage },
+  });
+}
+
+/** The target with as many buffers a kernel as test problems have: a model's kernels have to do with fewer. */
+export const manyBuffers = (caps: Caps): Caps => ({
+  ...caps,
+  maxBuffers: 10,
+  requires: { ...caps.requires, limits: { ...caps.requires.limits, maxStorageBuffersPerShaderStage: 10 } },
+});
+
 /** What a validating compiler finds in a kernel's text, each with its line and the text of it; nothing when all is well. */
-export async function faultsOf(device: GPUDevice, source: Source): Promise<string[]> {
+export async function faultsOf(device: GPUDevice, source: Source, caps: Caps): Promise<string[]> {
   const lines = source.text.split("\n");
-  device.pushErrorScope("validation");
-  const module = device.createShaderModule({ code: source.text });
-  const { messages } = await module.getCompilationInfo();
-  const failed = await device.popErrorScope();
+  const [module, { messages }, failed] = await scoped(device, async () => {
+    const made = device.createShaderModule({ code: source.text });
+    return [made, await made.getCompilationInfo()] as const;
+  });
   const found = messages
     .filter((m) => m.type !== "info")
     .map((m) => `${source.entry} line ${m.lineNum}: ${m.message}\n    ${(lines[m.lineNum - 1] ?? "").trim().slice(0, 240)}`);
-  if (found.length === 0 && failed) found.push(`${source.entry}: ${failed.message}`);
-  if (found.length > 0) return found;
-  device.pushErrorScope("validation");
+  if (found.length === 0 && failed) found.push(`${source.entry}: ${failed}`);
+  const allowed = caps.requires.limits["maxComputeWorkgroupStorageSize"]!;
+  if (source.sharedBytes > allowed)
+    found.push(`${source.entry}: ${source.sharedBytes} bytes of workgroup memory, ${caps.name} has ${allowed}`);
+  const { maxComputeWorkgroupStorageSize: memory, maxStorageBuffersPerShaderStage: buffers } = device.limits;
+  // what the device itself has no room for is checked as far as its text goes
+  if (found.length > 0 || source.sharedBytes > memory || source.params!.reduce((n, p) => n + p.windows, 0) > buffers) return found;
   try {
     await device.createComputePipelineAsync({ layout: layoutOf(device, source), compute: { module } });
   } catch (e) {
     found.push(`${source.entry}: ${e instanceof Error ? e.message : String(e)}`);
   }
-  await device.popErrorScope();
   return found;
+}
+
+/** What `work` gives, and what the device's validation found wrong while it began. */
+async function scoped<M, I>(device: GPUDevice, work: () => Promise<readonly [M, I]>): Promise<readonly [M, I, string | null]> {
+  device.pushErrorScope("validation");
+  const working = work();
+  const failed = device.popErrorScope();
+  const [made, info] = await working;
+  return [made, info, (await failed)?.message ?? null];
 }
 
 function groupLayout(device: GPUDevice, source: Source): GPUBindGroupLayout {
@@ -85,7 +114,7 @@ export class Runner {
         });
         return { source, layout, pipeline };
       } catch (e) {
-        throw new Error(`${(await faultsOf(device, source)).join("\n")}\n${source.text}`, { cause: e });
+        throw new Error(`${(await faultsOf(device, source, caps)).join("\n")}\n${source.text}`, { cause: e });
       }
     };
     const made = make();

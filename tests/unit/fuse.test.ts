@@ -6,10 +6,11 @@ import { packWeights } from "../../compiler/graph/pack.ts";
 import { planMemory } from "../../compiler/memory.ts";
 import { maxBytes } from "../../compiler/plan.ts";
 import type { KernelPlan } from "../../compiler/plan.ts";
+import { attention, input, kvCache, model, scope, symbol } from "../../dsl/index.ts";
 import { parseBambaConfig } from "../../models/bamba/config.ts";
 import { bambaGraph } from "../../models/bamba/model.ts";
 
-const caps = { panel: 16 } as Caps; // fusion asks for nothing else
+const caps = { panel: 16, maxBuffers: Infinity } as Caps; // fusion asks for nothing else
 
 function kernels(model: string, phase: "prefill" | "decode"): readonly KernelPlan[] {
   const file = new URL(`../reference/golden/${model}/config.json`, import.meta.url);
@@ -21,6 +22,24 @@ function kernels(model: string, phase: "prefill" | "decode"): readonly KernelPla
   return fuse(packWeights(graph, caps.panel), caps).kernels;
 }
 const listing = (ks: readonly KernelPlan[]): string => ks.map((k) => `${k.problem.frame.name.padEnd(13)} ${k.label}`).join("\n");
+
+test("writes to caches share a kernel, as many as the device can bind the buffers of", () => {
+  const graph = model("caches", { dims: { one: 1, heads: 2, size: 8, capacity: 16 }, symbols: { past: [0, 15] } }, () => {
+    const token = (name: string) => input(name, ["one", "one", "heads", "size"]);
+    const caches = Array.from({ length: 4 }, (_, i) =>
+      scope(`c${i}`, () =>
+        attention(token(`q${i}`), token(`k${i}`), token(`v${i}`), { cache: kvCache(["one", "heads", "capacity", "size"], symbol("past")) }),
+      ),
+    );
+    return Object.fromEntries(caches.map((y, i) => [`y${i}`, y]));
+  });
+  const writes = (maxBuffers: number): number[] =>
+    fuse(graph, { ...caps, maxBuffers })
+      .kernels.filter((k) => k.problem.frame.name === "cache_write")
+      .map((k) => k.args.length);
+  expect(writes(Infinity)).toEqual([16]);
+  expect(writes(8)).toEqual([8, 8]);
+});
 
 describe("kernels of a Bamba model", () => {
   test("a decode step: 6 kernels for a Mamba layer with its MLP, 6 for an attention layer, and the head", () => {

@@ -9,7 +9,7 @@ import { chromiumAvailable, launchChromium } from "../support/browser.ts";
 import type { Site } from "../support/site.ts";
 import { buildSite } from "../support/site.ts";
 import type { StaticServer } from "../support/static-server.ts";
-import { replacing, serveFolder } from "../support/static-server.ts";
+import { replacing, serveFolders } from "../support/static-server.ts";
 import { openDesk } from "./desk.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "culm-web-bad-"));
@@ -20,7 +20,7 @@ describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", 
   let browser: Browser;
   beforeAll(async () => {
     site = buildSite(folder);
-    server = await serveFolder(folder);
+    server = await serveFolders({ "/": folder });
     browser = await launchChromium();
   }, 300_000);
   afterEach(() => {

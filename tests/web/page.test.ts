@@ -8,7 +8,7 @@ import { chromiumAvailable, launchChromium } from "../support/browser.ts";
 import type { Site } from "../support/site.ts";
 import { buildSite } from "../support/site.ts";
 import type { StaticServer } from "../support/static-server.ts";
-import { replacing, serveFolder } from "../support/static-server.ts";
+import { replacing, serveFolders } from "../support/static-server.ts";
 import type { Desk } from "./desk.ts";
 import { openDesk } from "./desk.ts";
 
@@ -36,7 +36,7 @@ let site: Site;
 let server: StaticServer;
 beforeAll(async () => {
   site = buildSite(folder);
-  server = await serveFolder(folder);
+  server = await serveFolders({ "/": folder });
   server.fault = replacing({ "/model/model.json": JSON.stringify(site.bundle) });
 }, 300_000);
 afterAll(async () => {
@@ -94,11 +94,12 @@ describe.skipIf(!chromiumAvailable)("the page in Chromium", () => {
   });
 
   test("draws the same text again with the same seed, and another with another", async () => {
-    await desk.set({ Tokens: "Sample", Length: 24, Seed: 7 });
+    await desk.set({ Tokens: "Sample", Length: 12, Seed: 7 });
     const first = await desk.write("Once upon a time");
     expect(await desk.write("Once upon a time")).toBe(first);
     await desk.set({ Seed: 8 });
     expect(await desk.write("Once upon a time")).not.toBe(first);
+    expect(await desk.region("Text").innerText()).toMatch(/Seed\s+8$/m);
   });
 
   test("does not write with settings that it says are wrong", async () => {

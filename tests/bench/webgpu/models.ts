@@ -26,6 +26,8 @@ export interface DecodeResult {
 
 export interface ModelResult {
   readonly model: string;
+  /** For whoever measures another implementation of the same step. */
+  readonly config: BambaConfig;
   readonly parameters: number;
   readonly compileMilliseconds: number;
   readonly loadMilliseconds: number;
@@ -83,10 +85,7 @@ export async function measureModel(setting: Setting, name: string, config: Bamba
       await prompt(session, position - session.past, false);
       const symbols = { batch: 1, seq: 1, past: session.past };
       const run = (): void | Promise<void> => executor.run("decode.1", symbols);
-      for (let i = 0; i < 5; i += 1) await clock.time(run);
-      const times = [];
-      for (let i = 0; i < runs; i += 1) times.push(await clock.time(run));
-      const gpu = median(times);
+      const gpu = await clock.median(run, runs);
       const bytes = fixed.always + fixed.aPosition * position;
       const profile = await profiled("decode.1", symbols);
       const wall = await loop(session, tokens);
@@ -95,6 +94,7 @@ export async function measureModel(setting: Setting, name: string, config: Bamba
     }
     return {
       model: name,
+      config,
       parameters: parameterCount(config),
       compileMilliseconds: compiled - started,
       loadMilliseconds: loaded - compiled,

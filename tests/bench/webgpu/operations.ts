@@ -1,14 +1,50 @@
 import type { Graph } from "../../../compiler/ir/graph.ts";
 import type { AnyTensor, Float } from "../../../dsl/index.ts";
-import { attention, causalConv1d, input, kvCache, linear, model, neg, param, scope, softplus, split, ssdScan, ssmState, symbol } from "../../../dsl/index.ts";
+import {
+  attention,
+  causalConv1d,
+  input,
+  kvCache,
+  linear,
+  model,
+  neg,
+  param,
+  scope,
+  softplus,
+  split,
+  ssdScan,
+  ssmState,
+  symbol,
+} from "../../../dsl/index.ts";
 import type { BambaConfig } from "../../../models/bamba/config.ts";
 import type { MadeTensor } from "./weights.ts";
 
+/** What an operation is, for whoever measures another implementation of it (peers/webgpu_ops.py). */
+export type Shape =
+  | { readonly kind: "product"; readonly m: number; readonly n: number; readonly k: number; readonly dtype: Float }
+  | {
+      readonly kind: "scan";
+      readonly seq: number;
+      readonly heads: number;
+      readonly size: number;
+      readonly groups: number;
+      readonly state: number;
+    }
+  /** `seq` queries, the last of `length` positions. */
+  | {
+      readonly kind: "attention";
+      readonly seq: number;
+      readonly length: number;
+      readonly heads: number;
+      readonly kvHeads: number;
+      readonly size: number;
+    }
+  | { readonly kind: "convolution"; readonly seq: number; readonly channels: number; readonly width: number };
+
 /** One operation at one size, several times over on memory of its own, so that no cache holds what it reads. */
 export interface Operation {
-  /** The same in the peers' tables: what the rows of both are joined by. */
   readonly name: string;
-  readonly kind: "gemv" | "gemm" | "scan" | "attention" | "convolution";
+  readonly shape: Shape;
   /** What limits it: GB/s of memory or FLOP/s. */
   readonly bound: "memory" | "arithmetic";
   readonly copies: number;
@@ -46,11 +82,10 @@ export function product(
     shape: [n, k],
     init: { kind: "normal", std: 0.02 },
   }));
-  const gemv = m === 1;
   return {
     name,
-    kind: gemv ? "gemv" : "gemm",
-    bound: gemv ? "memory" : "arithmetic",
+    shape: { kind: "product", m, n, k, dtype },
+    bound: m === 1 ? "memory" : "arithmetic",
     copies,
     graph,
     weights,
@@ -87,7 +122,11 @@ export function scan(model_: string, c: BambaConfig, seq: number, cache: number)
     times(copies, (i) =>
       ssdScan({
         // One tensor, as the convolution gives it.
-        ...split(input(`xBC${i}`, ["batch", "seq", "xBC"]), "xBC", { x: ["heads", "size"], B: ["groups", "state"], C: ["groups", "state"] }),
+        ...split(input(`xBC${i}`, ["batch", "seq", "xBC"]), "xBC", {
+          x: ["heads", "size"],
+          B: ["groups", "state"],
+          C: ["groups", "state"],
+        }),
         dt: input(`dt${i}`, ["batch", "seq", "heads"]),
         dtBias: param("dt_bias", ["heads"]),
         A: neg(softplus(param("A", ["heads"]))),
@@ -103,7 +142,7 @@ export function scan(model_: string, c: BambaConfig, seq: number, cache: number)
   // Per token and head: decay and update the state (3), and read it (2), P x N each.
   return {
     name: `${model_} scan of ${seq}`,
-    kind: "scan",
+    shape: { kind: "scan", seq, heads, size, groups, state },
     bound: "memory",
     copies,
     graph,
@@ -120,21 +159,25 @@ export function attend(model_: string, c: BambaConfig, seq: number, length: numb
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim: size } = c;
   const cacheBytes = 2 * kvHeads * length * size * 4;
   const copies = seq === 1 ? copiesFor(cacheBytes, cache) : 2;
-  const graph = model("attention", { dims: { batch: 1, seq, heads, kvHeads, size, capacity: length }, symbols: { past: [0, length - seq] } }, () => {
-    const past = symbol("past");
-    return times(copies, (i) =>
-      attention(
-        input(`q${i}`, ["batch", "seq", "heads", "size"]),
-        input(`k${i}`, ["batch", "seq", "kvHeads", "size"]),
-        input(`v${i}`, ["batch", "seq", "kvHeads", "size"]),
-        { cache: kvCache(["batch", "kvHeads", "capacity", "size"], past) },
-      ),
-    );
-  });
+  const graph = model(
+    "attention",
+    { dims: { batch: 1, seq, heads, kvHeads, size, capacity: length }, symbols: { past: [0, length - seq] } },
+    () => {
+      const past = symbol("past");
+      return times(copies, (i) =>
+        attention(
+          input(`q${i}`, ["batch", "seq", "heads", "size"]),
+          input(`k${i}`, ["batch", "seq", "kvHeads", "size"]),
+          input(`v${i}`, ["batch", "seq", "kvHeads", "size"]),
+          { cache: kvCache(["batch", "kvHeads", "capacity", "size"], past) },
+        ),
+      );
+    },
+  );
   const pairs = seq * (length - seq) + (seq * (seq + 1)) / 2;
   return {
     name: `${model_} attention of ${seq} to ${length}`,
-    kind: "attention",
+    shape: { kind: "attention", seq, length, heads, kvHeads, size },
     bound: seq === 1 ? "memory" : "arithmetic",
     copies,
     graph,
@@ -158,7 +201,7 @@ export function convolution(model_: string, c: BambaConfig, seq: number): Operat
   ]).flat();
   return {
     name: `${model_} convolution of ${seq} x ${channels}`,
-    kind: "convolution",
+    shape: { kind: "convolution", seq, channels, width },
     bound: "memory",
     copies,
     graph,

@@ -4,9 +4,10 @@ import { compileModel } from "../../../compiler/compile.ts";
 import type { Graph } from "../../../compiler/ir/graph.ts";
 import type { WebgpuDevice } from "../../../runtime/drivers/webgpu/device.ts";
 import type { Executor } from "../../../runtime/executor.ts";
+import { decodeFloats } from "../../../runtime/numeric.ts";
 import type { LoadedArtifact } from "../../../runtime/steps.ts";
 import { openArtifact } from "../../../runtime/steps.ts";
-import { median } from "./clock.ts";
+import type { WeightSource } from "../../../runtime/weights.ts";
 import type { PassClock } from "./clock.ts";
 import type { Operation } from "./operations.ts";
 import { madeWeights } from "./weights.ts";
@@ -21,7 +22,7 @@ export interface Setting {
 
 export interface OperationResult {
   readonly name: string;
-  readonly kind: Operation["kind"];
+  readonly shape: Operation["shape"];
   readonly bound: Operation["bound"];
   /** Of one copy, on the GPU, within a pass in which each kernel waits for the one before it. */
   readonly microseconds: number;
@@ -30,25 +31,29 @@ export interface OperationResult {
   readonly kernels: readonly string[];
 }
 
-export const compileFor = (caps: Caps, name: string, programs: readonly { readonly name: string; readonly graph: Graph }[]): Promise<LoadedArtifact> =>
-  compileModel({ name, programs, backend: wgslBackend, caps, metadata: {} });
+export const compileFor = (
+  caps: Caps,
+  name: string,
+  programs: readonly { readonly name: string; readonly graph: Graph }[],
+): Promise<LoadedArtifact> => compileModel({ name, programs, backend: wgslBackend, caps, metadata: {} });
 
-/** Compiles one operation as a model of its own and measures it. */
+/**
+ * Compiles one operation as a model of its own and measures it.
+ * @throws Error when its result is wrong, as far as it is looked at
+ */
 export async function measureOperation({ device, clock, caps, runs }: Setting, operation: Operation): Promise<OperationResult> {
-  const { name, kind, bound, copies, graph, weights, dtype, symbols, flops, bytes } = operation;
+  const { name, shape, bound, copies, graph, weights, dtype, symbols, flops, bytes } = operation;
   const artifact = await compileFor(caps, name, [{ name: "main", graph }]);
-  const executor = await openArtifact(device, artifact, madeWeights(weights, dtype), { spare: () => true });
+  const source = madeWeights(weights, dtype);
+  const executor = await openArtifact(device, artifact, source, { spare: () => true });
   try {
     fillInputs(executor);
     const run = (): void | Promise<void> => executor.run("main", symbols);
-    // The first runs compile what the GPU's driver has left to do, and bring the clocks up.
-    for (let i = 0; i < 3; i += 1) await clock.time(run);
-    const times: number[] = [];
-    for (let i = 0; i < runs; i += 1) times.push(await clock.time(run));
-    const nanoseconds = median(times) / copies;
+    const nanoseconds = (await clock.median(run, runs)) / copies;
+    if (shape.kind === "product") await checkProduct(executor, source, shape, copies - 1);
     return {
       name,
-      kind,
+      shape,
       bound,
       microseconds: nanoseconds / 1000,
       gigabytesPerSecond: bytes / nanoseconds,
@@ -57,6 +62,31 @@ export async function measureOperation({ device, clock, caps, runs }: Setting, o
     };
   } finally {
     executor.close();
+  }
+}
+
+/** Some elements of the last copy's product, against a sum in double precision. */
+async function checkProduct(
+  executor: Executor,
+  source: WeightSource,
+  { m, n, k, dtype }: Extract<Operation["shape"], { kind: "product" }>,
+  last: number,
+): Promise<void> {
+  const x = executor.input(`x${last}`)!;
+  await executor.fetch(`y${last}`, m * n);
+  const y = executor.output(`y${last}`)!;
+  const row = new Uint8Array(k * (dtype === "f32" ? 4 : 2));
+  for (let sample = 0; sample < 24; sample += 1) {
+    const [i, j] = [(sample * 997 + (sample % 3)) % m, sample === 0 ? n - 1 : (sample * 7919) % n];
+    await source.readInto(`c${last}.w.weight`, row, j * row.length);
+    const w = decodeFloats(dtype === "f32" ? "F32" : dtype === "bf16" ? "BF16" : "F16", row);
+    let [sum, size] = [0, 0];
+    for (let at = 0; at < k; at += 1) {
+      sum += x[i * k + at]! * w[at]!;
+      size += Math.abs(x[i * k + at]! * w[at]!);
+    }
+    const got = y[i * n + j]!;
+    if (!(Math.abs(got - sum) <= 1e-5 * size)) throw new Error(`element ${i}, ${j} is ${got}, it should be ${sum}`);
   }
 }
 
@@ -69,6 +99,3 @@ function fillInputs(executor: Executor): void {
       executor.wrote(name, 0, data.length);
     }
 }
-
-/** Bytes of weights that an artifact brings to the device. */
-export const weightBytes = ({ manifest }: LoadedArtifact): number => manifest.weights.reduce((sum, { bytes }) => sum + bytes, 0);

@@ -31,7 +31,10 @@ export function madeWeights(tensors: readonly MadeTensor[], dtype: "f32" | "bf16
       const { init, shape } = byName.get(name)!;
       if (init.kind !== "normal") {
         const count = shape.reduce((a, b) => a * b, 1);
-        const all = encode(storage, Float32Array.from({ length: count }, (_, i) => valueOf(init, i, count)));
+        const all = encode(
+          storage,
+          Float32Array.from({ length: count }, (_, i) => valueOf(init, i, count)),
+        );
         target.set(all.subarray(offset, offset + target.length));
         return;
       }
