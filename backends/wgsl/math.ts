@@ -10,6 +10,7 @@ interface Helper {
 
 export type HelperName =
   | "special"
+  | "kept"
   | "is_nan"
   | "min_f32"
   | "max_f32"
@@ -34,17 +35,20 @@ const helper = (needs: readonly HelperName[], text: string): Helper => ({ needs,
 const HELPERS: Readonly<Record<HelperName, Helper>> = {
   // An expression of constants must not be infinite or NaN: what a variable holds is no constant.
   special: helper([], "var<private> infinity_bits: u32 = 0x7f800000u;"),
+  // Drivers reckon with real numbers (Mesa makes a b + a c into a (b + c), and (a + b) - a into b), and WGSL has no word against it. A number that bits which
+  // are 0, but not for the compiler, were added to is one that it knows nothing of.
+  kept: helper([], "var<private> nothing: u32;\nfn kept(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) | nothing); }"),
   is_nan: helper([], "fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }"),
   min_f32: helper(["is_nan"], "fn min_f32(a: f32, b: f32) -> f32 { return select(b, a, a < b || is_nan(a)); }"),
   max_f32: helper(["is_nan"], "fn max_f32(a: f32, b: f32) -> f32 { return select(b, a, a > b || is_nan(a)); }"),
   exp_f32: helper(
-    [],
+    ["kept"],
     `
 fn exp_f32(x0: f32) -> f32 {
   let low = select(x0, -104f, x0 < -104f);
   let x = select(low, 89f, low > 89f);
   let n = floor(fma(x, 1.44269504f, 0.5f));
-  let r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
+  let r = fma(n, 2.12194440e-4f, kept(fma(n, -0.693359375f, x)));
   let p = fma(fma(fma(fma(fma(1.9875691500e-4f, r, 1.3981999507e-3f), r, 8.3334519073e-3f), r, 4.1665795894e-2f), r, 1.6666665459e-1f), r, 5.0000001201e-1f);
   let e = fma(r * r, p, r) + 1f;
   let k = i32(n);
@@ -53,7 +57,7 @@ fn exp_f32(x0: f32) -> f32 {
 }`,
   ),
   log_f32: helper(
-    ["special", "is_nan"],
+    ["special", "kept"],
     `
 fn log_f32(x: f32) -> f32 {
   let tiny = x < 1.17549435e-38f;
@@ -64,7 +68,7 @@ fn log_f32(x: f32) -> f32 {
   var p = fma(7.0376836292e-2f, f, -1.1514610310e-1f);
   p = fma(fma(fma(p, f, 1.1676998740e-1f), f, -1.2420140846e-1f), f, 1.4249322787e-1f);
   p = fma(fma(fma(fma(p, f, -1.6668057665e-1f), f, 2.0000714765e-1f), f, -2.4999993993e-1f), f, 3.3333331174e-1f);
-  let y = fma(n, -2.12194440e-4f, f * z * p);
+  let y = kept(fma(n, -2.12194440e-4f, f * z * p));
   let finite = fma(n, 0.693359375f, f + fma(-0.5f, z, y));
   let infinity = bitcast<f32>(infinity_bits);
   if (x > 0f) { return select(finite, infinity, x >= infinity); }
@@ -73,13 +77,13 @@ fn log_f32(x: f32) -> f32 {
   ),
   // the logarithm of the rounded sum, plus what rounding it lost, divided by it
   log1p_f32: helper(
-    ["log_f32"],
+    ["log_f32", "kept"],
     `
 fn log1p_f32(x: f32) -> f32 {
-  let u = 1f + x;
-  let lost = x - (u - 1f);
+  let u = kept(1f + x);
+  let lost = x - kept(u - 1f);
   let l = log_f32(u);
-  return select(l + lost / u, l, u == 0f || u >= 3.4028234663852886e38f);
+  return select(select(l + lost / u, l, u == 0f || u >= 3.4028234663852886e38f), x, abs(x) < 2.9802322387695312e-8f);
 }`,
   ),
   tanh_f32: helper(
@@ -112,11 +116,12 @@ fn erf_f32(x: f32) -> f32 {
   ),
   // x - n pi/2 with pi/2 in four parts: products of n < 2^16 with the first three are exact, so that |x| up to 1e5 loses nothing
   reduced: helper(
-    [],
+    ["kept"],
     `
 fn reduced(x: f32) -> vec2<f32> {
   let n = floor(fma(x, 0.636619772f, 0.5f));
-  let r = fma(n, -9.92093629e-10f, fma(n, -1.2665987014770508e-6f, fma(n, -4.825592041015625e-4f, fma(n, -1.5703125f, x))));
+  let high = kept(fma(n, -4.825592041015625e-4f, kept(fma(n, -1.5703125f, x))));
+  let r = fma(n, -9.92093629e-10f, kept(fma(n, -1.2665987014770508e-6f, high)));
   return vec2<f32>(r, n);
 }
 fn sine(r: f32) -> f32 {
@@ -136,16 +141,21 @@ fn quadrant(r: f32, q: i32) -> f32 {
   cos_f32: helper(["reduced"], "fn cos_f32(x: f32) -> f32 { let r = reduced(x); return quadrant(r.x, i32(r.y) + 1); }"),
   // x^y = 2^(y log2 x), the logarithm and the product in two numbers each, so that the product does not magnify the logarithm's error
   pow_f32: helper(
-    ["special", "is_nan"],
+    ["special", "is_nan", "kept"],
     `
 fn two_sum(a: f32, b: f32) -> vec2<f32> {
-  let s = a + b;
-  let t = s - a;
-  return vec2<f32>(s, (a - (s - t)) + (b - t));
+  let s = kept(a + b);
+  let t = kept(s - a);
+  return vec2<f32>(s, kept(a - kept(s - t)) + kept(b - t));
 }
 fn two_product(a: f32, b: f32) -> vec2<f32> {
-  let p = a * b;
-  return vec2<f32>(p, fma(a, b, -p));
+  // in halves of 12 digits, whose products are exact: fma may round twice
+  let p = kept(a * b);
+  let ah = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
+  let bh = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+  let al = kept(a - ah);
+  let bl = kept(b - bh);
+  return vec2<f32>(p, kept(kept(kept(ah * bh - p) + ah * bl) + al * bh) + al * bl);
 }
 fn log2_parts(m: f32) -> vec2<f32> {
   let tiny = m < 1.17549435e-38f;
@@ -155,15 +165,16 @@ fn log2_parts(m: f32) -> vec2<f32> {
   let top = f - 1f;
   let bottom = two_sum(f, 1f);
   let s = top / bottom.x;
-  let rest = (fma(-s, bottom.x, top) - s * bottom.y) / bottom.x;
+  let back = two_product(s, bottom.x);
+  let rest = (kept(kept(top - back.x) - back.y) - s * bottom.y) / bottom.x;
   let z = s * s;
   let series = fma(fma(fma(fma(2.6230813e-1f, z, 3.2059882e-1f), z, 4.1219857e-1f), z, 5.7707801e-1f), z, 9.6179670e-1f);
   let first = two_product(s, 2.885390043258667f);
   let second = fma(s, 3.851926e-8f, first.y) + fma(rest, 2.885390043258667f, s * z * series);
   let sum = two_sum(n, first.x);
-  let low = sum.y + second;
-  let high = sum.x + low;
-  return vec2<f32>(high, low - (high - sum.x));
+  let low = kept(sum.y + second);
+  let high = kept(sum.x + low);
+  return vec2<f32>(high, low - kept(high - sum.x));
 }
 fn pow_f32(x: f32, y: f32) -> f32 {
   let infinity = bitcast<f32>(infinity_bits);
@@ -183,7 +194,7 @@ fn pow_f32(x: f32, y: f32) -> f32 {
   if (p.x > 129f) { return sign * infinity; }
   if (p.x < -152f) { return sign * 0f; }
   let n = floor(p.x + 0.5f);
-  let r = (p.x - n) + q;
+  let r = kept(p.x - n) + q;
   var e = fma(fma(fma(1.5252733e-5f, r, 1.5403530e-4f), r, 1.3333558e-3f), r, 9.6181291e-3f);
   e = fma(fma(fma(fma(e, r, 5.5504109e-2f), r, 2.4022651e-1f), r, 6.9314718e-1f), r, 1f);
   let k = i32(n);
@@ -192,7 +203,14 @@ fn pow_f32(x: f32, y: f32) -> f32 {
 }`,
   ),
   // the divisor is positive
-  idiv_i32: helper([], "fn idiv_i32(a: i32, b: i32) -> i32 { return select(a / b, -((b - 1 - a) / b), a < 0); }"),
+  idiv_i32: helper(
+    [],
+    `
+fn idiv_i32(a: i32, b: i32) -> i32 {
+  let q = a / b;
+  return select(q, q - 1, a - q * b < 0);
+}`,
+  ),
   mod_i32: helper(["idiv_i32"], "fn mod_i32(a: i32, b: i32) -> i32 { return a - b * idiv_i32(a, b); }"),
   // nearest, ties to even; a NaN stays one
   bf16_bits: helper(
@@ -224,6 +242,7 @@ fn f16_bits(x: f32) -> u32 {
 /** Collects the functions that a module calls; `use` gives the name back, so that it can be written where it is called. */
 export interface Helpers {
   use(name: HelperName): HelperName;
+  uses(name: HelperName): boolean;
   /** Text of all that were used, each after what it needs. */
   text(): string[];
 }
@@ -237,5 +256,5 @@ export function helpers(): Helpers {
     }
     return name;
   };
-  return { use, text: () => [...used].map((name) => HELPERS[name].text) };
+  return { use, uses: (name) => used.has(name), text: () => [...used].map((name) => HELPERS[name].text) };
 }

@@ -31,6 +31,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     "  let tid = i32(index);",
     ...["bx", "by", "bz"].map((name, i) => `  let ${name} = i32(group.${"xyz"[i]!});`),
     "  let zero = i32(group.x >> 31u);",
+    ...(k.helpers.uses("kept") ? ["  nothing = group.x >> 31u;"] : []),
     ...program.symbols.map(({ name }, i) => `  let ${variableName(name)} = symbols[${i >> 2}].${"xyzw"[i & 3]!};`),
     ...registers(k),
     ...body.lines,

@@ -195,6 +195,8 @@ function binaryText(e: Extract<Expr, { op: "binary" }>, b: Block, k: Kernel): st
     case "ne":
       // a compiler that takes it for granted that there is no NaN would decide these
       if (isFloat && e.a === e.b) return `${e.fn === "eq" ? "!" : ""}${use("is_nan")}(${k.value(e.a, b)})`;
+      // WGSL's != is false where one is a NaN
+      if (isFloat && e.fn === "ne") return `!(${k.value(e.a, b)} == ${k.value(e.b, b)})`;
       break;
     default:
   }
