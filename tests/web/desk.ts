@@ -41,7 +41,9 @@ export async function openDesk(browser: Browser, url: string, options: BrowserCo
     },
     async write(prompt) {
       await desk.prompt.fill(prompt);
-      await desk.generate.click();
+      // Not while the last thing that it did goes on.
+      await page.locator("button[aria-disabled=false]", { hasText: "Generate" }).click();
+      await desk.status.filter({ hasText: /^(Reading|Writing)/ }).waitFor();
       await desk.status.filter({ hasText: /^Done|wrong/ }).waitFor();
       return (await desk.answer.textContent()) ?? "";
     },
