@@ -1,5 +1,5 @@
 import type { DType } from "../ir/dtype.ts";
-import { add, and, i32, min, rangeOf, reg, sub, walk } from "../ir/expr.ts";
+import { add, and, i32, lt, min, rangeOf, reg, sub, walk } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { substituteStmts } from "../ir/thread-walk.ts";
 import type { Stmt } from "../ir/thread.ts";
@@ -52,8 +52,8 @@ export function prefetch(s: For, ctx: Context, load: (s: Extract<TileStmt, { op:
   return {
     first: turn(i32(0)),
     put: split.flatMap((h, i) => h.put(names[i]!)),
-    // the last turn asks for its own tiles again: that costs less than a condition between the loads and the products they hide behind
-    next: turn(min(following, sub(s.count, 1))),
+    // within the condition the minimum is `following`; it tells the ranges of addresses so
+    next: [{ op: "if", cond: lt(following, s.count), body: turn(min(following, sub(s.count, 1))), otherwise: [] }],
     rest: s.body.slice(loads.length),
   };
 }
