@@ -74,7 +74,7 @@ export const unitsOf = (caps: Caps): readonly MatrixUnit[] =>
 export const leastUnit = (caps: Caps): MatrixUnit => unitsOf(caps).at(-1)!;
 
 /** Accumulators a lane may have: `most` where the hardware multiplies, fewer where lanes do and hold the operands too. */
-export const mostRegisters = (caps: Caps, most: number): number => (leastUnit(caps).block[0] > 1 ? most / 2 : most);
+export const mostRegisters = (caps: Caps, most: number): number => (unitOf(caps).block[0] > 1 ? most / 2 : most);
 
 /** A target whose unit is a vector FMA: b needs adjacent columns, a is read as single elements, both from anywhere in memory. */
 export const isVector = (caps: Caps): boolean => unitOf(caps).m === 1 && unitOf(caps).k === 1 && caps.directOperands;
