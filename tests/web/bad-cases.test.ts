@@ -14,7 +14,7 @@ import { openDesk } from "./desk.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "culm-web-bad-"));
 
-describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", () => {
+describe.skipIf(!chromiumAvailable)("what a page says when something is wrong", { timeout: 120_000 }, () => {
   let site: Site;
   let server: StaticServer;
   let browser: Browser;

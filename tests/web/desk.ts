@@ -22,7 +22,7 @@ export interface Desk extends Watched {
 export async function openDesk(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<Desk> {
   const watched = await openPage(browser, options);
   const { page } = watched;
-  page.setDefaultTimeout(300_000);
+  page.setDefaultTimeout(200_000);
   const region: Desk["region"] = (name) => page.getByRole("region", { name, exact: true });
   const desk: Desk = {
     ...watched,
