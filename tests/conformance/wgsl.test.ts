@@ -4,5 +4,5 @@ import { wgslTargets } from "./backends.ts";
 import { conformance } from "./suite.ts";
 
 describe.skipIf(!lavapipeAvailable)("on lavapipe", () => {
-  for (const target of wgslTargets) conformance(target);
+  conformance(wgslTargets[0]!);
 });
