@@ -3,6 +3,9 @@
 
 const parts = "^(dsl|compiler|backends|models|runtime|ffi)/";
 
+/** A program of its own: Vite builds it into a static site, and nothing of it is in the package. */
+const page = "^runtime/web/page/";
+
 /** The two places that join the parts. They may import everything, and nothing but the command line and the public entry imports them. */
 const compositionRoots = "^(models/auto|runtime/cli)/";
 
@@ -49,9 +52,19 @@ module.exports = {
     {
       name: "backends-see-the-contract",
       severity: "error",
-      comment: "backends import compiler/ir, the contracts (compiler/backend.ts, template.ts), the diagnostics and ffi.",
+      comment:
+        "backends import compiler/ir, the contracts (compiler/backend.ts, template.ts), the passes over Thread programs that a legalisation is made of, the diagnostics and ffi.",
       from: { path: "^backends/" },
-      to: { path: parts, pathNot: ["^backends/", "^compiler/ir/", "^compiler/(backend|template|diagnostics)\\.ts$", "^ffi/"] },
+      to: {
+        path: parts,
+        pathNot: [
+          "^backends/",
+          "^compiler/ir/",
+          "^compiler/(backend|template|diagnostics)\\.ts$",
+          "^compiler/lower/(unroll|vectorise)\\.ts$",
+          "^ffi/",
+        ],
+      },
     },
     {
       name: "backends-are-strangers",
@@ -74,6 +87,21 @@ module.exports = {
         "Files directly in runtime/ use no Node built-ins, so that they bundle for a browser. Node's side is in runtime/node, hub, drivers, text, cli.",
       from: { path: "^runtime/[^/]+\\.ts$" },
       to: { dependencyTypes: ["core"] },
+    },
+    {
+      name: "the-page-speaks-to-a-worker",
+      severity: "error",
+      comment:
+        "The page imports the runtime's core and its side of the worker; the worker's own code is a file of its own, loaded by its address.",
+      from: { path: page },
+      to: { path: parts, pathNot: [page, "^runtime/[^/]+\\.ts$", "^runtime/web/(client|protocol|worker)\\.ts$"] },
+    },
+    {
+      name: "the-page-is-nobodys-library",
+      severity: "error",
+      comment: "Nothing of the product needs the page, or what it is made with.",
+      from: { path: parts, pathNot: page },
+      to: { path: [page, "node_modules/(svelte|vite|@sveltejs)/"] },
     },
     {
       name: "ffi-stands-alone",
@@ -121,7 +149,7 @@ module.exports = {
       name: "product-does-not-import-dev-dependencies",
       severity: "error",
       comment: "What ships stands under dependencies.",
-      from: { path: parts },
+      from: { path: parts, pathNot: page },
       to: { dependencyTypes: ["npm-dev", "npm-no-pkg", "npm-unknown"], dependencyTypesNot: ["type-only"] },
     },
   ],

@@ -1,11 +1,14 @@
 import { defineConfig, globalIgnores } from "eslint/config";
+import svelte from "eslint-plugin-svelte";
 import tseslint from "typescript-eslint";
 
 export default defineConfig(
   globalIgnores(["dist/", "coverage/", ".cache/", "tests/**/fixtures/"]),
   tseslint.configs.strictTypeChecked,
+  svelte.configs.recommended,
+  svelte.configs.prettier,
   {
-    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    languageOptions: { parserOptions: { projectService: true, extraFileExtensions: [".svelte"], tsconfigRootDir: import.meta.dirname } },
     linterOptions: { reportUnusedDisableDirectives: "error" },
     rules: {
       eqeqeq: ["error", "always"],
@@ -31,6 +34,15 @@ export default defineConfig(
       "@typescript-eslint/no-generated-empty-object-type": "off",
       // A type parameter used once is how a shape error gets its text, and how a generic contract reads.
       "@typescript-eslint/no-unnecessary-type-parameters": "off",
+    },
+  },
+  {
+    files: ["**/*.svelte", "**/*.svelte.ts"],
+    languageOptions: { parserOptions: { parser: tseslint.parser } },
+    rules: {
+      // A prop that a component may change is declared with `let`, and its neighbours with it.
+      "prefer-const": "off",
+      "svelte/prefer-const": ["error", { destructuring: "all" }],
     },
   },
   {

@@ -41,16 +41,6 @@ const SOURCE: ReadonlySet<Node["op"]> = new Set(["input", "param", "state", "lit
 /** Rows up to which a GEMM is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
 export const GEMV_ROWS = 8;
 
-/**
- * Columns up to which a norm folds into a GEMV where a block has few rows of the weight: what each block reads for the norm is then less than a kernel of
- * its own costs. On an H200 folding is even at 2048 columns, and takes a third of the time at 4096.
- */
-const SHORT_ROW = 2048;
-const widthOf = (n: Node): number => {
-  const last = typeOf(n).shape.at(-1);
-  return typeof last === "number" ? last : Infinity;
-};
-
 const rowsOf = (n: Node): number => maxOf(elementCount(typeOf(n).shape.slice(0, -1)));
 
 /** Splits a graph into kernels. Every operation without a kernel or expression of its own has been decomposed before. */
@@ -82,8 +72,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   for (const n of order) {
     if ((n.op !== "rmsNorm" && n.op !== "gatedRmsNorm") || roots.has(n) || forced.has(n)) continue;
     const readers = usersOf(n);
-    const inReaders = readers.length > 0 && readers.every((u) => isLinear(u) && u.inputs[0] === n && rowsOf(u) <= GEMV_ROWS);
-    if (inReaders && (caps.panel > 0 || widthOf(n) <= SHORT_ROW)) prologues.add(n);
+    if (readers.length > 0 && readers.every((u) => isLinear(u) && u.inputs[0] === n && rowsOf(u) <= GEMV_ROWS)) prologues.add(n);
   }
 
   const owner = new Map<Node, Node>(); // pointwise node -> the anchor whose epilogue it belongs to

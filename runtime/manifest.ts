@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import type { BufferRef, IntExpr, Manifest, ProgramEntry, TensorEntry, WeightEntry } from "../compiler/artifact.ts";
 import { ARTIFACT_VERSION, elementBytes, evaluateIntExpr, isDType } from "../compiler/artifact.ts";
 import { shown, UserError } from "./errors.ts";

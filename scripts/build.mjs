@@ -16,8 +16,12 @@ export const sourceFolders = ["dsl", "compiler", "backends", "models", "runtime"
 /** Data files that travel into dist/ as they are. */
 const dataFile = /\.(json|safetensors)$/;
 
+/** The page is Vite's to build, into a folder of dist/ that belongs to it. */
+const page = /^runtime\/web\/page\//;
+const builtPage = /^web\//;
+
 /** @param {string} folder @returns {string[]} every file below, sorted */
-function walk(folder) {
+export function walk(folder) {
   /** @type {string[]} */
   const files = [];
   for (const entry of readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
@@ -38,7 +42,8 @@ function inputs(root) {
   const all = sourceFolders
     .filter((folder) => exists(join(root, folder)))
     .flatMap((folder) => walk(join(root, folder)))
-    .map((path) => relative(root, path).split(sep).join("/"));
+    .map((path) => relative(root, path).split(sep).join("/"))
+    .filter((path) => !page.test(path));
   return { code: all.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts")), data: all.filter((path) => dataFile.test(path)) };
 }
 
@@ -132,7 +137,7 @@ export async function ensureBuilt({ root = projectRoot, force = false, log = () 
     const declares = /\.d\.ts(\.map)?$/.exec(name);
     const source = declares ? name.slice(0, declares.index) + ".js" : name;
     const ofAnotherBuild = /\.\d+$/.test(name); // written a moment ago by writeWhole or place elsewhere
-    if (!wanted.has(source) && !ofAnotherBuild) rmSync(path, { force: true });
+    if (!wanted.has(source) && !ofAnotherBuild && !builtPage.test(name)) rmSync(path, { force: true });
   }
   writeWhole(stampFile, Buffer.from(stamp));
   log(`built ${String(files.code.length)} files in ${((performance.now() - started) / 1000).toFixed(1)} s`);

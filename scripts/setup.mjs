@@ -63,7 +63,7 @@ export function modulesAreCurrent(root = projectRoot) {
   });
 }
 
-function ensureModules() {
+export function ensureModules() {
   if (modulesAreCurrent()) return;
   say("installing node modules ...");
   const npm = process.env["npm_execpath"];

@@ -103,8 +103,8 @@ export function caps(device: string): Caps {
   };
 }
 
-/** Units of three sizes: the larger, the fewer operands are read for each product. A CPU reads them from its cache, and its compiler wants short kernels. */
-const unitsOf = (lanes: number): readonly MatrixUnit[] => (lanes < 16 ? [2] : [8, 4, 2]).map((edge) => fmaTile(lanes, edge, edge));
+/** Units of several sizes: the larger, the fewer operands are read for each product. A CPU reads them from its cache, and its compiler wants short kernels. */
+const unitsOf = (lanes: number): readonly MatrixUnit[] => (lanes < 16 ? [2, 1] : [8, 4, 2, 1]).map((edge) => fmaTile(lanes, edge, edge));
 
 /** Bytes of a buffer that one binding covers; a longer one is bound in several windows. */
 export function windowBytes(caps: Caps): number {

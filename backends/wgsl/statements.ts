@@ -96,7 +96,7 @@ function printStmt(s: Exclude<Stmt, LaneReduce>, b: Block, k: Kernel): void {
       const name = variableName(s.var.name);
       const inner = block(b, false, s.var);
       printBody(s.body, inner, k);
-      close(inner, loopHead(name, s.count, b, k));
+      close(inner, loopHead(name, s.count, b, k, inner.lines.length));
       return;
     }
     case "if": {

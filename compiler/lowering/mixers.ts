@@ -14,7 +14,7 @@ import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
 /** Queries up to this many a call are decoded. */
 export const DECODE_QUERIES = 4;
 /** More parts than this, and combining them costs what sharing saves; a part has at least so many keys. */
-const MOST_PARTS = 32;
+const MOST_PARTS = 16;
 const LEAST_KEYS = 64;
 
 /** Into how many parts the keys of a decoded query are cut, so that there is a block for every worker: 1 where batch and heads are enough. */

@@ -51,7 +51,7 @@ function configs(p: GemmProblem, caps: Caps): readonly GemvConfig[] | Reject {
   if (m * p.weights.length > 8) return { reject: `${m} rows of ${p.weights.length} weights do not fit in registers as dot products` };
   const wide = isVector(caps) ? 4 : Math.max(1, caps.vectorBytes / BYTES[p.weights[0]!.dtype]);
   // what few rows cost is reading them: all warps of a block share a row, so that there are many blocks and much is on its way in each
-  const groups = isVector(caps) ? 1 : largestShare(p.k / (caps.lanes * wide), Math.min(MOST_WARPS, caps.maxThreads / caps.lanes));
+  const groups = isVector(caps) ? 1 : shareOf(p.k / (caps.lanes * wide), Math.min(MOST_WARPS, caps.maxThreads / caps.lanes));
   const kc = Math.min(groups * caps.lanes * wide, roundUp(p.k, groups * caps.lanes));
   // `a` comes from a GPU's cache as fast as from shared memory
   const hold = isVector(caps) && 4 * m * roundUp(p.k, kc) <= caps.sharedBytes / 2 ? 1 : 0;
@@ -66,8 +66,14 @@ function configs(p: GemmProblem, caps: Caps): readonly GemvConfig[] | Reject {
 /** Warps of a block. With more, most of them wait for the sums of the others. */
 const MOST_WARPS = 8;
 
-/** The largest power of two that is at most `most` and that leaves each warp a vector of `steps`. */
-const largestShare = (steps: number, most: number): number => 2 ** Math.floor(Math.log2(Math.max(1, Math.min(steps, most))));
+/**
+ * The largest power of two that is at most `most` and leaves each warp a vector of `steps`; half of that where only then all have equally many, since the
+ * rest at the end is read under conditions.
+ */
+function shareOf(steps: number, most: number): number {
+  const largest = 2 ** Math.floor(Math.log2(Math.max(1, Math.min(steps, most))));
+  return largest > 1 && steps % largest !== 0 && steps % (largest / 2) === 0 ? largest / 2 : largest;
+}
 
 const distinct = (all: readonly GemvConfig[]): GemvConfig[] => all.filter((c, i) => all.findIndex((d) => d.per === c.per) === i);
 

@@ -3,12 +3,15 @@ import type { Manifest, ProgramEntry } from "../../compiler/artifact.ts";
 import { summarizeProfile } from "../../runtime/profile.ts";
 import type { KernelTime } from "../../runtime/profile.ts";
 import type { Session } from "../../runtime/session.ts";
+import { openCeilings } from "./bench-ceilings.ts";
+import type { Ceilings } from "./bench-ceilings.ts";
 import { openCausalLM } from "./model.ts";
 import type { BambaForCausalLM, LoadOptions } from "./model.ts";
 
 export interface BenchOptions {
   readonly load: LoadOptions;
-  readonly threads: readonly number[];
+  /** One run for each: threads of the processor; null for a device that has none. */
+  readonly threads: readonly (number | null)[];
   /** Tokens of the prompt, and of the answer. */
   readonly prefill: number;
   readonly decode: number;
@@ -18,13 +21,13 @@ export interface BenchOptions {
 }
 
 export interface BenchRun {
-  readonly threads: number;
+  readonly threads: number | null;
   readonly loadMilliseconds: number;
   readonly decode: {
     readonly tokensPerSecond: number;
     readonly bytesPerToken: number;
     readonly bytesPerSecond: number;
-    /** Of the read bandwidth of as many threads. */
+    /** Of the device's bandwidth, with as many threads. */
     readonly share: number;
   };
   readonly prefill: {
@@ -32,11 +35,11 @@ export interface BenchRun {
     readonly tokensPerSecond: number;
     readonly flopsPerToken: number;
     readonly flopsPerSecond: number;
-    /** Of the multiply-add rate of as many threads. */
+    /** Of the device's multiply-add rate, with as many threads. */
     readonly share: number;
   };
-  /** What the machine can do, measured in turn with the model: bytes read a second, and floating-point operations in f32. */
-  readonly ceiling: { readonly read: number; readonly flops: number };
+  /** What the device can do, measured in turn with the model, each a second: bytes read (copied, on a GPU), and floating-point operations in f32. */
+  readonly ceiling: { readonly bandwidth: number; readonly flops: number };
   readonly profile: { readonly decode: readonly KernelTime[]; readonly prefill: readonly KernelTime[] } | null;
 }
 
@@ -62,8 +65,8 @@ export async function benchModel(folder: string, options: BenchOptions): Promise
   let facts: Omit<BenchReport, "runs" | "peakBytes"> | undefined;
   let peakBytes = 0;
   for (const threads of options.threads) {
-    options.onRun?.(`${threads} ${threads === 1 ? "thread" : "threads"}`);
-    const model = await openCausalLM(folder, { ...options.load, threads });
+    options.onRun?.(threads === null ? (options.load.backend ?? "the device") : `${threads} ${threads === 1 ? "thread" : "threads"}`);
+    const model = await openCausalLM(folder, { ...options.load, ...(threads === null ? {} : { threads }) });
     try {
       const started = performance.now();
       const session = await model.session();
@@ -72,7 +75,8 @@ export async function benchModel(folder: string, options: BenchOptions): Promise
       facts ??= factsOf(model, manifest);
       const warm = await measure(session, options);
       if (peakBytes === 0) peakBytes = process.resourceUsage().maxRSS * 1024;
-      const best = await measureInTurn(session, threads, warm, options);
+      const ceilings = await openCeilings(model.backend, manifest.target.requires, threads);
+      const best = await measureInTurn(session, ceilings, warm, options).finally(() => ceilings.close());
       const profile = options.profile ? await profileOf(session, options) : null;
       // Of an embedding that is not the head too, a token reads a row.
       const lookup = model.config.tieWordEmbeddings ? [] : ["model.embed_tokens.weight"];
@@ -90,41 +94,35 @@ interface Rates {
   readonly decode: number;
 }
 
-async function measureInTurn(session: Session, threads: number, warm: Rates, options: BenchOptions): Promise<Rates & BenchRun["ceiling"]> {
-  const [{ cpu }, { openCeilings }] = await Promise.all([
-    import("../../runtime/drivers/cpu/device.ts"),
-    import("../../runtime/drivers/cpu/ceilings.ts"),
-  ]);
-  const device = await cpu.open({ threads });
-  const ceilings = await openCeilings(device);
-  try {
-    let [{ prefill, decode }, read, flops] = [warm, 0, 0];
-    for (let pass = 0; pass < options.repeat; pass += 1) {
-      for (let i = 0; i < 3; i += 1) {
-        read = Math.max(read, await ceilings.readBandwidth());
-        flops = Math.max(flops, await ceilings.fmaRate());
-      }
-      const rates = await measure(session, options);
-      prefill = Math.max(prefill, rates.prefill);
-      decode = Math.max(decode, rates.decode);
+async function measureInTurn(
+  session: Session,
+  ceilings: Ceilings,
+  warm: Rates,
+  options: BenchOptions,
+): Promise<Rates & BenchRun["ceiling"]> {
+  let [{ prefill, decode }, bandwidth, flops] = [warm, 0, 0];
+  for (let pass = 0; pass < options.repeat; pass += 1) {
+    for (let i = 0; i < 3; i += 1) {
+      bandwidth = Math.max(bandwidth, await ceilings.bandwidth());
+      flops = Math.max(flops, await ceilings.flops());
     }
-    return { prefill, decode, read: read * 1e9, flops: flops * 1e9 };
-  } finally {
-    ceilings.free();
-    await device.close();
+    const rates = await measure(session, options);
+    prefill = Math.max(prefill, rates.prefill);
+    decode = Math.max(decode, rates.decode);
   }
+  return { prefill, decode, bandwidth, flops };
 }
 
 function ratesOf(
-  { prefill, decode, read, flops }: Rates & BenchRun["ceiling"],
+  { prefill, decode, bandwidth, flops }: Rates & BenchRun["ceiling"],
   { bytesPerToken, flopsPerToken }: ReturnType<typeof costsOf>,
   tokens: number,
 ): Pick<BenchRun, "decode" | "prefill" | "ceiling"> {
   const [bytesPerSecond, flopsPerSecond] = [bytesPerToken * decode, flopsPerToken * prefill];
   return {
-    decode: { tokensPerSecond: decode, bytesPerToken, bytesPerSecond, share: bytesPerSecond / read },
+    decode: { tokensPerSecond: decode, bytesPerToken, bytesPerSecond, share: bytesPerSecond / bandwidth },
     prefill: { tokens, tokensPerSecond: prefill, flopsPerToken, flopsPerSecond, share: flopsPerSecond / flops },
-    ceiling: { read, flops },
+    ceiling: { bandwidth, flops },
   };
 }
 

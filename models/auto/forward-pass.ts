@@ -8,7 +8,7 @@ import type { Engine } from "./engine.ts";
 import { createForwardSession } from "./forward.ts";
 import type { ForwardSession } from "./forward.ts";
 import type { ModelPlan } from "./plan.ts";
-import { stack } from "./rows.ts";
+import { stack } from "../../runtime/text/stack.ts";
 
 type Rows = readonly ArrayLike<number>[];
 

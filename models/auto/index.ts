@@ -11,7 +11,7 @@ export type { ForwardResult, ForwardSession } from "./forward.ts";
 export type { Session, Snapshot } from "../../runtime/session.ts";
 export type { Saved, SaveOptions } from "./save.ts";
 
-export type { GenerateInput, GenerateOptions, GenerateResult } from "./generation.ts";
+export type { GenerateInput, GenerateOptions, GenerateResult } from "../../runtime/text/request.ts";
 export type { FinishReason } from "../../runtime/text/generate.ts";
 export type { PrefixAllowedTokensFn, SequenceBias } from "../../runtime/text/generation-options.ts";
 export type { LogitsProcessor, RowContext, StoppingCriterion } from "../../runtime/text/processor.ts";

@@ -1,7 +1,7 @@
 import type { Chat, ChatMessage, ChatOptions } from "../../runtime/text/chat-template.ts";
 import type { EncodingOptions } from "../../runtime/text/encoding.ts";
 import type { DecodeOptions, Tokenizer } from "../../runtime/text/tokenizer.ts";
-import type { GenerateOptions } from "./generation.ts";
+import type { GenerateOptions } from "../../runtime/text/request.ts";
 import type { BambaForCausalLM } from "./model.ts";
 
 /** What the pipeline uses of a model. */

@@ -3,7 +3,7 @@ import { shown, UserError } from "../../runtime/errors.ts";
 import type { Chat } from "../../runtime/text/chat-template.ts";
 import type { EncodingOptions } from "../../runtime/text/encoding.ts";
 import type { Tokenizer } from "../../runtime/text/tokenizer.ts";
-import type { GenerateOptions } from "./generation.ts";
+import type { GenerateOptions } from "../../runtime/text/request.ts";
 import type { PipelineInput, PipelineModel, TextGenerationOptions } from "./text-generation-options.ts";
 
 /** A prompt as the model gets it. */

@@ -4,15 +4,16 @@ import { formatBytes, formatCount, formatTime, significant } from "./terminal.ts
 
 const percent = (share: number): string => `${(share * 100).toFixed(0)} %`;
 
-const columns = [
-  "threads",
+/** A GPU has no threads to choose, and its bandwidth is that of copying. */
+const columnsFor = (gpu: boolean): readonly string[] => [
+  ...(gpu ? [] : ["threads"]),
   "decode tokens/s",
   "GB/s",
-  "machine reads",
+  gpu ? "GPU copies" : "machine reads",
   "share",
   "prefill tokens/s",
   "GFLOP/s",
-  "machine's FMA",
+  gpu ? "GPU's FMA" : "machine's FMA",
   "share ",
   "load",
 ];
@@ -20,16 +21,17 @@ const columns = [
 /** `culm bench` for people. */
 export function printBench(report: BenchReport): string {
   const { parameters, dtype, target, checkpointBytes, peakBytes, compile, launches, runs } = report;
+  const columns = columnsFor(runs.every(({ threads }) => threads === null));
   const lines = [
     heading(`${formatCount(parameters)} parameters in ${dtype}, on ${target.backend} ${target.caps}`),
     `  ${compile.cached ? "compiled earlier, read" : "compiled"} in ${formatTime(compile.milliseconds)}; launches a token ${launches.decode}, a prompt ${launches.prefill}\n\n`,
     table(
       columns,
       runs.map(({ threads, decode, prefill, ceiling, loadMilliseconds }) => [
-        threads,
+        ...(threads === null ? [] : [threads]),
         significant(decode.tokensPerSecond),
         significant(decode.bytesPerSecond / 1e9),
-        significant(ceiling.read / 1e9),
+        significant(ceiling.bandwidth / 1e9),
         percent(decode.share),
         significant(prefill.tokensPerSecond),
         significant(prefill.flopsPerSecond / 1e9),
@@ -48,7 +50,9 @@ export function printBench(report: BenchReport): string {
       const total = kernels.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
       lines.push(
         "\n",
-        heading(`${program}, ${threads} ${threads === 1 ? "thread" : "threads"}: ${formatTime(total)}, each kernel timed by itself`),
+        heading(
+          `${program}${threads === null ? "" : `, ${threads} ${threads === 1 ? "thread" : "threads"}`}: ${formatTime(total)}, each kernel timed by itself`,
+        ),
         table(
           ["operation", "kernel", "launches", "time", "share", "GB/s", "GFLOP/s"],
           kernels.map(({ label, kernel, launches: count, milliseconds, share, gigabytesPerSecond, gigaflopsPerSecond }) => [

@@ -24,9 +24,11 @@ Examples:
   $ culm bench --model DIR                                              tokens a second, beside what this machine can do
   $ culm bench --config tests/bench/configs/bamba-1b.json --dtype bf16  a model of random weights, in a temporary folder
   $ culm bench --model DIR --threads 1,2 --profile                      time of each kernel, with one thread and with two
+  $ culm bench --model DIR --backend webgpu --profile                   on the GPU
 
 Everything is measured in the same run: decoding one token after the other against the rate at which this machine reads
-memory (each token reads all weights once), and prefill against its rate of multiplications and additions in f32.`;
+memory (each token reads all weights once), and prefill against its rate of multiplications and additions in f32.
+With --backend webgpu the same of the GPU, whose memory is measured by copying.`;
 
 export function defineBench(program: Command, terminal: Terminal, run: Run): Command {
   const command = program
@@ -62,7 +64,7 @@ async function bench(flags: Flags, terminal: Terminal): Promise<undefined> {
     const { options, stop } = loadOptions(rest, terminal);
     const report: BenchReport = await benchModel(folder, {
       load: { ...options, maxLength: flags.maxLength ?? Math.max(1024, flags.prefill + flags.decode + 1) },
-      threads: threads ?? [availableParallelism()],
+      threads: threads ?? [options.backend === "webgpu" ? null : availableParallelism()],
       prefill: flags.prefill,
       decode: flags.decode,
       repeat: flags.repeat,

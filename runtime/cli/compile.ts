@@ -1,15 +1,13 @@
 import type { Command } from "commander";
 import { UserError } from "../errors.ts";
 import type { Run } from "./generate.ts";
-import { addModelFlags, loadOptions, modelDescription, wholeNumber } from "./options.ts";
-import type { ModelFlags } from "./options.ts";
+import { addModelFlags, loadOptions, modelDescription, nameList, wholeNumber } from "./options.ts";
+import type { WebFlags } from "./compile-web.ts";
 import { formatBytes, formatTime } from "./terminal.ts";
 import type { Terminal } from "./terminal.ts";
 
-interface Flags extends ModelFlags {
-  readonly model: string;
-  readonly out: string;
-  readonly batch?: number;
+interface Flags extends WebFlags {
+  readonly web?: boolean;
 }
 
 const examples = `
@@ -19,6 +17,7 @@ Examples:
   $ culm compile --model DIR --out model.culm --target llvm:x86-64-avx2   for another machine than this one
   $ culm compile --model DIR --out model.culm --target wgsl               for every GPU with WebGPU, in Node or a browser
   $ culm compile --model DIR --out model.culm --target wgsl:large-sg32    for GPUs with subgroups of 32 lanes
+  $ culm compile --model DIR --web --out site/model                       for a page: a folder that any static server serves
 
 The artifact is a folder: manifest.json (programs, kernels, memory), kernels.bin and literals.bin. The weights stay in
 their checkpoint and are packed when they are loaded. \`culm inspect --artifact model.culm\` shows what is in it.`;
@@ -29,7 +28,9 @@ export function defineCompile(program: Command, terminal: Terminal, run: Run): C
     .description("compile a model to a folder of kernels")
     .requiredOption("--model <model>", modelDescription)
     .requiredOption("--out <dir>", "folder to write, by custom called something.culm")
-    .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber);
+    .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber)
+    .option("--web", "for a page: WebGPU kernels in several variants, weights and tokenizer, in a folder that any static server serves")
+    .option("--variants <names>", "with --web: targets of wgsl, best first (default: large-sg32,large,base)", nameList);
   addModelFlags(command);
   return command
     .option("--json", "print one JSON object about the result")
@@ -38,6 +39,8 @@ export function defineCompile(program: Command, terminal: Terminal, run: Run): C
 }
 
 async function compile(flags: Flags, terminal: Terminal): Promise<undefined> {
+  if (flags.web === true) return (await import("./compile-web.ts")).compileWeb(flags, terminal);
+  if (flags.variants !== undefined) throw new UserError("--variants goes with --web");
   if (flags.backend === "interpret")
     throw new UserError("the interpreter compiles nothing", { hint: "leave out --backend, or give --backend llvm" });
   const [{ compileFolder, modelName }, { writeArtifact }] = await Promise.all([

@@ -1,8 +1,9 @@
-import { randomBytes } from "node:crypto";
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import type { Manifest } from "../../compiler/artifact.ts";
+import { UserError } from "../errors.ts";
 import { ArtifactError, parseManifest } from "../manifest.ts";
+import { writeFolder } from "./folder.ts";
 
 /** A compiled model: what the compiler gives and the runtime takes. */
 export interface Artifact {
@@ -17,37 +18,24 @@ const files = { manifest: "manifest.json", kernels: "kernels.bin", literals: "li
 /**
  * Writes an artifact as a folder. It appears under its name only when it is complete: it is written beside it under another name and renamed.
  * A folder of that name that is an artifact is replaced; anything else there is left alone.
- * @throws ArtifactError when there is something else under that name, or the file system refuses.
+ * @throws UserError when there is something else under that name, or the file system refuses.
  */
 export async function writeArtifact(folder: string, { manifest, kernels, literals }: Artifact): Promise<void> {
-  const target = resolve(folder);
-  const temporary = `${target}.${randomBytes(6).toString("hex")}.tmp`;
   try {
-    await mkdir(dirname(target), { recursive: true });
-    await mkdir(temporary);
-    await writeFile(join(temporary, files.kernels), kernels);
-    await writeFile(join(temporary, files.literals), literals);
-    await writeFile(join(temporary, files.manifest), `${JSON.stringify(manifest)}\n`);
-    await replace(temporary, target);
+    await writeFolder(folder, files.manifest, "an artifact", (temporary) => writeArtifactFiles(temporary, { manifest, kernels, literals }));
   } catch (cause) {
-    await rm(temporary, { recursive: true, force: true });
-    if (cause instanceof ArtifactError) throw cause;
+    if (cause instanceof UserError) throw cause;
     throw new ArtifactError(`${folder}: the artifact cannot be written (${cause instanceof Error ? cause.message : String(cause)})`, {
       cause,
     });
   }
 }
 
-async function replace(temporary: string, target: string): Promise<void> {
-  const present = await stat(target).catch(() => undefined);
-  if (present === undefined) return rename(temporary, target);
-  if (!(await stat(join(target, files.manifest)).catch(() => undefined))?.isFile())
-    throw new ArtifactError(`${target}: exists already and is not an artifact`, { hint: "give another name, or remove it" });
-  // A folder cannot be renamed over a folder that is not empty, so the old one steps aside; whoever has its files open keeps them.
-  const old = `${temporary}.old`;
-  await rename(target, old);
-  await rename(temporary, target);
-  await rm(old, { recursive: true, force: true });
+/** Writes an artifact's files into a folder that is there. */
+export async function writeArtifactFiles(folder: string, { manifest, kernels, literals }: Artifact): Promise<void> {
+  await writeFile(join(folder, files.kernels), kernels);
+  await writeFile(join(folder, files.literals), literals);
+  await writeFile(join(folder, files.manifest), `${JSON.stringify(manifest)}\n`);
 }
 
 /**

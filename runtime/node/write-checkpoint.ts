@@ -114,21 +114,36 @@ export async function writeShards(
   for (const { file, tensors } of shards) {
     // Within a file as the format's own writer orders them, by name.
     const ordered = fileOrder(tensors.toSorted((a, b) => byName([a.name, ""], [b.name, ""])));
-    const writer = createSafetensors(staged.path(file), ordered, { format: "pt" }, file);
-    try {
-      for (const tensor of ordered) {
-        for await (const piece of castTensor(source, tensor)) {
-          writer.write(piece);
-          done += piece.length;
-          onProgress(done, total);
-          // Reading and writing never wait; Ctrl-C and the progress bar need a turn of their own.
-          await setImmediate();
-        }
-        writer.next();
+    await writeTensors(staged.path(file), file, ordered, source, (bytes) => onProgress((done += bytes), total));
+  }
+}
+
+/**
+ * Writes one file, which must not be there, tensor by tensor in the order given, cast to the dtype that each asks for.
+ * @param path where to, and `file` what it is going to be called, for messages
+ * @param source as of writeShards
+ * @param onPiece called with the bytes written since the last call; what it throws ends the writing
+ */
+export async function writeTensors(
+  path: string,
+  file: string,
+  tensors: readonly TensorSpec[],
+  source: WeightSource,
+  onPiece: (bytes: number) => void,
+): Promise<void> {
+  const writer = createSafetensors(path, tensors, { format: "pt" }, file);
+  try {
+    for (const tensor of tensors) {
+      for await (const piece of castTensor(source, tensor)) {
+        writer.write(piece);
+        onPiece(piece.length);
+        // Reading and writing never wait; Ctrl-C and the progress bar need a turn of their own.
+        await setImmediate();
       }
-    } finally {
-      writer.close();
+      writer.next();
     }
+  } finally {
+    writer.close();
   }
 }
 

@@ -22,6 +22,12 @@ export const AutoTokenizer = {
 
 /** As AutoTokenizer.fromPretrained from a folder, at once. */
 export function loadTokenizer(folder: string): Tokenizer {
+  const { tokenizer, config, file } = readTokenizerFiles(folder);
+  return new Tokenizer(tokenizer, config, file);
+}
+
+/** What a tokenizer of a folder is made of: tokenizer.json, and tokenizer_config.json with the chat templates of all files. @throws UserError as loadTokenizer */
+export function readTokenizerFiles(folder: string): { readonly tokenizer: Json; readonly config: Json; readonly file: string } {
   const file = join(folder, "tokenizer.json");
   const tokenizer = readJson(file);
   if (tokenizer === undefined) {
@@ -31,7 +37,7 @@ export function loadTokenizer(folder: string): Tokenizer {
   }
   const config = readJson(join(folder, "tokenizer_config.json")) ?? readJson(join(folder, "special_tokens_map.json")) ?? {};
   const chat = readChatTemplates(folder, config["chat_template"]);
-  return new Tokenizer(tokenizer, chat === null ? config : { ...config, chat_template: asList(chat) }, file);
+  return { tokenizer, config: chat === null ? config : { ...config, chat_template: asList(chat) }, file };
 }
 
 /**

@@ -54,6 +54,9 @@ describe("the rules catch what they are for", () => {
     "backends/c-like.ts": ["compiler/ir/graph.ts", "ffi/llvm.ts"],
     "runtime/session.ts": ["compiler/artifact.ts", "compiler/fuse.ts", "package node:fs", "models/auto/index.ts"],
     "runtime/drivers/cpu.ts": ["ffi/llvm.ts", "package node:fs", "package typescript"],
+    "runtime/web/client.ts": ["runtime/web/page/main.ts"],
+    "runtime/web/open.ts": [],
+    "runtime/web/page/main.ts": ["package svelte", "runtime/web/client.ts", "runtime/web/open.ts"],
     "runtime/hub/resolve.ts": ["package @huggingface/hub"],
     "runtime/text/tokenizer.ts": ["package @huggingface/hub"],
     "runtime/cli/main.ts": ["models/auto/index.ts", "compiler/fuse.ts", "backends/llvm/print.ts"],
@@ -72,14 +75,14 @@ describe("the rules catch what they are for", () => {
       `${lines.join("\n")}\nexport default [${imports.flatMap((l, i) => (l.startsWith("type") ? [] : `x${String(i)}`)).join()}];`,
     );
   }
-  for (const name of ["koffi", "@huggingface/hub", "typescript"]) {
+  for (const name of ["koffi", "@huggingface/hub", "typescript", "svelte"]) {
     mkdirSync(join(root, "node_modules", name), { recursive: true });
     writeFileSync(join(root, "node_modules", name, "package.json"), JSON.stringify({ name, main: "index.js" }));
     writeFileSync(join(root, "node_modules", name, "index.js"), "");
   }
   writeFileSync(
     join(root, "package.json"),
-    JSON.stringify({ dependencies: { koffi: "*", "@huggingface/hub": "*" }, devDependencies: { typescript: "*" } }),
+    JSON.stringify({ dependencies: { koffi: "*", "@huggingface/hub": "*" }, devDependencies: { typescript: "*", svelte: "*" } }),
   );
   writeFileSync(join(root, "tsconfig.json"), "{}");
   const found = cruise(root);
@@ -97,6 +100,8 @@ describe("the rules catch what they are for", () => {
     "backends-are-strangers: backends/llvm/print.ts -> backends/cuda/print.ts",
     "runtime-sees-only-artifacts: runtime/session.ts -> compiler/fuse.ts",
     "runtime-core-runs-in-a-page: runtime/session.ts -> fs",
+    "the-page-speaks-to-a-worker: runtime/web/page/main.ts -> runtime/web/open.ts",
+    "the-page-is-nobodys-library: runtime/web/client.ts -> runtime/web/page/main.ts",
     "ffi-stands-alone: ffi/llvm.ts -> compiler/ir/graph.ts",
     "ffi-is-for-toolchains-and-drivers: backends/c-like.ts -> ffi/llvm.ts",
     "koffi-is-behind-ffi: backends/cuda/print.ts -> node_modules/koffi/index.js",
@@ -121,6 +126,8 @@ describe("the rules catch what they are for", () => {
       "runtime/drivers/cpu.ts -> fs",
       "ffi/llvm.ts -> node_modules/koffi/index.js",
       "runtime/hub/resolve.ts -> node_modules/@huggingface/hub/index.js",
+      "runtime/web/page/main.ts -> node_modules/svelte/index.js",
+      "runtime/web/page/main.ts -> runtime/web/client.ts",
       "models/auto/index.ts -> compiler/fuse.ts",
       "runtime/cli/main.ts -> models/auto/index.ts",
     ];

@@ -1,4 +1,4 @@
-import { createReadStream, statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -10,7 +10,7 @@ export type Fault = (path: string, request: IncomingMessage, response: ServerRes
 export interface StaticServer {
   /** http://127.0.0.1:port */
   readonly origin: string;
-  /** Path and status of every request, in order. */
+  /** Every request, in order. */
   readonly log: { readonly path: string; readonly range: string | undefined }[];
   fault: Fault;
   close(): Promise<void>;
@@ -24,45 +24,18 @@ const types: Readonly<Record<string, string>> = {
   ".svg": "image/svg+xml",
 };
 
-/** Serves folders by the prefixes of their paths, the longest first, with byte ranges: what any static web server does. */
+/** Serves folders by the beginnings of their paths, the longest first, with byte ranges: what any static web server does. */
 export async function serveFolders(folders: Readonly<Record<string, string>>): Promise<StaticServer> {
   const prefixes = Object.keys(folders).sort((a, b) => b.length - a.length);
   const http = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url ?? "/", "http://x").pathname);
-    const { range } = request.headers;
-    server.log.push({ path, range });
-    if (!server.fault(path, request, response)) answer(path, range, response);
+    server.log.push({ path, range: request.headers.range });
+    if (server.fault(path, request, response)) return;
+    const prefix = prefixes.find((start) => path.startsWith(start)) ?? "";
+    const file = join(folders[prefix] ?? "", normalize(`/${path.slice(prefix.length)}${path.endsWith("/") ? "index.html" : ""}`));
+    if (prefix !== "" && statSync(file, { throwIfNoEntry: false })?.isFile() === true) send(file, readFileSync(file), request, response);
+    else response.writeHead(404).end();
   });
-
-  function answer(path: string, range: string | undefined, response: ServerResponse): void {
-    const prefix = prefixes.find((start) => path.startsWith(start));
-    const file = prefix === undefined ? "" : join(folders[prefix]!, normalize(`/${path.slice(prefix.length)}`));
-    const found = statSync(path.endsWith("/") ? join(file, "index.html") : file, { throwIfNoEntry: false });
-    if (found?.isFile() !== true) {
-      response.writeHead(404).end();
-      return;
-    }
-    const whole = path.endsWith("/") ? join(file, "index.html") : file;
-    const type = types[extname(whole)] ?? "application/octet-stream";
-    const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(range ?? "") ?? [];
-    if (first === undefined) {
-      response.writeHead(200, { "content-type": type, "content-length": found.size, "accept-ranges": "bytes" });
-      createReadStream(whole).pipe(response);
-      return;
-    }
-    const [start, end] = [Number(first), Math.min(Number(last), found.size - 1)];
-    if (start > end) {
-      response.writeHead(416, { "content-range": `bytes */${found.size}` }).end();
-      return;
-    }
-    response.writeHead(206, {
-      "content-type": type,
-      "content-length": end - start + 1,
-      "content-range": `bytes ${start}-${end}/${found.size}`,
-    });
-    createReadStream(whole, { start, end }).pipe(response);
-  }
-
   const server: StaticServer = {
     origin: await new Promise((done) =>
       http.listen(0, "127.0.0.1", () => done(`http://127.0.0.1:${(http.address() as AddressInfo).port}`)),
@@ -75,4 +48,30 @@ export async function serveFolders(folders: Readonly<Record<string, string>>): P
     },
   };
   return server;
+}
+
+/** Serves other contents for some paths. */
+export function replacing(files: Readonly<Record<string, Buffer | string>>): Fault {
+  return (path, request, response) => {
+    const body = files[path];
+    if (body === undefined) return false;
+    send(path, Buffer.from(body), request, response);
+    return true;
+  };
+}
+
+function send(path: string, body: Buffer, request: IncomingMessage, response: ServerResponse): void {
+  const type = { "content-type": types[extname(path)] ?? "application/octet-stream" };
+  const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "") ?? [];
+  if (first === undefined) {
+    response.writeHead(200, { ...type, "content-length": body.length }).end(body);
+    return;
+  }
+  const part = body.subarray(Number(first), Number(last) + 1);
+  if (part.length === 0) {
+    response.writeHead(416, { "content-range": `bytes */${body.length}` }).end();
+    return;
+  }
+  const contentRange = `bytes ${first}-${Number(first) + part.length - 1}/${body.length}`;
+  response.writeHead(206, { ...type, "content-length": part.length, "content-range": contentRange }).end(part);
 }

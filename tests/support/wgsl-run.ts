@@ -145,7 +145,7 @@ export class Runner {
       const parts = Array.from({ length: windows }, (_, w) => {
         const bytes = padded.subarray(w * this.window, w === windows - 1 ? padded.length : (w + 1) * this.window);
         const b = make(Math.max(16, bytes.length), GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST);
-        device.queue.writeBuffer(b, 0, bytes as Uint8Array<ArrayBuffer>);
+        device.queue.writeBuffer(b, 0, bytes);
         return { b, bytes };
       });
       return { name, data, access, parts, length: padded.length };

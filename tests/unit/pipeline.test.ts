@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { GenerateInput, GenerateOptions } from "../../models/auto/generation.ts";
+import type { GenerateInput, GenerateOptions } from "../../runtime/text/request.ts";
 import { textGenerationPipeline } from "../../models/auto/text-generation.ts";
 import type { PipelineModel, TextGenerationOptions } from "../../models/auto/text-generation-options.ts";
 import { loadTokenizer } from "../../runtime/text/auto-tokenizer.ts";

@@ -21,9 +21,9 @@ const THREADS = 256;
 const READS = 4;
 /** Independent multiply-adds that a thread has under way at a time: enough to hide their latency. */
 const CHAINS = 16;
-const ROUNDS = 1024;
+const ROUNDS = 512;
 /** Blocks of the arithmetic kernel: some dozens for each core of a large GPU. */
-const FMA_BLOCKS = 8192;
+const FMA_BLOCKS = 4096;
 /** Blocks along x; the others along y, since an axis has up to 65535. */
 const ROW = 32768;
 

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import * as z from "zod";
 import { UserError } from "../../errors.ts";
 
 /** What backends/wgsl/toolchain.ts writes: sources, and how their parameters are bound. */

@@ -6,7 +6,8 @@ export interface Advice {
 
 /** Where WebGPU is to be had, by browser (https://github.com/gpuweb/gpuweb/wiki/Implementation-Status). */
 const BROWSERS: readonly (Advice & { readonly agent: RegExp })[] = [
-  // Edge and Opera call themselves Chrome too, and Chrome calls itself Safari: the first that fits is meant.
+  // Edge calls itself Chrome too, and Chrome calls itself Safari: the first that fits is meant. On iOS all of them are Safari, and none of them
+  // says what the first two are known by.
   {
     browser: "Firefox",
     agent: /Firefox\//,
@@ -15,7 +16,7 @@ const BROWSERS: readonly (Advice & { readonly agent: RegExp })[] = [
   },
   {
     browser: "Chrome and Edge",
-    agent: /Chrome\/|CriOS\//,
+    agent: /Chrome\//,
     steps:
       "It is there from version 113 on Windows, macOS and ChromeOS, and 121 on Android. If yours is newer, switch on graphics acceleration in Settings, System. On Linux open chrome://flags, enable “Unsafe WebGPU Support” and “Vulkan”, and start the browser again.",
   },

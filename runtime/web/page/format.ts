@@ -11,10 +11,10 @@ export function formatShare(share: number): string {
   return `${percent >= 10 || percent === 0 ? percent.toFixed(0) : percent.toFixed(1)} %`;
 }
 
-/** A limit of the adapter: sizes in binary units where they are even, as the specification states them. */
+/** A limit of the adapter: sizes in binary units, as the specification states them. */
 export function formatLimit(name: string, value: number): string {
   if (!/Size$/.test(name)) return value.toLocaleString("en");
-  for (const [unit, size] of binaryUnits) if (value >= size) return `${Number((value / size).toFixed(value % size === 0 ? 0 : 2))} ${unit}`;
+  for (const [unit, size] of binaryUnits) if (value >= size) return `${Number((value / size).toFixed(2))} ${unit}`;
   return `${value} B`;
 }
 
@@ -31,4 +31,9 @@ export function limitName(name: string): string {
     .replaceAll(/(?<=[a-z])([A-Z])/g, " $1")
     .toLowerCase()
     .trim();
+}
+
+/** A message as a sentence begins; a name of a file or a field stays as it is. */
+export function sentence(message: string): string {
+  return /^[a-z]+[ ,]/.test(message) ? message[0]!.toUpperCase() + message.slice(1) : message;
 }

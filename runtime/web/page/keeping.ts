@@ -6,7 +6,10 @@ const key = "culm";
 /** What a link says, in the part of the address that no server sees; else what this browser kept. */
 export function load(): Kept {
   const fragment = location.hash.slice(1);
-  return read(fragment !== "" ? fragment : (stored() ?? ""));
+  if (fragment === "") return read(stored() ?? "");
+  // From here on this browser's store is the one that counts: what is changed now survives a reload.
+  history.replaceState(null, "", location.pathname + location.search);
+  return read(fragment);
 }
 
 function stored(): string | null {

@@ -9,10 +9,11 @@ import type { ModelFacts, Profile, Progress } from "../protocol.ts";
 export function mockConnector(params: URLSearchParams): (options: ClientOptions) => ModelClient {
   const mode = params.get("mock");
   return ({ onLost, onNote }) => {
-    let stopped = false;
+    let stop = new AbortController();
+    const stopped = (): boolean => stop.signal.aborted;
     let opened = 0;
     const load = async (onProgress?: (progress: Progress) => void): Promise<ModelFacts> => {
-      stopped = false;
+      stop = new AbortController();
       opened += 1;
       const total = 14_900_000;
       const report = (stage: Progress["stage"], part: number): void =>
@@ -30,7 +31,7 @@ export function mockConnector(params: URLSearchParams): (options: ClientOptions)
         });
       const steps = mode === "slow" ? 400 : 6;
       for (let i = 0; i <= steps; i++) {
-        if (stopped) throw new ModelError({ kind: "aborted", message: "stopped" });
+        if (stopped()) throw new ModelError({ kind: "aborted", message: "stopped" });
         report("weights", 0.02 + (0.98 * i) / steps);
         await pause(mode === "slow" ? 100 : 20);
       }
@@ -41,7 +42,7 @@ export function mockConnector(params: URLSearchParams): (options: ClientOptions)
       open: (_url, handlers) => load(handlers?.onProgress),
       reopen: (handlers) => load(handlers?.onProgress),
       async generate(_prompt, settings, handlers) {
-        stopped = false;
+        stop = new AbortController();
         const most = settings?.maxNewTokens ?? 64;
         const words = Array.from({ length: most }, (_, i) => story[i % story.length]!);
         const started = performance.now();
@@ -50,7 +51,7 @@ export function mockConnector(params: URLSearchParams): (options: ClientOptions)
         let count = 0;
         let tokensPerSecond = 0;
         for (const text of words) {
-          if (stopped) break;
+          if (stopped()) break;
           count += 1;
           tokensPerSecond = count < 2 ? 0 : ((count - 1) * 1000) / (performance.now() - started - first);
           handlers?.onToken?.({ text, count, first, tokensPerSecond });
@@ -60,12 +61,12 @@ export function mockConnector(params: URLSearchParams): (options: ClientOptions)
           }
           await pause(12);
         }
-        const reason = stopped ? "aborted" : "length";
+        const reason = stopped() ? "aborted" : "length";
         const figures = { promptTokens: 6, newTokens: count, first, total: performance.now() - started, tokensPerSecond };
         return { reason, rest: "", ids: [], seed: settings?.seed === undefined ? 4711 : Number(settings.seed), warnings: [], ...figures };
       },
       stop() {
-        stopped = true;
+        stop.abort();
       },
       async profile() {
         await pause(300);
@@ -88,8 +89,10 @@ const story =
 const facts: ModelFacts = {
   name: "bamba-tiny",
   adapter: {
+    name: "intel xe-2lpg",
     vendor: "intel",
     architecture: "xe-2lpg",
+    device: "",
     description: "",
     features: ["shader-f16", "subgroups", "timestamp-query", "depth32float-stencil8", "texture-compression-bc"],
     limits: {
@@ -100,7 +103,8 @@ const facts: ModelFacts = {
       maxStorageBuffersPerShaderStage: 16,
       maxComputeWorkgroupsPerDimension: 65535,
     },
-    subgroups: { min: 16, max: 32 },
+    subgroupMinSize: 16,
+    subgroupMaxSize: 32,
   },
   caps: "large-sg32-f16",
   requires: {

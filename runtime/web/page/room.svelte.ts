@@ -7,8 +7,8 @@ import type { Happening, State, Task } from "./state.ts";
 /** A model and what happens to it, as the components see it. Nothing is asked of the model while something else runs. */
 export interface Room {
   readonly state: State;
+  /** Also after the device was lost. */
   open(): Promise<void>;
-  reopen(): Promise<void>;
   write(prompt: string, settings: Settings): Promise<void>;
   measure(): Promise<void>;
   stop(): void;
@@ -49,11 +49,6 @@ export function createRoom(url: string, connect: (options: ClientOptions) => Mod
       if (state.task !== null) return;
       tell({ type: "began", task: "open" });
       await run("open", async (model) => ({ type: "ready", model: await model.open(url, { onProgress }) }));
-    },
-    async reopen() {
-      if (state.task !== null) return;
-      tell({ type: "began", task: "reopen" });
-      await run("reopen", async (model) => ({ type: "ready", model: await model.reopen({ onProgress }) }));
     },
     async write(prompt, settings) {
       if (!canWrite(state)) return;

@@ -4,7 +4,7 @@ import { breakDown } from "./kernels.ts";
 import type { Breakdown } from "./kernels.ts";
 
 /** What can be asked of the model, and be asked again when it failed. */
-export type Task = "open" | "reopen" | "write" | "measure";
+export type Task = "open" | "write" | "measure";
 
 /** A text: what it goes on from, and what the model wrote. */
 export interface Written {
@@ -32,7 +32,7 @@ export interface State {
 }
 
 export type Happening =
-  | { readonly type: "began"; readonly task: "open" | "reopen" | "measure" }
+  | { readonly type: "began"; readonly task: "open" | "measure" }
   | { readonly type: "began"; readonly task: "write"; readonly prompt: string }
   | { readonly type: "stopping" }
   | { readonly type: "progress"; readonly progress: Progress }
@@ -96,7 +96,7 @@ export function after(state: State, event: Happening): State {
 
 function lost(state: State, failure: Failure): State {
   const known = state.failed?.failure.kind === "lost" ? state.failed.failure : failure;
-  return { ...state, ...idle, model: null, failed: { task: "reopen", failure: known } };
+  return { ...state, ...idle, model: null, failed: { task: "open", failure: known } };
 }
 
 /** Whether the model can be asked to write. */
@@ -122,7 +122,6 @@ export function statusOf({ task, stopping, progress, model, written, failed }: S
   if (stopping) return "Stopping";
   switch (task) {
     case "open":
-    case "reopen":
       return progress === null ? "Starting" : stages[progress.stage];
     case "write":
       return written?.token ? "Writing" : "Reading the prompt";

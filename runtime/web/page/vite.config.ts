@@ -29,7 +29,7 @@ export default defineConfig({
   root: import.meta.dirname,
   // Relative addresses: the page works in any folder of any static server.
   base: "./",
-  plugins: [svelte(), contentPolicy],
+  plugins: [svelte({ configFile: false, compilerOptions: { runes: true } }), contentPolicy],
   worker: { format: "es" },
   build: {
     outDir: "../../../dist/web",

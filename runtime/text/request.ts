@@ -1,18 +1,22 @@
-import { UserError } from "../../runtime/errors.ts";
-import type { Session } from "../../runtime/session.ts";
-import { generateTokens } from "../../runtime/text/generate.ts";
-import type { Generated } from "../../runtime/text/generate.ts";
-import { resolveGeneration, resolveSeeds } from "../../runtime/text/generation-config.ts";
-import type { GenerationFile, GenerationOptions, ResolvedGeneration } from "../../runtime/text/generation-config.ts";
-import type { Step } from "../../runtime/text/loop.ts";
-import { buildProcessors } from "../../runtime/text/processors/chain.ts";
-import type { LoopSettings } from "../../runtime/text/settings.ts";
-import { buildStopping } from "../../runtime/text/stopping.ts";
-import { startStreamer } from "../../runtime/text/streamer.ts";
-import type { Decoder, Streamer } from "../../runtime/text/streamer.ts";
-import type { Prompts } from "../../runtime/text/token-rows.ts";
-import type { BambaConfig } from "../bamba/config.ts";
-import { stack } from "./rows.ts";
+import { UserError } from "../errors.ts";
+import type { Session } from "../session.ts";
+import { generateTokens } from "./generate.ts";
+import type { Generated } from "./generate.ts";
+import { resolveGeneration, resolveSeeds } from "./generation-config.ts";
+import type { GenerationFile, GenerationOptions, ModelDefaults, ResolvedGeneration } from "./generation-config.ts";
+import type { Step } from "./loop.ts";
+import { buildProcessors } from "./processors/chain.ts";
+import type { LoopSettings } from "./settings.ts";
+import { stack } from "./stack.ts";
+import { buildStopping } from "./stopping.ts";
+import { startStreamer } from "./streamer.ts";
+import type { Decoder, Streamer } from "./streamer.ts";
+import type { Prompts } from "./token-rows.ts";
+
+/** What a generation needs to know of the model; a BambaConfig has these fields. */
+export interface TextModel extends ModelDefaults {
+  readonly vocabSize: number;
+}
 
 /** Token ids: one prompt, several of one length, or [rows, length] with a mask for the padding. An empty prompt is the beginning of a text. */
 export type GenerateInput =
@@ -56,7 +60,7 @@ export function prepareGeneration(
   input: GenerateInput,
   options: GenerateOptions,
   file: GenerationFile | undefined,
-  config: BambaConfig,
+  config: TextModel,
 ): GenerationRequest {
   const given = promptsOf(input, options.bosTokenId ?? file?.options.bosTokenId ?? config.bosTokenId);
   const resolved = resolveGeneration(options, file, config, given.ids.length / given.rows);

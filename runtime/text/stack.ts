@@ -1,4 +1,4 @@
-import { UserError } from "../../runtime/errors.ts";
+import { UserError } from "../errors.ts";
 
 /** Rows of one length as one array. @throws UserError for rows of different lengths, and for what is no whole number. */
 export function stack(rows: readonly ArrayLike<number>[], what: string): Int32Array {
