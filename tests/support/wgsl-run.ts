@@ -88,7 +88,7 @@ const BEYOND = 0xa5;
 
 /** Runs programs on a device, on copies of host memory; throws what the device or its compiler finds wrong. */
 export class Runner {
-  private readonly device: GPUDevice;
+  readonly device: GPUDevice;
   private readonly caps: Caps;
   private readonly window: number;
   private readonly ready = new Map<string, Promise<Ready>>();
@@ -178,9 +178,7 @@ export class Runner {
     device.queue.submit([encoder.finish()]);
     const failed = await device.popErrorScope();
     if (failed) throw new Error(`${program.name}: ${failed.message}`);
-    const t0 = performance.now();
     await back.mapAsync(GPUMapMode.READ);
-    if (process.env["PROF"]) (await import("node:fs")).appendFileSync("/tmp/p-prof.txt", `${(performance.now() - t0).toFixed(0)} ${program.name} ${source.text.length} ${[gx, gy, gz].join("x")} ${program.threads}\n`);
     const got = new Uint8Array(back.getMappedRange());
     at = 0;
     for (const { name, data, length } of written) {
