@@ -1,6 +1,6 @@
 import type { Caps, MatrixUnit, Requirements } from "../../compiler/backend.ts";
 import { DTYPES } from "../../compiler/ir/dtype.ts";
-import { fmaTile } from "./units.ts";
+import { fmaTile, subgroupMatrix } from "./units.ts";
 
 /**
  * What a WGSL target is made of. Its name is `<limits>[-sg<N>][-f16][-mat]`: "base" is what every WebGPU adapter offers, "large" asks for more;
@@ -95,7 +95,7 @@ export function caps(device: string): Caps {
     indexableRegisters: lanes < 16,
     directOperands: false,
     panel: 0,
-    units: unitsOf(lanes),
+    units: target.matrix ? [...unitsOf(lanes), subgroupMatrix(lanes)] : unitsOf(lanes),
     arena: "buffers",
     maxBuffers: LIMITS[target.limits].maxStorageBuffersPerShaderStage,
     requires: requirementsOf(target),

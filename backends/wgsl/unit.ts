@@ -7,7 +7,8 @@ import { loadElements } from "./access.ts";
 import type { Block } from "./block.ts";
 import { block, close, line } from "./block.ts";
 import type { Kernel } from "./kernel.ts";
-import { laneGrid } from "./units.ts";
+import { printMatrixUnit } from "./matrix.ts";
+import { isSubgroupMatrix, laneGrid } from "./units.ts";
 import { loopHead, registerName, variableName } from "./values.ts";
 
 type Unit = Extract<Stmt, { op: "unit" }>;
@@ -19,6 +20,7 @@ type Unit = Extract<Stmt, { op: "unit" }>;
 export function printUnit(s: Unit, b: Block, k: Kernel): void {
   const unit = k.caps.units.find((u) => u.name === s.unit);
   if (!unit) throw new Error(`wgsl: ${k.caps.name} has no unit ${s.unit}`);
+  if (isSubgroupMatrix(unit)) return void printMatrixUnit(s, b, k);
   const [down, across] = unit.block;
   const [rows, cols] = laneGrid(unit.lanes);
   const lane = mod(intVar("tid", 0, k.program.threads - 1), unit.lanes);
