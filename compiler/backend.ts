@@ -54,6 +54,8 @@ export interface MatrixUnit {
   readonly coord: (lane: Expr, i: Expr) => readonly [row: Expr, col: Expr];
   /** Unit tiles kept in registers at once by the printed code (rows, cols); [1, 1] where the hardware decides. */
   readonly block: readonly [number, number];
+  /** Shared memory that each warp needs to get accumulators into its registers, of a unit that keeps them elsewhere. */
+  readonly exchangeBytes?: number;
 }
 
 export interface Source {

@@ -1,6 +1,6 @@
 import type { Caps, MatrixUnit, Requirements } from "../../compiler/backend.ts";
 import { DTYPES } from "../../compiler/ir/dtype.ts";
-import { fmaTile } from "./units.ts";
+import { fmaTile, subgroupMatrix } from "./units.ts";
 
 /**
  * What a WGSL target is made of. Its name is `<limits>[-sg<N>][-f16][-mat]`: "base" is what every WebGPU adapter offers, "large" asks for more;
@@ -91,10 +91,11 @@ export function caps(device: string): Caps {
     sharedBytes: target.subgroup === null ? shared - EXCHANGE_BYTES : shared,
     vectorBytes: 16,
     asyncCopy: false,
-    indexableRegisters: false,
+    // narrow subgroups are those of CPUs, which keep arrays in memory and take seconds to compile loops that are written out
+    indexableRegisters: lanes < 16,
     directOperands: false,
     panel: 0,
-    units: unitsOf(lanes),
+    units: target.matrix ? [...unitsOf(lanes), subgroupMatrix(lanes)] : unitsOf(lanes),
     arena: "buffers",
     maxBuffers: LIMITS[target.limits].maxStorageBuffersPerShaderStage,
     requires: requirementsOf(target),
@@ -102,7 +103,8 @@ export function caps(device: string): Caps {
   };
 }
 
-const unitsOf = (lanes: number): readonly MatrixUnit[] => [8, 4, 2, 1].map((size) => fmaTile(lanes, size, size));
+/** Units of several sizes: the larger, the fewer operands are read for each product. A CPU reads them from its cache, and its compiler wants short kernels. */
+const unitsOf = (lanes: number): readonly MatrixUnit[] => (lanes < 16 ? [2, 1] : [8, 4, 2, 1]).map((edge) => fmaTile(lanes, edge, edge));
 
 /** Bytes of a buffer that one binding covers; a longer one is bound in several windows. */
 export function windowBytes(caps: Caps): number {

@@ -26,6 +26,12 @@ export interface Kernel {
   readonly indexed: ReadonlySet<string>;
   /** Words that each thread has to tell others at a time, of those that talk through workgroup memory; grows as statements are printed. */
   readonly exchange: { slots: number };
+  /** Accumulators that are in matrices at the moment. */
+  readonly open: Set<string>;
+  /** Types of the subgroup matrices, by name. */
+  readonly matrices: Map<string, string>;
+  /** Words of workgroup memory that those are taken apart in. */
+  readonly matrixWords: { count: number };
   fresh(hint: string): string;
   /** The text of an expression, for use at the end of block `b` (values.ts). */
   value(e: Expr, b: Block): string;
@@ -45,6 +51,9 @@ export function kernelOf(program: ThreadProgram, caps: Caps, print: (e: Expr, b:
     uses: countUses(program),
     indexed: indexedRegisters(program),
     exchange: { slots: 0 },
+    open: new Set(),
+    matrices: new Map(),
+    matrixWords: { count: 0 },
     fresh: (hint) => `${hint}${next++}`,
     value: (e, b) => print(e, b, k, false),
     once: (e, b) => print(e, b, k, true),

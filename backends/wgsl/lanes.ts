@@ -74,6 +74,7 @@ function put(values: readonly string[], b: Block, k: Kernel): void {
  */
 function gatherer(fn: ReduceFn, dtype: DType, masks: readonly number[], k: Kernel): string {
   const name = `${fn}_${dtype}_${masks.join("_")}`;
+  k.helpers.use("kept"); // for what a compiler takes for an unknown number
   const all = masks.reduce((a, m) => a | m, 0);
   const at = (offset: string | number): string => fromBits(`exchange[base + ${offset}]`, dtype);
   const tree = (leaves: readonly string[]): string => leaves.reduce((a, b) => combine(fn, dtype, a, b, k));
@@ -82,7 +83,7 @@ function gatherer(fn: ReduceFn, dtype: DType, masks: readonly number[], k: Kerne
     offsets.length === all + 1 && all >= 7
       ? [
           `  var x = ${tree([0, 1, 2, 3].map(at))};`,
-          `  for (var i = 4; i < ${all + 1}; i += 4) {`,
+          `  for (var i = 4; i < ${all + 1} + i32(nothing); i += 4) {`,
           `    x = ${combine(fn, dtype, "x", tree(["i", "i + 1", "i + 2", "i + 3"].map(at)), k)};`,
           "  }",
           "  return x;",

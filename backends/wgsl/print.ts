@@ -24,15 +24,18 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     ...text,
     ...symbolDeclaration(program, bindings),
     ...(k.exchange.slots > 0 ? [`var<workgroup> exchange: array<u32, ${k.exchange.slots * program.threads}>;`] : []),
+    ...(k.matrixWords.count > 0 ? [`var<workgroup> matrices: array<f32, ${k.matrixWords.count}>;`] : []),
     ...k.helpers.text(),
     ...k.declarations.values(),
     `@compute @workgroup_size(${program.threads})`,
-    `fn ${ENTRY}(@builtin(local_invocation_index) index: u32, @builtin(workgroup_id) group: vec3<u32>) {`,
+    `fn ${ENTRY}(${["@builtin(local_invocation_index) index: u32", "@builtin(workgroup_id) group: vec3<u32>", ...matrices(k, ["@builtin(subgroup_id) subgroup: u32"])].join(", ")}) {`,
     "  let tid = i32(index);",
     ...["bx", "by", "bz"].map((name, i) => `  let ${name} = i32(group.${"xyz"[i]!});`),
     "  let zero = i32(group.x >> 31u);",
     ...(k.helpers.uses("kept") ? ["  nothing = group.x >> 31u;"] : []),
     ...program.symbols.map(({ name }, i) => `  let ${variableName(name)} = symbols[${i >> 2}].${"xyzw"[i & 3]!};`),
+    ...matrices(k, ["  let warp = i32(subgroup);"]),
+    ...[...k.matrices].map(([name, type]) => `  var ${name}: ${type};`),
     ...registers(k),
     ...body.lines,
     "}",
@@ -46,7 +49,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     language: "wgsl",
     text: anonymous.replace(`fn ${ENTRY}(`, `fn ${entry}(`),
     entry,
-    sharedBytes: shared.reduce((n, p) => n + sharedBytes(p), 4 * k.exchange.slots * program.threads),
+    sharedBytes: shared.reduce((n, p) => n + sharedBytes(p), 4 * (k.exchange.slots * program.threads + k.matrixWords.count)),
     launch: { threads: program.threads, symbols: program.symbols.length },
     params: program.params.map(({ name }) => {
       const { access, windows } = k.places.get(name)!;
@@ -57,9 +60,14 @@ export function print(program: ThreadProgram, caps: Caps): Source {
 
 const ENTRY = "entry_point";
 
-const directives = ({ target }: Kernel): string[] => [
-  ...(target.f16 ? ["enable f16;"] : []),
-  ...(target.subgroup === null ? [] : ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"]),
+/** What only kernels with subgroup matrices need. */
+const matrices = (k: Kernel, text: readonly string[]): readonly string[] => (k.matrices.size > 0 ? text : []);
+
+const directives = (k: Kernel): string[] => [
+  ...(k.target.f16 ? ["enable f16;"] : []),
+  ...(k.target.subgroup === null
+    ? []
+    : ["enable subgroups;", ...matrices(k, ["enable chromium_experimental_subgroup_matrix;"]), "diagnostic(off, subgroup_uniformity);"]),
 ];
 
 const symbolDeclaration = (p: ThreadProgram, binding: number): string[] =>

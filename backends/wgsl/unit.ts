@@ -7,7 +7,8 @@ import { loadElements } from "./access.ts";
 import type { Block } from "./block.ts";
 import { block, close, line } from "./block.ts";
 import type { Kernel } from "./kernel.ts";
-import { laneGrid } from "./units.ts";
+import { printMatrixUnit } from "./matrix.ts";
+import { isSubgroupMatrix, laneGrid } from "./units.ts";
 import { loopHead, registerName, variableName } from "./values.ts";
 
 type Unit = Extract<Stmt, { op: "unit" }>;
@@ -19,31 +20,45 @@ type Unit = Extract<Stmt, { op: "unit" }>;
 export function printUnit(s: Unit, b: Block, k: Kernel): void {
   const unit = k.caps.units.find((u) => u.name === s.unit);
   if (!unit) throw new Error(`wgsl: ${k.caps.name} has no unit ${s.unit}`);
+  if (isSubgroupMatrix(unit)) return void printMatrixUnit(s, b, k);
   const [down, across] = unit.block;
   const [rows, cols] = laneGrid(unit.lanes);
   const lane = mod(intVar("tid", 0, k.program.threads - 1), unit.lanes);
   const left = operand(s.a, add(s.rowBase, idiv(lane, cols)), "rows");
   const right = operand(s.b, add(s.colBase, mod(lane, cols)), "cols");
   const steps = idiv(s.k, unit.k);
-  for (let r = 0; r < s.fm; r++) {
-    const wanted = s.rows === null ? constant(1, "bool") : lt(add(s.rowBase, r * unit.m), s.rows);
-    const outer = isConst(wanted) ? b : block(b, true);
+  const loops = k.indexed.has(s.acc);
+  each(s.fm, "r", loops, b, k, (r, outer) => {
+    const wanted = s.rows === null ? constant(1, "bool") : lt(add(s.rowBase, mul(r, unit.m)), s.rows);
+    const within = isConst(wanted) ? outer : block(outer, true);
     const step = intVar(k.fresh("k"), 0, 2 ** 24);
-    const name = variableName(step.name);
-    const inner = block(outer, false, step);
-    const lines = Array.from({ length: down }, (_, i) => readLine(left, r * unit.m + i * rows, step, unit, inner, k));
-    for (let c = 0; c < s.fn; c++)
+    const turn = block(within, false, step);
+    const lines = Array.from({ length: down }, (_, i) => readLine(left, add(mul(r, unit.m), i * rows), step, unit, turn, k));
+    each(s.fn, "c", loops, turn, k, (c, inner) => {
       for (let j = 0; j < across; j++) {
-        const column = readLine(right, c * unit.n + j * cols, step, unit, inner, k);
+        const column = readLine(right, add(mul(c, unit.n), j * cols), step, unit, inner, k);
         for (let i = 0; i < down; i++) {
-          const acc = registerName(s.acc, i32((r * s.fn + c) * unit.elems + i * across + j), inner, k);
+          const acc = registerName(s.acc, add(mul(add(mul(r, s.fn), c), unit.elems), i * across + j), inner, k);
           line(inner, `${acc} = ${column.reduce((sum, y, x) => `fma(${lines[i]![x]!}, ${y}, ${sum})`, acc)};`);
         }
       }
+    });
     // unrolled by the driver it was a tenth slower on an H200
-    close(inner, loopHead(name, steps, outer, k, Infinity));
-    if (outer !== b) close(outer, `if (${k.value(wanted, b)})`);
+    close(turn, loopHead(variableName(step.name), steps, within, k, Infinity));
+    if (within !== outer) close(within, `if (${k.value(wanted, outer)})`);
+  });
+}
+
+/** Unit tiles one after the other, written out or in a loop. */
+function each(count: number, hint: string, loop: boolean, b: Block, k: Kernel, body: (i: Expr, inner: Block) => void): void {
+  if (!loop || count === 1) {
+    for (let i = 0; i < count; i++) body(i32(i), b);
+    return;
   }
+  const counter = intVar(k.fresh(hint), 0, count - 1);
+  const inner = block(b, false, counter);
+  body(counter, inner);
+  close(inner, loopHead(variableName(counter.name), i32(count), b, k, Infinity));
 }
 
 /** One operand: its lines are rows of `a`, or columns of `b`. */
@@ -61,7 +76,7 @@ function operand(view: View, first: Expr, lines: "rows" | "cols"): Operand {
 }
 
 /** Names of the unit.k elements of one of this lane's lines that begin at step `step`. */
-function readLine(o: Operand, index: number, step: Expr, unit: MatrixUnit, b: Block, k: Kernel): string[] {
+function readLine(o: Operand, index: Expr, step: Expr, unit: MatrixUnit, b: Block, k: Kernel): string[] {
   const place = k.places.get(o.view.name)!;
   const at = add(add(o.base, mul(o.line, index)), mul(mul(o.k, unit.k), step));
   const along = isConst(o.k, 1) && isConst(mod(o.base, unit.k), 0) && isConst(mod(o.line, unit.k), 0);

@@ -92,7 +92,7 @@ export const registerName = (name: string, index: Expr, b: Block, k: Kernel): st
   k.indexed.has(name) ? `r_${name}[${k.value(index, b)}]` : `r_${name}_${isConst(index) ? index.value : "?"}`;
 
 /** Names of variables that a program's own cannot clash with. */
-export const variableName = (name: string): string => (["tid", "bx", "by", "bz"].includes(name) ? name : `v_${name}`);
+export const variableName = (name: string): string => (["tid", "bx", "by", "bz", "warp"].includes(name) ? name : `v_${name}`);
 
 /** Lines that a GPU's driver may make of a loop by unrolling it: those of a GEMV, whose loads are then all on their way at once, and of a step of a product. */
 const UNROLLED = 400;

@@ -7,7 +7,19 @@ import type { TileBuilder } from "../ir/tile-builder.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { ReduceFn, Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, Get, Reject, RowProblem, RowStep, Template } from "../template.ts";
-import { clamp, COMBINE, enoughBlocks, guarded, identity, isVector, L2, largest, roundUp, shareOut } from "../templates/common.ts";
+import {
+  clamp,
+  COMBINE,
+  enoughBlocks,
+  guarded,
+  identity,
+  isVector,
+  L2,
+  laneRegisters,
+  largest,
+  roundUp,
+  shareOut,
+} from "../templates/common.ts";
 
 /**
  * Pointwise and reduction kernels. A block owns `rb` rows. Without reductions it owns `cb` of their columns; with reductions it sees all
@@ -35,13 +47,15 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const wide = roundUp(p.cols, caps.lanes);
   const count = largest(p.rows, 1 << 20);
   // elements of one tile, when each step has one: in a part of a core's cache, or in the registers of a warp
-  const room = Math.floor((vector ? L2 / 4 / 4 : 64 * caps.lanes) / Math.max(1, p.steps.length));
+  const roomFor = (registers: number): number =>
+    Math.max(caps.lanes, Math.floor((vector ? L2 / 4 / 4 : registers * caps.lanes) / Math.max(1, p.steps.length)));
+  const room = roomFor(laneRegisters(caps, 64));
   const warps = vector ? 1 : Math.max(1, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes));
   // one row, or a few, of many columns (the logits): its warps walk over them side by side
   const along = reduces && count * 8 <= warps ? Math.min(warps, Math.ceil(wide / (4 * caps.lanes))) : 1;
   const groups = along > 1 ? 1 : Math.min(4, warps, count);
   const whole = readsOtherColumns(p);
-  if (whole && wide > room)
+  if (whole && wide > roomFor(64))
     return { reject: `a row of ${p.cols} columns is replaced while other columns of it are read, and ${caps.name} cannot hold it` };
   const found: RowConfig[] = [];
   // elements of a block: enough to pay for handing it out, few enough to share the work evenly

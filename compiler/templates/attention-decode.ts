@@ -17,7 +17,20 @@ import {
   valueOf,
   visibleScores,
 } from "./attention-common.ts";
-import { bytesOf, guarded, isVector, L1, largest, leastUnit, operandBytes, roundUp, unitOf, unitsOf } from "./common.ts";
+import {
+  bytesOf,
+  guarded,
+  isVector,
+  L1,
+  laneRegisters,
+  largest,
+  leastUnit,
+  operandBytes,
+  roundUp,
+  unitOf,
+  unitsOf,
+  withinRegisters,
+} from "./common.ts";
 
 /**
  * Attention for one query, or a few, over a long cache. What counts is that each key and value comes from memory once and as it lies: a block owns
@@ -75,7 +88,7 @@ function tiledConfigs(p: AttentionProblem, queries: number, caps: Caps): readonl
   const types = stageTypes(p, unit);
   const rows = roundUp(queries * heads, unit.m);
   const depth = roundUp(p.dim, unit.k);
-  const found: DecodeConfig[] = [];
+  const found: (DecodeConfig & { readonly registers: number })[] = [];
   for (const groupCols of [8, 4, 2, 1])
     for (const across of [4, 2, 1]) {
       const keys = roundUp(groupCols * unit.n * across, Math.max(unit.k, groupCols * unit.n));
@@ -92,11 +105,14 @@ function tiledConfigs(p: AttentionProblem, queries: number, caps: Caps): readonl
       const registers = (rows * (keys + width)) / (groupCols * caps.lanes);
       if (shared > caps.sharedBytes || registers > 160 || groupCols * caps.lanes > caps.maxThreads) continue;
       if (keys > Math.max(unit.n, unit.k) && keys >= 2 * p.capacity) continue;
-      found.push({ queries, heads, keys, groupCols });
+      found.push({ queries, heads, keys, groupCols, registers });
     }
   // from about 64 keys on a tile, more warps serve better than more keys each
   const worth = (c: DecodeConfig): number => Math.min(c.keys, 64) * 16 + Math.min(c.groupCols, 4);
-  return found.sort((a, b) => worth(b) - worth(a) || a.keys - b.keys).slice(0, 6);
+  return [...withinRegisters(found, laneRegisters(caps, 160))]
+    .sort((a, b) => worth(b) - worth(a) || a.keys - b.keys)
+    .slice(0, 6)
+    .map(({ registers: _, ...config }) => config);
 }
 
 /** The unit whose tile has no more rows than twice those there are, or the smallest. */

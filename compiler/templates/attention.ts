@@ -30,6 +30,7 @@ import {
   roundUp,
   unitOf,
   unitsOf,
+  withinRegisters,
 } from "./common.ts";
 
 /**
@@ -94,7 +95,7 @@ function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
   const depth = roundUp(p.dim, least.k),
     width = roundUp(p.dim, least.n);
   const most = largest(p.seq, 1 << 20) * sharing(p);
-  const found: { readonly config: AttentionConfig; readonly worth: number }[] = [];
+  const found: { readonly config: AttentionConfig; readonly worth: number; readonly registers: number }[] = [];
   for (const unit of unitsOf(caps))
     for (const groupRows of [8, 4, 2, 1])
       for (const down of [2, 1])
@@ -104,15 +105,15 @@ function tiledConfigs(p: AttentionProblem, caps: Caps): AttentionConfig[] {
           const shared = operands + operandBytes(keys, width, valueType, caps) + operandBytes(rows, keys, valueType, caps);
           const registers = (rows * (keys + width)) / (groupRows * caps.lanes);
           if (shared + bytesOf(1, rows + keys, "i32") > caps.sharedBytes) continue;
-          if (registers > mostRegisters(caps, 160) || groupRows * caps.lanes > caps.maxThreads) continue;
+          if (registers > 160 || groupRows * caps.lanes > caps.maxThreads) continue;
           if ((rows > least.m && rows >= 2 * most) || (keys > step && keys >= 2 * p.capacity)) continue;
           const c = config(p, rows, keys, groupRows);
           const full = Math.min(1, blocksOf(p, c) / caps.workers);
           // rows share the fetching of a key; a tile of keys shares the rescaling of a row
-          found.push({ config: c, worth: full * ((rows * keys) / (rows + keys)) * Math.min(1, (c.queries * c.heads) / rows) });
+          found.push({ config: c, worth: full * ((rows * keys) / (rows + keys)) * Math.min(1, (c.queries * c.heads) / rows), registers });
         }
-  found.sort((a, b) => b.worth - a.worth);
-  return distinct(found.map((f) => f.config)).slice(0, 8);
+  const fits = [...withinRegisters(found, mostRegisters(caps, 160))].sort((a, b) => b.worth - a.worth);
+  return distinct(fits.map((f) => f.config)).slice(0, 8);
 }
 
 function build(p: AttentionProblem, chosen: Config, caps: Caps): TileProgram {

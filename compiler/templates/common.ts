@@ -73,8 +73,20 @@ export const unitsOf = (caps: Caps): readonly MatrixUnit[] =>
 /** The one of them with the smallest tile: what sizes are rounded up to. `place` takes the largest that divides them. */
 export const leastUnit = (caps: Caps): MatrixUnit => unitsOf(caps).at(-1)!;
 
-/** Accumulators a lane may have: `most` where the hardware multiplies, fewer where lanes do and hold the operands too. */
-export const mostRegisters = (caps: Caps, most: number): number => (unitOf(caps).block[0] > 1 ? most / 2 : most);
+/**
+ * Values that a lane should hold, for a target whose loops over registers are written out: `most`, and fewer where subgroups are narrow. Those are CPUs, whose
+ * compilers take seconds for long kernels and gain nothing by them.
+ */
+export const laneRegisters = (caps: Caps, most: number): number => (caps.lanes < 16 ? most / 4 : most);
+
+/** Accumulators a lane should have: `most` where the hardware multiplies, fewer where lanes do and hold the operands too. */
+export const mostRegisters = (caps: Caps, most: number): number => laneRegisters(caps, unitOf(caps).block[0] > 1 ? most / 2 : most);
+
+/** Those of `found` that keep to a number of registers, or what comes nearest. */
+export function withinRegisters<C extends { readonly registers: number }>(found: readonly C[], most: number): readonly C[] {
+  const least = Math.min(...found.map((c) => c.registers));
+  return found.filter((c) => c.registers <= Math.max(least, most));
+}
 
 /** A target whose unit is a vector FMA: b needs adjacent columns, a is read as single elements, both from anywhere in memory. */
 export const isVector = (caps: Caps): boolean => unitOf(caps).m === 1 && unitOf(caps).k === 1 && caps.directOperands;

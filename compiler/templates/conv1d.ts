@@ -4,7 +4,7 @@ import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import type { Config, ConvProblem, Reject, Template } from "../template.ts";
-import { clamp, enoughBlocks, guarded, isVector, L1, largest, roundUp, shareOut } from "./common.ts";
+import { clamp, enoughBlocks, guarded, isVector, L1, laneRegisters, largest, roundUp, shareOut } from "./common.ts";
 
 /**
  * Depthwise causal convolution with carried state. A block owns `cb` channels of one row of the batch, walks over time in tiles of `tt` steps,
@@ -24,9 +24,10 @@ function configs(p: ConvProblem, caps: Caps): readonly ConvConfig[] | Reject {
     batch = largest(p.batch, 1 << 10);
   const groups = vector || seq === 1 ? 1 : Math.min(4, Math.floor(caps.maxThreads / caps.lanes));
   // a tile's results stay in half of L1 beside the inputs that its taps share, or in the registers of the warps
-  const room = vector ? L1 / 2 / 4 : 16 * caps.lanes * groups;
+  const registers = laneRegisters(caps, 16);
+  const room = vector ? L1 / 2 / 4 : registers * caps.lanes * groups;
   const share = Math.ceil((p.channels * batch) / enoughBlocks(caps));
-  const found = (vector ? [32, 64, 16] : [8 * groups, 4 * groups, groups]).map((steps) => {
+  const found = (vector ? [32, 64, 16] : [(registers / 2) * groups, (registers / 4) * groups, groups]).map((steps) => {
     // a tile must reach back no further than the tile before it
     const tt = roundUp(Math.max(p.width - 1, 1, Math.min(steps, seq)), groups);
     return { tt, cb: caps.lanes * shareOut(Math.ceil(p.channels / caps.lanes), Math.min(room / tt, share) / caps.lanes), groups };

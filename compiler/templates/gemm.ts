@@ -1,4 +1,4 @@
-import type { Caps } from "../backend.ts";
+import type { Caps, MatrixUnit } from "../backend.ts";
 import { TRUE, add, and, ceilDiv, i32, lt, min, mul, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, bufferView, tileBuilder, viewOf } from "../ir/tile-builder.ts";
@@ -43,6 +43,8 @@ interface GemmConfig extends Config {
   readonly stages: number;
   readonly groupRows: number;
   readonly groupCols: number;
+  /** Which of the target's units the tiles are staged for. */
+  readonly unit: number;
 }
 
 function configs(p: GemmProblem, caps: Caps): readonly GemmConfig[] | Reject {
@@ -81,6 +83,7 @@ function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
     stages: 1,
     groupRows: 1,
     groupCols: 1,
+    unit: 0,
   });
   // a weight in f32 has nothing to convert, and a few rows have nothing to convert it for
   const direct = inPlace && (m <= 2 * mr || p.weights.every((w) => w.dtype === "f32"));
@@ -93,14 +96,24 @@ function vectorConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
 
 const same = (a: Config, b: Config): boolean => Object.entries(a).every(([key, value]) => b[key] === value);
 
+/** Units for matrices of the very type that the weights are stored in, where the target's first do not take it: what is staged for them is not rounded. */
+const exactUnits = (p: GemmProblem, caps: Caps): readonly MatrixUnit[] => {
+  const { dtype } = p.weights[0]!;
+  const others = caps.units.filter((u) => !unitsOf(caps).includes(u) && u.inputs.includes(dtype));
+  return p.weights.every((w) => w.dtype === dtype) && unitOf(caps).inputs.includes("f32") && dtype !== "f32"
+    ? others.filter((u) => !u.inputs.includes("f32"))
+    : [];
+};
+
 /** Warps in a block of shared memory: the widest tile that fits, unless the grid would then leave workers idle. */
 function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   const found: { readonly config: GemmConfig; readonly blocks: number; readonly worth: number }[] = [];
   const m = largest(p.m, 1 << 20);
-  const dtype = stageType(unitOf(caps), p.weights[0]!.dtype);
   // with asynchronous copies two tiles at a time are in shared memory, without them the second waits in registers
   const copies = caps.asyncCopy ? 2 : 1;
-  for (const unit of unitsOf(caps))
+  for (const unit of [...unitsOf(caps), ...exactUnits(p, caps)]) {
+    const dtype = stageType(unit, p.weights[0]!.dtype);
+    const exact = !unitsOf(caps).includes(unit);
     for (const groupRows of [4, 2, 1])
       for (const groupCols of p.a.stat ? [1] : [2, 1])
         for (const down of [4, 2, 1])
@@ -110,7 +123,8 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
                 bn = unit.n * groupCols * right;
               const kc = Math.min(roundUp(depth, unit.k), roundUp(p.k, unit.k));
               const operands = operandBytes(bm, kc, dtype, caps) + p.weights.length * operandBytes(bn, kc, dtype, caps);
-              const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0);
+              const exchange = groupRows * groupCols * (unit.exchangeBytes ?? 0);
+              const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0) + exchange;
               const registers = down * right * unit.elems * p.weights.length;
               const threads = groupRows * groupCols * caps.lanes;
               // where lanes multiply, 8 x 16 elements each in blocks of 128 are best; more lanes with as many leave no registers for other blocks
@@ -120,11 +134,13 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
               // a step of more columns waits less often for the block to meet
               const reuse = (bm * bn) / (bm + p.weights.length * bn);
               found.push({
-                config: { bm, bn, kc, direct: 0, stages: 2, groupRows, groupCols },
+                config: { bm, bn, kc, direct: 0, stages: 2, groupRows, groupCols, unit: exact ? caps.units.indexOf(unit) : 0 },
                 blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
-                worth: reuse * (kc / (kc + 8)) * (1 + registers / 1000),
+                // hardware for matrices is several times faster than lanes
+                worth: reuse * (kc / (kc + 8)) * (1 + registers / 1000) * (exact ? 4 : 1),
               });
             }
+  }
   const full = (blocks: number): number => Math.min(1, blocks / caps.workers);
   found.sort((a, b) => full(b.blocks) * b.worth - full(a.blocks) * a.worth);
   // units of two sizes come to the same tiles
@@ -132,8 +148,8 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
 }
 
 function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
-  const { bm, bn, kc, direct, stages, groupRows, groupCols } = config as GemmConfig;
-  const unit = unitOf(caps);
+  const { bm, bn, kc, direct, stages, groupRows, groupCols, unit: chosen } = config as GemmConfig;
+  const unit = caps.units[chosen]!;
   const vector = isVector(caps);
   const piece = pieceOf(p, caps, bn);
   const pieces = bn / piece;

@@ -16,6 +16,7 @@ import {
   roundUp,
   stageType,
   unitOf,
+  withinRegisters,
 } from "./common.ts";
 
 /**
@@ -56,7 +57,8 @@ function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
     const whole = roundUp(p.headDim, unit.n);
     return [64, 32, 128].map((q) => ({ q: Math.min(q, roundUp(seq, quantum)), pb: whole, groups: 1, slices: 1 })).filter(fits);
   }
-  const found: SsdConfig[] = [];
+  const found: { readonly config: SsdConfig; readonly registers: number }[] = [];
+  const most = mostRegisters(caps, 192);
   for (const [slices, q] of [
     [1, 64],
     [1, 32],
@@ -75,9 +77,12 @@ function configs(p: SsdProblem, caps: Caps): readonly SsdConfig[] | Reject {
         if (slices > 1 && found.length > 0) continue;
         const c = { q: Math.min(q, roundUp(seq, quantum)), pb: roundUp(Math.min(pb, p.headDim), unit.n), groups, slices };
         const registers = ((roundUp(p.stateSize, unit.m) + c.q) * c.pb + c.q * c.q) / (groups * caps.lanes);
-        if (c.q % quantum === 0 && registers <= mostRegisters(caps, 192) && fits(c)) found.push(c);
+        if (c.q % quantum === 0 && registers <= Math.max(most, 96) && fits(c)) found.push({ config: c, registers });
       }
-  return found.length > 0 ? found : { reject: `no chunk of a scan with state size ${p.stateSize} fits the shared memory of ${caps.name}` };
+  const chosen = withinRegisters(found, most).map((f) => f.config);
+  return chosen.length > 0
+    ? chosen
+    : { reject: `no chunk of a scan with state size ${p.stateSize} fits the shared memory of ${caps.name}` };
 }
 
 function sharedBytes(p: SsdProblem, { q, pb, slices }: SsdConfig, caps: Caps): number {

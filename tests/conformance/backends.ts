@@ -5,6 +5,9 @@ import { emulateThread, printFinding } from "../../compiler/run/thread.ts";
 import type { HostArray } from "../../compiler/run/tile.ts";
 import { llvmBackend } from "../../backends/llvm/index.ts";
 import { hostLevels, runNative } from "../support/native.ts";
+import { lavapipe } from "../support/webgpu.ts";
+import { manyBuffers, openDevice, Runner } from "../support/wgsl-run.ts";
+import { wgslBackend } from "../../backends/wgsl/index.ts";
 
 /** Runs a placed program on host memory and leaves its results there; throws with what it found wrong. */
 export type RunProgram = (
@@ -39,3 +42,14 @@ export const nullTargets: readonly Target[] = ["null-32", "null-simd8", "null-cp
 );
 /** Native code at every vector width that this machine runs. */
 export const llvmTargets: readonly Target[] = hostLevels.map((level) => on(llvmBackend, level, runNative, 1));
+
+/** WGSL on a device, in lanes that talk through workgroup memory and in subgroups. A driver for CPUs takes a tenth of a second for each new kernel. */
+export const wgslTargets: readonly Target[] = ["base", "base-sg8-f16"].map((device) => {
+  const caps = manyBuffers(wgslBackend.caps(device));
+  let runner: Promise<Runner> | null = null;
+  const run: RunProgram = async (program, _, buffers, symbols) => {
+    runner ??= openDevice(lavapipe(), caps).then((d) => new Runner(d, caps));
+    await (await runner).run(program, buffers, symbols);
+  };
+  return { caps, run, share: 0.05, coarse: 0 };
+});

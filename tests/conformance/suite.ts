@@ -36,12 +36,12 @@ import type { Target } from "./backends.ts";
 
 /**
  * What every backend must do: each template on random problems, whole random graphs, and the laws of the scan, the mixer and attention. fast-check
- * prints the seed of a failure.
+ * prints the seed of a failure. A target that takes seconds for a kernel gets a few cases of each, and the first laws.
  */
 export const conformance = (target: Target): unknown =>
   describe(target.caps.name, () => {
     const { caps } = target;
-    const runs = (n: number): number => Math.max(5, Math.round(n * target.share));
+    const runs = (n: number): number => Math.max(target.share < 0.1 ? 1 : 5, Math.round(n * target.share));
 
     describe("templates", () => {
       const agrees = async <P extends { readonly frame: Frame }>(
@@ -125,7 +125,7 @@ export const conformance = (target: Target): unknown =>
       ["attention", attentionLaws(execute, options)],
     ] as const)
       describe(`laws of the ${what}`, () => {
-        for (const law of laws) test(law.name, () => fc.assert(law.property, { numRuns: runs(4) }));
+        for (const law of target.share < 0.1 ? laws.slice(0, 2) : laws) test(law.name, () => fc.assert(law.property, { numRuns: runs(4) }));
       });
   });
 

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { llvmBackend } from "../../backends/llvm/index.ts";
 import { nullBackend } from "../../backends/null/index.ts";
+import { wgslBackend } from "../../backends/wgsl/index.ts";
 import type { Backend, Caps } from "../../compiler/backend.ts";
 import { printGraph } from "../../compiler/ir/graph-text.ts";
 import { printThread } from "../../compiler/ir/thread-text.ts";
@@ -25,6 +26,8 @@ const targets: readonly (readonly [string, Backend, Caps])[] = [
   // tiles depend on how many cores there are to keep busy
   ["x86-64-avx2", llvmBackend, { ...llvmBackend.caps("x86-64-avx2"), workers: 2 }],
   ["null-32", nullBackend, nullBackend.caps("null-32")],
+  ["wgsl-base", wgslBackend, wgslBackend.caps("base")],
+  ["wgsl-large-sg32", wgslBackend, wgslBackend.caps("large-sg32")],
 ];
 
 /** Native text in full where a person could read it; otherwise its fingerprint, which is enough to notice a change. */
@@ -52,7 +55,7 @@ describe.each(Object.keys(graphs) as (keyof typeof graphs)[])("%s", (phase) => {
         `# arguments: ${k.args.map((a, i) => `p${i} = ${a.buffer.kind} ${a.buffer.name}${a.access === "read" ? "" : ` (${a.access})`}`).join(", ")}`,
         printTile(choice.program),
         printThread(thread),
-        ...(backend === nullBackend ? [] : [shortened(backend.print(thread, caps).text)]),
+        ...(backend === nullBackend ? [] : [shortened(backend.print(backend.legalize?.(thread, caps) ?? thread, caps).text)]),
       ].join("\n\n");
       await expect(`${text}\n`).toMatchFileSnapshot(golden(`${phase}/${target}/${kind}.txt`));
     }

@@ -20,7 +20,7 @@ import { rowCase } from "../support/problems/rows.ts";
 import { ssdCase } from "../support/problems/ssd.ts";
 
 /** What the WGSL printer is given means what the template wrote, on the emulator: fetching ahead, vectors and written-out loops change nothing and race nowhere. */
-describe.each(["base", "base-sg8", "large-sg32"])("legalised for %s", (target) => {
+describe.each(["base", "base-sg8", "large-sg32", "large-sg32-f16-mat"])("legalised for %s", (target) => {
   const caps = wgslBackend.caps(target);
   const agrees = <P>(template: Template<P>, cases: fc.Arbitrary<Case<P>>, runs: number): number => {
     let vectors = 0;

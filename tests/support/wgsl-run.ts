@@ -88,7 +88,7 @@ const BEYOND = 0xa5;
 
 /** Runs programs on a device, on copies of host memory; throws what the device or its compiler finds wrong. */
 export class Runner {
-  private readonly device: GPUDevice;
+  readonly device: GPUDevice;
   private readonly caps: Caps;
   private readonly window: number;
   private readonly ready = new Map<string, Promise<Ready>>();
