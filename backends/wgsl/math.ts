@@ -241,7 +241,7 @@ fn f16_bits(x: f32) -> u32 {
 
 /** Collects the functions that a module calls; `use` gives the name back, so that it can be written where it is called. */
 export interface Helpers {
-  use(name: HelperName): HelperName;
+  readonly use: (name: HelperName) => HelperName;
   uses(name: HelperName): boolean;
   /** Text of all that were used, each after what it needs. */
   text(): string[];

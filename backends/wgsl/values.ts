@@ -94,17 +94,19 @@ export const registerName = (name: string, index: Expr, b: Block, k: Kernel): st
 /** Names of variables that a program's own cannot clash with. */
 export const variableName = (name: string): string => (["tid", "bx", "by", "bz"].includes(name) ? name : `v_${name}`);
 
-/** Lines that a driver may make of a loop by unrolling it: what a GEMV has, whose loads are then all on their way at once. */
-const UNROLLED = 640;
+/** Lines that a GPU's driver may make of a loop by unrolling it: those of a GEMV, whose loads are then all on their way at once, and of a step of a product. */
+const UNROLLED = 400;
 
 /**
  * A loop of `count` turns around so many lines. Compilers do not learn how many turns where it would be much: what is to be written out has been written
- * out already, and drivers that unroll on top of it take up to a minute for a kernel.
+ * out already, and drivers that unroll on top of it take up to a minute for a kernel. Nor where the subgroups are not those of a GPU, or not known: what
+ * runs WebGPU on a processor compiles slowly, and gains nothing.
  */
-export const loopHead = (name: string, count: Expr, b: Block, k: Kernel, lines = Infinity): string => {
-  const known = isConst(count) && count.value * lines > UNROLLED;
-  return `for (var ${name} = 0; ${name} < ${known ? `${count.value} + zero` : k.value(count, b)}; ${name}++)`;
-};
+export function loopHead(name: string, count: Expr, b: Block, k: Kernel, lines: number): string {
+  const gpu = (k.caps.requires.subgroup ?? 0) >= 16;
+  const hidden = isConst(count) && !(gpu && count.value * lines <= UNROLLED);
+  return `for (var ${name} = 0; ${name} < ${hidden ? `${count.value} + zero` : k.value(count, b)}; ${name}++)`;
+}
 
 function textOf(e: Expr, b: Block, k: Kernel): string {
   const of = (x: Expr): string => k.value(x, b);

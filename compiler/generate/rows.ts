@@ -65,6 +65,7 @@ interface Block {
   readonly b: TileBuilder;
   readonly p: RowProblem;
   readonly cb: number;
+  readonly along: number;
   /** The row of the problem, which may lie past the last one. */
   readonly row: (row: Expr) => Expr;
   readonly tile: (name: string, dtype: DType, cols: number) => Tile;
@@ -92,6 +93,7 @@ function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
     b,
     p,
     cb,
+    along,
     row: (row) => add(mul(reduces ? b.bx : b.by, rb), row),
     tile: (name, dtype, cols) => {
       const tile = made.get(name) ?? b.frag(name, rb, cols, dtype);
@@ -108,7 +110,7 @@ function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
 
   const perRow = p.stores.filter((s) => s.per === "row").map((s, i) => prepareRowStore(k, s, i));
   if (reduces && tiles > 1)
-    b.loop("j", tiles, (j) => {
+    eachTile(k, tiles, (j) => {
       storeElements(k, { j, temps: new Map() });
     });
   else storeElements(k, whole);
@@ -236,6 +238,13 @@ function reduceAtOnce(k: Block, step: Reduction, pass: Pass): void {
 }
 
 /** Every column of the tile keeps a partial result while the tile walks over the row; then the tile is reduced. */
+/** The last tile of a long row stands by itself if it runs past the end, so that the lanes of the others load without conditions. */
+function eachTile({ b, p, cb, along }: Block, tiles: number, body: (j: Expr) => void): void {
+  const whole = along > 1 ? Math.floor(p.cols / cb) : tiles;
+  b.loop("j", whole, body);
+  if (whole < tiles) body(i32(whole));
+}
+
 function reduceByTiles(k: Block, group: readonly Reduction[], tiles: number): void {
   const parts = group.map((step) => {
     const { dtype } = asks(k.p, step);
@@ -244,7 +253,7 @@ function reduceByTiles(k: Block, group: readonly Reduction[], tiles: number): vo
     k.b.fill(tile, none);
     return { step, tile, none, dtype };
   });
-  k.b.loop("j", tiles, (j) => {
+  eachTile(k, tiles, (j) => {
     const pass: Pass = { j, temps: new Map() };
     holdTemps(k, group, pass);
     for (const { step, tile, none } of parts) {

@@ -64,14 +64,13 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
  */
 function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): number {
   const tiles = program.tiles.filter((t) => t.scope === "frag" && t.cols > 1 && inClass(t.name));
-  let widest = 1;
-  let fits = true;
+  const found: { widest: number; fits: boolean } = { widest: 1, fits: true };
   const access = (tile: Tile, dtype: DType, index: Expr): void => {
     const [, col] = coordinates(tile);
     if (!mentions(index, col)) return;
     const width = Math.max(1, Math.min(MOST_NEIGHBOURS, caps.vectorBytes / BYTES[dtype]));
-    if (isVector(index, col, width)) widest = Math.max(widest, width);
-    else fits = false;
+    if (isVector(index, col, width)) found.widest = Math.max(found.widest, width);
+    else found.fits = false;
   };
   const loads = (tile: Tile, e: Expr | null): void => {
     if (e)
@@ -86,7 +85,8 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
       loads(s.over, s.value);
     }
   });
-  if (!fits) return 1;
+  if (!found.fits) return 1;
+  let { widest } = found;
   while (widest > 1 && tiles.some((t) => t.cols % (caps.lanes * program.groups[1] * widest) !== 0)) widest /= 2;
   return widest;
 }

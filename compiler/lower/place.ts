@@ -117,14 +117,13 @@ function runOf(dst: Tile, value: Expr, ctx: Context): number {
   const width = Math.floor(ctx.caps.vectorBytes / BYTES[dst.dtype]);
   if (width <= 1 || dst.cols % width !== 0 || strideOf(dst, ctx) % width !== 0) return 1;
   const [, col] = coordinates(dst);
-  let along = false;
-  let across = false;
+  const found: { along: boolean; across: boolean } = { along: false, across: false };
   walk(value, (e) => {
     if (e.op !== "load" || !mentions(e.index, col)) return;
-    if (isVector(e.index, col, width)) along = true;
-    else across = true;
+    if (isVector(e.index, col, width)) found.along = true;
+    else found.across = true;
   });
-  return along && !across ? width : 1;
+  return found.along && !found.across ? width : 1;
 }
 
 /** A plain copy of aligned consecutive elements moves in vectors of the target's width. */

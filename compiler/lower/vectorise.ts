@@ -211,7 +211,7 @@ function joinFrom(body: readonly Stmt[], from: number, scope: Scope): { readonly
     if (!fits) continue;
     const name = scope.make("w", first.dtype, w, false);
     const statements: Stmt[] = [
-      ...run.map((s, j): Stmt => ({ op: "assign", reg: name, index: i32(j), value: (s as Store).value })),
+      ...run.map((s, j): Stmt => ({ op: "assign", reg: name, index: i32(j), value: s.value })),
       {
         op: "storeVec",
         reg: name,

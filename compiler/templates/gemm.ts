@@ -112,15 +112,17 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
               const operands = operandBytes(bm, kc, dtype, caps) + p.weights.length * operandBytes(bn, kc, dtype, caps);
               const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0);
               const registers = down * right * unit.elems * p.weights.length;
-              if (shared > caps.sharedBytes || registers > mostRegisters(caps, 128) || groupRows * groupCols * caps.lanes > caps.maxThreads)
-                continue;
+              const threads = groupRows * groupCols * caps.lanes;
+              // where lanes multiply, 8 x 16 elements each in blocks of 128 are best; more lanes with as many leave no registers for other blocks
+              const most = unit.block[0] > 1 && threads <= 128 ? mostRegisters(caps, 256) : mostRegisters(caps, 128);
+              if (shared > caps.sharedBytes || registers > most || threads > caps.maxThreads) continue;
               if ((bm >= 2 * m && bm > leastUnit(caps).m) || (bn >= 2 * p.n && bn > leastUnit(caps).n)) continue;
               // a step of more columns waits less often for the block to meet
               const reuse = (bm * bn) / (bm + p.weights.length * bn);
               found.push({
                 config: { bm, bn, kc, direct: 0, stages: 2, groupRows, groupCols },
                 blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
-                worth: reuse * (kc / (kc + 8)),
+                worth: reuse * (kc / (kc + 8)) * (1 + registers / 1000),
               });
             }
   const full = (blocks: number): number => Math.min(1, blocks / caps.workers);

@@ -11,7 +11,7 @@ export interface CompiledTarget {
   readonly backend: Backend;
   /** What to compile for, by the backend's name. */
   readonly target: string;
-  open(): Promise<Device>;
+  readonly open: () => Promise<Device>;
 }
 
 /** Compiles programs, or takes them from the cache, and opens them on a device. */

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { findChromium, findLavapipe, useLavapipe } from "../../scripts/engines.mjs";
 import { chromiumAvailable, launchChromium, openPage } from "../support/browser.ts";
 import type { StaticServer } from "../support/static-server.ts";
-import { serveFolder } from "../support/static-server.ts";
+import { serveFolders } from "../support/static-server.ts";
 import { lavapipe, lavapipeAvailable, nullGpu } from "../support/webgpu.ts";
 
 const doubled = `
@@ -108,7 +108,7 @@ describe.skipIf(!chromiumAvailable)("Chromium", () => {
   const folder = mkdtempSync(join(tmpdir(), "culm-chromium-"));
   beforeAll(async () => {
     writeFileSync(join(folder, "index.html"), "<script>fetch('/other'); console.error('as it should')</script>");
-    server = await serveFolder(folder);
+    server = await serveFolders({ "/": folder });
   });
   afterAll(async () => {
     await server.close();

@@ -24,14 +24,16 @@ const types: Readonly<Record<string, string>> = {
   ".svg": "image/svg+xml",
 };
 
-/** Serves a folder, with byte ranges: what any static web server does. */
-export async function serveFolder(folder: string): Promise<StaticServer> {
+/** Serves folders by the beginnings of their paths, the longest first, with byte ranges: what any static web server does. */
+export async function serveFolders(folders: Readonly<Record<string, string>>): Promise<StaticServer> {
+  const prefixes = Object.keys(folders).sort((a, b) => b.length - a.length);
   const http = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url ?? "/", "http://x").pathname);
     server.log.push({ path, range: request.headers.range });
     if (server.fault(path, request, response)) return;
-    const file = join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
-    if (statSync(file, { throwIfNoEntry: false })?.isFile() === true) send(file, readFileSync(file), request, response);
+    const prefix = prefixes.find((start) => path.startsWith(start)) ?? "";
+    const file = join(folders[prefix] ?? "", normalize(`/${path.slice(prefix.length)}${path.endsWith("/") ? "index.html" : ""}`));
+    if (prefix !== "" && statSync(file, { throwIfNoEntry: false })?.isFile() === true) send(file, readFileSync(file), request, response);
     else response.writeHead(404).end();
   });
   const server: StaticServer = {

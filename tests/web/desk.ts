@@ -22,7 +22,7 @@ export interface Desk extends Watched {
 export async function openDesk(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<Desk> {
   const watched = await openPage(browser, options);
   const { page } = watched;
-  page.setDefaultTimeout(300_000);
+  page.setDefaultTimeout(200_000);
   const region: Desk["region"] = (name) => page.getByRole("region", { name, exact: true });
   const desk: Desk = {
     ...watched,
@@ -41,7 +41,9 @@ export async function openDesk(browser: Browser, url: string, options: BrowserCo
     },
     async write(prompt) {
       await desk.prompt.fill(prompt);
-      await desk.generate.click();
+      // Not while the last thing that it did goes on.
+      await page.locator("button[aria-disabled=false]", { hasText: "Generate" }).click();
+      await desk.status.filter({ hasText: /^(Reading|Writing)/ }).waitFor();
       await desk.status.filter({ hasText: /^Done|wrong/ }).waitFor();
       return (await desk.answer.textContent()) ?? "";
     },

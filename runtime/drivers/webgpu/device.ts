@@ -67,7 +67,11 @@ function wantedLimits({ limits }: Requirements): Readonly<Record<string, number>
   return window > (limits["maxBufferSize"] ?? DEFAULT_LIMITS.maxBufferSize) ? { ...limits, maxBufferSize: window } : limits;
 }
 
-async function open(instance: GPU, adapter: GPUAdapter, { requires = NO_REQUIREMENTS, threads, index }: OpenOptions): Promise<WebgpuDevice> {
+async function open(
+  instance: GPU,
+  adapter: GPUAdapter,
+  { requires = NO_REQUIREMENTS, threads, index }: OpenOptions,
+): Promise<WebgpuDevice> {
   if (threads !== undefined) throw new UserError("WebGPU has no number of threads", { hint: "leave out threads (--threads)" });
   if (index !== undefined)
     throw new UserError("WebGPU does not number its devices", { hint: "leave out index; the browser or Vulkan decides which GPU it is" });

@@ -120,7 +120,7 @@ export class List implements StepList {
     if (x < 0 || y < 0 || z < 0 || x > MAX_GROUPS || y > MAX_GROUPS || z > MAX_GROUPS)
       throw new Error(`${kernel.entry}: ${x} x ${y} x ${z} workgroups, where WebGPU has up to ${MAX_GROUPS} along an axis`);
     if (kernel.pipeline !== current) pass.setPipeline(kernel.pipeline);
-    pass.setBindGroup(0, this.groups[i]!);
+    pass.setBindGroup(0, this.groups[i]);
     pass.dispatchWorkgroups(x, y, z);
     return kernel.pipeline;
   }

@@ -133,7 +133,7 @@ export class Work {
   /** Multiples of 4 only. */
   write(buffer: GPUBuffer, offset: number, data: Uint8Array): void {
     this.submit();
-    this.gpu.queue.writeBuffer(buffer, offset, data as Uint8Array<ArrayBuffer>);
+    this.gpu.queue.writeBuffer(buffer, offset, data);
     this.written += data.length;
   }
 
