@@ -17,7 +17,9 @@ export interface WebFlags extends ModelFlags {
 export async function compileWeb(flags: WebFlags, terminal: Terminal): Promise<undefined> {
   if ((flags.batch ?? 1) > 1) throw new UserError("a page runs one prompt at a time", { hint: "leave out --batch" });
   if (flags.target !== undefined || (flags.backend !== undefined && flags.backend !== "webgpu"))
-    throw new UserError("a page runs WebGPU, in several variants", { hint: "name them with --variants base,large-sg32, without --target and --backend" });
+    throw new UserError("a page runs WebGPU, in several variants", {
+      hint: "name them with --variants base,large-sg32, without --target and --backend",
+    });
   const { writeWebBundle } = await import("../../models/auto/web.ts");
   const interactive = terminal.interactive && flags.json !== true;
   const { options, stop } = loadOptions(flags, terminal);

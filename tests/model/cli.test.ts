@@ -29,7 +29,7 @@ describe("demo", () => {
     const first = await culm("demo", "--max-new-tokens", "8");
     expect(first.code).toBe(0);
     expect(first.out).toMatch(
-      /^culm 0\.1: bamba-tiny \(6\.8 M parameters, bf16\) on llvm\/\S+, \d+ threads?\ncompiled \d+ kernels in [\d.]+ m?s {3}per token: \d+ launches, 0 allocations, 13\.8 MB/,
+      /^culm 0\.1: bamba-tiny \(6\.8 M parameters, bf16\) on llvm\/\S+, CPU, \d+ threads?\ncompiled \d+ kernels in [\d.]+ m?s {3}per token: \d+ launches, 0 allocations, 13\.8 MB/,
     );
     expect(first.out).toContain("\nIt was the best of the world, and we were all");
     expect(first.out).toMatch(/\n8 tokens, [\d.]+ tokens\/s, first token after [\d.]+ m?s\n$/);

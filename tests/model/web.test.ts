@@ -195,7 +195,7 @@ test("what cannot become a model for a page is refused before anything is writte
   };
   expect(await refused("--web", "--variants", "base,huge")).toMatch(/variants \(--variants\): .*there is no target "huge"/);
   expect(await refused("--web", "--batch", "2")).toMatch(/one prompt at a time/);
-  expect(await refused("--web", "--device", "x86-64-avx2")).toMatch(/--device does not go with --web/);
+  expect(await refused("--web", "--target", "llvm:x86-64-avx2")).toMatch(/a page runs WebGPU, in several variants/);
   expect(await refused("--variants", "base")).toMatch(/--variants goes with --web/);
   const model = copyModel(tinyFolder, scratch.fresh());
   model.config({ rope_parameters: { rope_type: "dynamic", rope_theta: 10000, factor: 2, partial_rotary_factor: 0.5 } });

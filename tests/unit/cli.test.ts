@@ -38,7 +38,7 @@ describe("help", () => {
   });
 
   test.each([
-    ["--backend", "cuda", "llvm, interpret"],
+    ["--backend", "cuda", "llvm, webgpu, interpret"],
     ["--dtype", "fp8", "auto, f32, bf16, f16"],
     ["--threads", "two", "Expected a whole number"],
     ["--temperature", "warm", "Expected a number"],
