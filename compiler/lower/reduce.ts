@@ -41,18 +41,19 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
   if (src.cols === 1)
     return [{ op: "piece", body: perRow((at) => when(at.inside, [finish(at, cast(reg(src.name, src.dtype, at.index), dst.dtype))])) }];
 
-  const own = ownElements(s, l, identity(fn, dst.dtype), combine, ctx);
   const across = l.groups[1];
+  // Where warps meet, all rows are reduced before any is written: a target whose lanes meet in shared memory too then needs its barriers once for several.
+  const together = across > 1 ? l.fm * l.rows.slots : 1;
+  const own = ownElements(s, l, identity(fn, dst.dtype), combine, together, ctx);
   const direct = across === 1 && !s.accumulate;
   // the reduced value of a row, the same in all lanes that share it
   const row = direct ? dst.name : ctx.fresh("u");
-  if (!direct) ctx.regs.push({ name: row, dtype: dst.dtype, count: 1, uniform: across === 1 && spansWarp(l, ctx) });
-  const lanes = (r: Expr, slot: number, index: Expr): readonly Stmt[] => [
-    ...own.body(r, slot),
+  if (!direct) ctx.regs.push({ name: row, dtype: dst.dtype, count: together, uniform: across === 1 && spansWarp(l, ctx) });
+  const meet = (r: Expr, slot: number, index: Expr): Stmt =>
     l.rows.masks.length > 0
-      ? { op: "laneReduce", reg: row, index, fn, value: own.value, masks: l.rows.masks }
-      : { op: "assign", reg: row, index, value: own.value },
-  ];
+      ? { op: "laneReduce", reg: row, index, fn, value: own.value(r, slot), masks: l.rows.masks }
+      : { op: "assign", reg: row, index, value: own.value(r, slot) };
+  const lanes = (r: Expr, slot: number, index: Expr): readonly Stmt[] => [...own.body(r, slot), meet(r, slot, index)];
   if (direct) return [{ op: "piece", body: perRow((at, r, slot) => lanes(r, slot, at.index)) }];
   const reduced = reg(row, dst.dtype, 0);
   if (across === 1)
@@ -61,36 +62,46 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
   const meeting = ctx.fresh("part");
   ctx.shared.push({ name: meeting, dtype: dst.dtype, count: across * src.rows });
   const first = and(...l.rows.masks.map((mask) => lt(mod(idiv(ctx.lane.lane, mask), 2), 1)));
+  const held = (index: Expr): Expr => (together === 1 ? i32(0) : index);
   const put = (at: Place): Stmt => ({
     op: "store",
     buffer: meeting,
     dtype: dst.dtype,
     index: rowMajor(ctx.lane.warpCol, src.rows, at.row),
-    value: reduced,
+    value: reg(row, dst.dtype, held(at.index)),
     guard: both(at.inside, first),
   });
   const parts = (at: Place): Expr[] => Array.from({ length: across }, (_, j) => load(meeting, dst.dtype, add(at.row, j * src.rows)));
   return [
-    { op: "piece", body: perRow((at, r, slot) => [...lanes(r, slot, i32(0)), put(at)]) },
+    {
+      op: "piece",
+      body: [
+        ...perRow((_, r, slot) => own.body(r, slot)),
+        ...perRow((at, r, slot) => [meet(r, slot, held(at.index))]),
+        ...perRow((at) => [put(at)]),
+      ],
+    },
     { op: "piece", body: perRow((at) => when(at.inside, [finish(at, parts(at).reduce(combine))])) },
   ];
 }
 
-/** This lane's elements of one row, combined into `value`. */
+/** This lane's elements of a row, combined into `value`; `together` rows have theirs at the same time. */
 function ownElements(
   s: Extract<TileStmt, { op: "rowReduce" }>,
   l: FragLayout,
   start: Expr,
   combine: (a: Expr, b: Expr) => Expr,
+  together: number,
   ctx: Context,
-): { readonly body: (r: Expr, slot: number) => readonly Stmt[]; readonly value: Expr } {
+): { readonly body: (r: Expr, slot: number) => readonly Stmt[]; readonly value: (r: Expr, slot: number) => Expr } {
   const { src, dst } = s;
   const chains = l.fn >= 4 * CHAINS ? CHAINS : 1;
   const name = ctx.fresh("t");
-  ctx.regs.push({ name, dtype: dst.dtype, count: chains, uniform: false });
-  const acc = (j: number): Expr => reg(name, dst.dtype, j);
-  const put = (j: number, value: Expr): Stmt => ({ op: "assign", reg: name, index: i32(j), value });
+  ctx.regs.push({ name, dtype: dst.dtype, count: chains * together, uniform: false });
+  const at = (r: Expr, slot: number, j: number): Expr => (together === 1 ? i32(j) : add(mul(add(mul(r, l.rows.slots), slot), chains), j));
   const body = (r: Expr, slot: number): readonly Stmt[] => {
+    const acc = (j: number): Expr => reg(name, dst.dtype, at(r, slot, j));
+    const put = (j: number, value: Expr): Stmt => ({ op: "assign", reg: name, index: at(r, slot, j), value });
     const elements = l.rows.slotOf.flatMap((of, i) => (of === slot ? [i] : []));
     const step = (c: Expr, j: number): readonly Stmt[] =>
       elements.flatMap((i) => {
@@ -108,5 +119,5 @@ function ownElements(
     for (let j = 1; j < chains; j++) out.push(put(0, combine(acc(0), acc(j))));
     return out;
   };
-  return { body, value: acc(0) };
+  return { body, value: (r, slot) => reg(name, dst.dtype, at(r, slot, 0)) };
 }

@@ -2,6 +2,16 @@ import type { Report } from "./inspect-report.ts";
 import { heading, table } from "./table.ts";
 import { formatBytes } from "./terminal.ts";
 
+/** What a device must offer; no line where every one does. */
+function needs({ features, limits, subgroup }: Report["target"]["requires"]): string {
+  const parts = [
+    ...features.map((feature) => `feature ${feature}`),
+    ...(subgroup === null ? [] : [`subgroups of ${subgroup} lanes`]),
+    ...Object.entries(limits).map(([name, value]) => `${name} ${value}`),
+  ];
+  return parts.length === 0 ? "" : `  needs ${parts.join(", ")}\n`;
+}
+
 /** `culm inspect` for people. */
 export function printReport(report: Report): string {
   const { name, target, precision, memory, programs, kernels, summary } = report;
@@ -11,7 +21,7 @@ export function printReport(report: Report): string {
       .join(", ");
   const lines = [
     heading(`${name}: ${summary}, for ${target.backend} ${target.caps}`),
-    `  compiled by culm ${report.compiler} with ${target.toolchain}\n\n`,
+    `  compiled by culm ${report.compiler} with ${target.toolchain}\n${needs(target.requires)}\n`,
     heading("precision"),
     `  weights ${counts(precision.weights)}; states ${counts(precision.states)}; arithmetic and what is between kernels ${precision.arithmetic}\n\n`,
     heading(`memory of one session: ${formatBytes(memory.total)}`),

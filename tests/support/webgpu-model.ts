@@ -18,7 +18,7 @@ export function openOnLavapipe(
 export function watchDevices(): readonly GPUDevice[] {
   const { GPUAdapter } = globals as unknown as { readonly GPUAdapter: { readonly prototype: GPUAdapter } };
   const devices: GPUDevice[] = [];
-  const open = Reflect.get(GPUAdapter.prototype, "requestDevice") as GPUAdapter["requestDevice"];
+  const open = Object.getOwnPropertyDescriptor(GPUAdapter.prototype, "requestDevice")!.value as GPUAdapter["requestDevice"];
   GPUAdapter.prototype.requestDevice = async function (this: GPUAdapter, descriptor) {
     const device = await open.call(this, descriptor);
     devices.push(device);

@@ -297,4 +297,23 @@ describe("refused", () => {
     await expect(opening).rejects.toThrow(/not enough memory for the values between kernels \(128 bytes\)|not enough memory for tables/);
     expect(log.freed).toBe(log.allocated);
   });
+
+  test("too little memory that the device tells of later: with what everything needs, and before weights are read", async () => {
+    const { device, log } = fakeDevice(false);
+    const late: Device = { ...device, ready: () => Promise.reject(new RangeError("none left")) };
+    let read = 0;
+    const opening = openArtifact(late, artifact, { ...source, readInto: () => void (read += 1) });
+    await expect(opening).rejects.toThrow(
+      /not enough memory; bytes asked for: weights \d+, states 4, between kernels 128, inputs and outputs 28/,
+    );
+    await expect(opening).rejects.toThrow(UserError);
+    expect([read, log.freed]).toEqual([0, log.allocated]);
+  });
+
+  test("an artifact for another kind of device, with nothing allocated", async () => {
+    const { device, log } = fakeDevice(true);
+    const other = { ...artifact, manifest: { ...manifest, target: { ...manifest.target, backend: "wgsl", caps: "base" } } };
+    await expect(openArtifact(device, other, source)).rejects.toThrow("compiled for wgsl (base), fake runs artifacts for fake");
+    expect(log.allocated).toBe(0);
+  });
 });
