@@ -165,10 +165,25 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
     if (SOURCE.has(n.op) || (n.op === "get" && n.attrs.index === 1)) continue;
-    kernels.push(...kernelsOf(decisions, n, anchorsOf.get(n) ?? []));
+    const made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
+    const wide = made.find(({ args }) => args.length > caps.maxBuffers);
+    const inner = wide && widestValue(anchorsOf.get(n)?.[0] ?? n, (x) => buffers.has(x) || forced.has(x));
+    if (wide && inner) throw new FusionMismatch(inner, `${wide.label} has ${wide.args.length} buffers as arguments`);
+    kernels.push(...made);
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: mergeRows(kernels, caps), outputs };
+}
+
+/** Of the values that a node's kernel computes for itself, the operand that reads most buffers: stored, it is one. */
+function widestValue(n: Node, isStored: (n: Node) => boolean): Node | undefined {
+  const reads = (x: Node, seen: Set<Node>): Set<Node> => {
+    if (isStored(x)) seen.add(x);
+    else for (const i of x.inputs) reads(i, seen);
+    return seen;
+  };
+  const counted = n.inputs.filter((i) => !isStored(i)).map((node) => ({ node, count: reads(node, new Set()).size }));
+  return counted.sort((a, b) => b.count - a.count).find(({ count }) => count > 1)?.node;
 }
 
 const sameGemm = (a: Node, b: Node): boolean => a.inputs[0] === b.inputs[0] && sameShape(typeOf(a).shape, typeOf(b).shape);
