@@ -43,8 +43,8 @@ export function printUnit(s: Unit, b: Block, k: Kernel): void {
         }
       }
     });
-    // unrolled by the driver it was a tenth slower on an H200
-    close(turn, loopHead(variableName(step.name), steps, within, k, Infinity));
+    // however long: unrolled by the driver a product of 2048 x 2048 x 2048 was 2 % faster on an H200
+    close(turn, loopHead(variableName(step.name), steps, within, k, 0));
     if (within !== outer) close(within, `if (${k.value(wanted, outer)})`);
   });
 }
