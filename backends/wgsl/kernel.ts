@@ -2,13 +2,14 @@ import type { Caps } from "../../compiler/backend.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
 import type { ThreadProgram } from "../../compiler/ir/thread.ts";
 import type { Block } from "../text/block.ts";
+import type { Helpers } from "../text/helpers.ts";
 import { writeValue } from "../text/names.ts";
 import type { Turns, Writer } from "../text/writer.ts";
 import { countUses, indexedRegisters } from "../text/writer.ts";
 import type { Target } from "./caps.ts";
 import { parseTarget } from "./caps.ts";
-import type { Helpers } from "./math.ts";
-import { helpers } from "./math.ts";
+import type { HelperName } from "./math.ts";
+import { wgslHelpers } from "./math.ts";
 import type { Place } from "./memory.ts";
 import { placesOf } from "./memory.ts";
 
@@ -16,7 +17,7 @@ import { placesOf } from "./memory.ts";
 export interface Kernel extends Writer {
   readonly target: Target;
   readonly places: ReadonlyMap<string, Place>;
-  readonly helpers: Helpers;
+  readonly helpers: Helpers<HelperName>;
   /** Functions and variables of this kernel alone, by name: window accessors, sums over lanes, the memory that lanes exchange values through. */
   readonly declarations: Map<string, string>;
   /** Words that each thread has to tell others at a time, of those that talk through workgroup memory; grows as statements are printed. */
@@ -45,7 +46,7 @@ export function kernelOf(program: ThreadProgram, caps: Caps, spelling: Spelling)
     caps,
     target: parseTarget(caps.name),
     places,
-    helpers: helpers(),
+    helpers: wgslHelpers(),
     declarations: new Map(),
     uses: countUses(program),
     indexed: indexedRegisters(program),
