@@ -49,7 +49,10 @@ function loadWords(p: Place, at: Expr, width: number, b: Block, k: Kernel): read
     const name = k.fresh("x");
     const address = `${p.name} + ${k.value(add(at, i * per), b)}`;
     const streamed = p.streamed ? k.dialect.streamed[type] : undefined;
-    line(b, `const ${type} ${name} = ${streamed === undefined ? k.dialect.vectorAt(type, p.space, address, "read") : `${k.help(streamed)}(${address})`};`);
+    line(
+      b,
+      `const ${type} ${name} = ${streamed === undefined ? k.dialect.vectorAt(type, p.space, address, "read") : `${k.help(streamed)}(${address})`};`,
+    );
     return Array.from({ length: words }, (_, word) => component(name, words, word));
   }).flat();
 }
@@ -94,8 +97,7 @@ function pack(dtype: DType, values: readonly string[], k: Kernel): string {
 
 /** `width` elements from `at` on, which is a multiple of `width`; texts of their values. */
 export function loadElements(p: Place, at: Expr, width: number, b: Block, k: Kernel): readonly string[] {
-  if (width === 1 || wordsOf(p.dtype, width) === null)
-    return Array.from({ length: width }, (_, i) => loadElement(p, add(at, i), b, k));
+  if (width === 1 || wordsOf(p.dtype, width) === null) return Array.from({ length: width }, (_, i) => loadElement(p, add(at, i), b, k));
   return loadWords(p, at, width, b, k).flatMap((word) => unpack(p.dtype, word, k));
 }
 

@@ -2,6 +2,7 @@ import type { Source } from "../../compiler/backend.ts";
 import type { DType } from "../../compiler/ir/dtype.ts";
 import type { BinaryFn, UnaryFn } from "../../compiler/ir/expr.ts";
 import type { Helper } from "../text/helpers.ts";
+import type { Turns } from "../text/writer.ts";
 
 /** Where an array lies. A language with address spaces spells pointers by it. "constant": device memory that nothing writes while a program runs. */
 export type Space = "constant" | "device" | "shared";
@@ -47,8 +48,8 @@ export interface Dialect {
   readonly shuffle: (x: string, mask: number) => string;
   /** All threads of the block wait for each other, and see what was written before. */
   readonly barrier: string;
-  /** The line before a loop that is to be written out, or not to be. */
-  readonly unroll: Readonly<Record<"out" | "loop", string>>;
+  /** The line before a loop that the compiler is not to treat as it likes. */
+  readonly unroll: Readonly<Record<Exclude<Turns, "any">, string>>;
 }
 
 /** The type that values of a dtype are computed in; those of storage types are numbers that the type can hold. */

