@@ -33,6 +33,8 @@ export interface Kernel extends Writer {
   readonly dialect: Dialect;
   readonly places: ReadonlyMap<string, Place>;
   readonly registers: ReadonlyMap<string, RegDecl>;
+  /** Counters of loops that are written out: numbers, when the assembler sees them. */
+  readonly unrolled: ReadonlySet<Expr>;
   /** Register arrays that only carry vectors from memory to memory: they hold the bits as they are. */
   readonly carriers: ReadonlySet<string>;
   /** Register arrays that nothing but a store of vectors reads, which rounds. */
@@ -75,6 +77,7 @@ export function kernelOf(program: ThreadProgram, caps: Caps, dialect: Dialect, s
     dialect,
     places,
     registers,
+    unrolled: unrolledCounters(program),
     carriers: carriersOf(program, read),
     stored: new Set(program.regs.filter((d) => !read.has(d.name)).map((d) => d.name)),
     uses: countUses(program),
@@ -116,6 +119,14 @@ function placesOf(p: ThreadProgram): ReadonlyMap<string, Place> {
       { name: `s_${d.name}`, dtype: d.dtype, space: "shared", streamed: false, count: d.count },
     ]),
   ]);
+}
+
+function unrolledCounters(p: ThreadProgram): ReadonlySet<Expr> {
+  const found = new Set<Expr>();
+  eachStmt(p.body, (s) => {
+    if (s.op === "for" && s.unroll) found.add(s.var);
+  });
+  return found;
 }
 
 /** Register arrays that some expression, reduction or product reads. */
