@@ -1,7 +1,7 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { add, idiv, some, sum, terms } from "../../compiler/ir/expr.ts";
+import { add, idiv, isConst, some, sum, terms } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { Block } from "../text/block.ts";
 import { line, where } from "../text/block.ts";
@@ -55,9 +55,9 @@ export function storeElement(p: Place, index: Expr, value: Expr, b: Block, k: Ke
   line(b, `${elementAt(p, index, b, k)} = ${stored};`);
 }
 
-/** What an assignment puts into a register: of an array that is only stored as vectors, not yet rounded. */
+/** What an assignment puts into a register. */
 export const assigned = (reg: string, value: Expr, k: Kernel): Expr =>
-  k.stored.has(reg) ? unrounded(value, k.registers.get(reg)!.dtype) : value;
+  k.unrounded.has(reg) ? unrounded(value, k.registers.get(reg)!.dtype) : value;
 
 /** Names of the words of `width` elements from `at` on, which is a multiple of as many as a vector holds. */
 function loadWords(p: Place, at: Expr, width: number, b: Block, k: Kernel): readonly string[] {
@@ -129,8 +129,11 @@ const wordRegisters = (s: Vector, b: Block, k: Kernel): string[] => {
 const elementRegisters = (s: Vector, b: Block, k: Kernel): string[] =>
   Array.from({ length: s.width }, (_, i) => k.register(s.reg, add(s.index, i), b));
 
-const guarded = (guard: Expr | null, b: Block, k: Kernel, body: (inner: Block) => void): void => {
-  if (guard === null) body(b);
+const always = (guard: Expr | null): guard is null => guard === null || isConst(guard, 1);
+
+/** What happens where a guard holds. */
+export const guarded = (guard: Expr | null, b: Block, k: Kernel, body: (inner: Block) => void): void => {
+  if (always(guard)) body(b);
   else where(b, k.value(guard, b), body);
 };
 
@@ -138,7 +141,7 @@ export function loadVector(s: Extract<Stmt, { op: "loadVec" }>, b: Block, k: Ker
   const place = k.places.get(s.buffer)!;
   const carries = k.carriers.has(s.reg);
   const targets = carries ? wordRegisters(s, b, k) : elementRegisters(s, b, k);
-  if (s.guard !== null) for (const target of targets) line(b, `${target} = ${carries ? "0u" : zeroOf(s.dtype)};`);
+  if (!always(s.guard)) for (const target of targets) line(b, `${target} = ${carries ? "0u" : zeroOf(s.dtype)};`);
   guarded(s.guard, b, k, (inner) => {
     const values = carries ? loadWords(place, s.at, s.width, inner, k) : loadElements(place, s.at, s.width, inner, k);
     for (const [i, x] of values.entries()) line(inner, `${targets[i]!} = ${x};`);
