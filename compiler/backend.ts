@@ -68,6 +68,8 @@ export interface Source {
   readonly params?: readonly { readonly access: "read" | "readwrite"; readonly windows: number }[];
   /** Of a target whose driver compiles: threads of a workgroup, and how many symbols the kernel takes. */
   readonly launch?: { readonly threads: number; readonly symbols: number };
+  /** What the kernel computes and how it was configured, for messages of toolchains. */
+  readonly about?: string;
 }
 
 export interface Backend {

@@ -108,7 +108,7 @@ function kernelLibrary(backend: Backend, caps: Caps): Library {
         expected: `at most ${caps.maxBuffers} bindings on ${caps.name}`,
         fix: "take a target with larger bindings, fewer rows at a time (batch, prefill chunk), or a smaller vocabulary",
       });
-    sources.push(source);
+    sources.push({ ...source, about: `${k.label}: ${choice.template} ${JSON.stringify(choice.config)}` });
     const kernel = entries.push({
       entry: source.entry,
       name: k.problem.frame.name,

@@ -55,7 +55,8 @@ export function newScope(): Scope {
       if (i < 0) {
         i = args.length;
         args.push({ buffer, access });
-        params.push({ name: `p${i}`, dtype: buffer.dtype, access, elements: maxElements(buffer) });
+        const constant = buffer.kind === "weight" || buffer.kind === "literal";
+        params.push({ name: `p${i}`, dtype: buffer.dtype, access, elements: maxElements(buffer), ...(constant ? { constant } : {}) });
       } else if (args[i]!.access !== access) {
         args[i]!.access = "readwrite";
         params[i] = { ...params[i]!, access: "readwrite" };

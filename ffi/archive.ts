@@ -51,7 +51,7 @@ export function readArchive(bytes: Uint8Array): Member[] {
     const field = text(at, 16);
     const size = Number(text(at + 48, 10));
     const end = at + HEADER + size;
-    if (text(at + 58, 1) !== "`" || !Number.isInteger(size) || end > bytes.length)
+    if (text(at + 58, 1) !== "`" || !Number.isInteger(size) || size < 0 || end > bytes.length)
       throw new Error(`the archive of kernels is damaged or cut short at byte ${at} of ${bytes.length}`);
     const data = bytes.subarray(at + HEADER, end);
     if (field === "//") names = decoder.decode(data);

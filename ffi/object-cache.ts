@@ -32,11 +32,6 @@ const sha256 = (...parts: readonly (string | Uint8Array)[]): Buffer => {
 /** Grows when the same key would give another object: a change in how libLLVM is driven. */
 const FORMAT = 2;
 
-function keyOf(llvm: Llvm, { text, target, options }: CompileJob): string {
-  const settings = JSON.stringify([FORMAT, llvm.version, target.triple, target.cpu, target.features, options.passes, options.level]);
-  return sha256(settings, "\n", text).toString("hex");
-}
-
 const DIGEST = 32;
 
 function readObject(file: string): Uint8Array | null {
@@ -77,13 +72,23 @@ export interface Compiled {
   readonly cached: number;
 }
 
-/** The objects of the jobs, in order. What is not in the cache is compiled on worker threads and put there. */
-export async function compileAll(llvm: Llvm, jobs: readonly CompileJob[]): Promise<Compiled> {
+/** Something to compile, by all that goes into it. */
+export interface CacheJob {
+  /** The compiler, its version, and what it is asked for. */
+  readonly settings: string;
+  readonly text: string;
+  readonly make: () => Promise<Uint8Array>;
+}
+
+/** The objects of the jobs, in order. What is not in the cache's directory `room` is made, several at a time, and put there in files that end in `extension`. */
+export async function makeAll(room: string, extension: string, jobs: readonly CacheJob[]): Promise<Compiled> {
   const root = cacheDirectory();
-  const directory = root === null ? null : join(root, "llvm");
+  const directory = root === null ? null : join(root, room);
   const objects: Uint8Array[] = [];
   const missing: number[] = [];
-  const files = jobs.map((job) => (directory === null ? null : join(directory, `${keyOf(llvm, job)}.o`)));
+  const files = jobs.map(({ settings, text }) =>
+    directory === null ? null : join(directory, `${sha256(settings, "\n", text).toString("hex")}.${extension}`),
+  );
   files.forEach((file, i) => {
     const known = file === null ? null : readObject(file);
     if (known) objects[i] = known;
@@ -92,8 +97,7 @@ export async function compileAll(llvm: Llvm, jobs: readonly CompileJob[]): Promi
   const cached = jobs.length - missing.length;
   const one = async (): Promise<void> => {
     for (let i = missing.shift(); i !== undefined; i = missing.shift()) {
-      const { text, target, options } = jobs[i]!;
-      const object = await llvm.compileInBackground(text, target, options);
+      const object = await jobs[i]!.make();
       objects[i] = object;
       if (directory !== null) writeObject(directory, files[i]!, object);
     }
@@ -103,3 +107,15 @@ export async function compileAll(llvm: Llvm, jobs: readonly CompileJob[]): Promi
   await Promise.all(Array.from({ length: Math.min(SIDE_BY_SIDE, missing.length) }, one));
   return { objects, cached };
 }
+
+/** The same of modules of LLVM IR, compiled on worker threads. */
+export const compileAll = (llvm: Llvm, jobs: readonly CompileJob[]): Promise<Compiled> =>
+  makeAll(
+    "llvm",
+    "o",
+    jobs.map(({ text, target, options }) => ({
+      settings: JSON.stringify([FORMAT, llvm.version, target.triple, target.cpu, target.features, options.passes, options.level]),
+      text,
+      make: () => llvm.compileInBackground(text, target, options),
+    })),
+  );

@@ -2,7 +2,8 @@ import type { Backend, Caps } from "../../compiler/backend.ts";
 import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import { BYTES, DTYPES } from "../../compiler/ir/dtype.ts";
 import { printThread } from "../../compiler/ir/thread-text.ts";
-import { fma4x8, fma8, mma16816, simdgroup8 } from "./units.ts";
+import { mma16816 } from "../units.ts";
+import { fma4x8, fma8, simdgroup8 } from "./units.ts";
 
 const gpu = {
   dtypes: new Set(DTYPES),

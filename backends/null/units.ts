@@ -1,19 +1,6 @@
 import type { MatrixUnit } from "../../compiler/backend.ts";
 import { add, i32, idiv, mod, mul } from "../../compiler/ir/expr.ts";
 
-/** The lane map of CUDA's mma.sync m16n8k16. */
-export const mma16816: MatrixUnit = {
-  name: "mma.m16n8k16",
-  m: 16,
-  n: 8,
-  k: 16,
-  lanes: 32,
-  elems: 4,
-  inputs: ["bf16", "f16"],
-  coord: (lane, i) => [add(idiv(lane, 4), mul(idiv(i, 2), 8)), add(mul(mod(lane, 4), 2), mod(i, 2))],
-  block: [1, 1],
-};
-
 /** The lane map of Apple's simdgroup_matrix 8x8. */
 export const simdgroup8: MatrixUnit = {
   name: "simdgroup8x8",

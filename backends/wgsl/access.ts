@@ -1,7 +1,7 @@
 import type { Expr } from "../../compiler/ir/expr.ts";
 import { add as plus, idiv, isConst, mod, rangeOf } from "../../compiler/ir/expr.ts";
-import type { Block } from "./block.ts";
-import { line } from "./block.ts";
+import type { Block } from "../text/block.ts";
+import { line } from "../text/block.ts";
 import type { Kernel } from "./kernel.ts";
 import type { Place } from "./memory.ts";
 import { vectorType, windowName } from "./memory.ts";

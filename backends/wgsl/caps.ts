@@ -1,6 +1,7 @@
 import type { Caps, MatrixUnit, Requirements } from "../../compiler/backend.ts";
 import { DTYPES } from "../../compiler/ir/dtype.ts";
-import { fmaTile, subgroupMatrix } from "./units.ts";
+import { fmaTile } from "../units.ts";
+import { subgroupMatrix } from "./units.ts";
 
 /**
  * What a WGSL target is made of. Its name is `<limits>[-sg<N>][-f16][-mat]`: "base" is what every WebGPU adapter offers, "large" asks for more;

@@ -1,12 +1,5 @@
-/**
- * Functions that kernels call, written into a module where it uses them. WGSL promises little of its own: exp and log lose digits with the size of the
- * argument, sin and cos hold within [-pi, pi], minimum and maximum may drop a NaN, conversions may round either way. These agree with the
- * interpreter within a few units in the last place; polynomials and splits as in backends/llvm/vector-math.ts. Subnormal numbers may count as zero.
- */
-interface Helper {
-  readonly needs: readonly HelperName[];
-  readonly text: string;
-}
+import type { Helper, Helpers } from "../text/helpers.ts";
+import { helper, helpersOf } from "../text/helpers.ts";
 
 export type HelperName =
   | "special"
@@ -30,9 +23,12 @@ export type HelperName =
   | "f16_bits"
   | "round_f16";
 
-const helper = (needs: readonly HelperName[], text: string): Helper => ({ needs, text: text.trim() });
-
-const HELPERS: Readonly<Record<HelperName, Helper>> = {
+/**
+ * Functions that kernels call, written into a module where it uses them. WGSL promises little of its own: exp and log lose digits with the size of the
+ * argument, sin and cos hold within [-pi, pi], minimum and maximum may drop a NaN, conversions may round either way. These agree with the
+ * interpreter within a few units in the last place; polynomials and splits as in backends/llvm/vector-math.ts. Subnormal numbers may count as zero.
+ */
+const HELPERS: Readonly<Record<HelperName, Helper<HelperName>>> = {
   // An expression of constants must not be infinite or NaN: what a variable holds is no constant.
   special: helper([], "var<private> infinity_bits: u32 = 0x7f800000u;"),
   // Drivers reckon with real numbers (Mesa makes a b + a c into a (b + c), and (a + b) - a into b), and WGSL has no word against it. A number that bits which
@@ -239,22 +235,4 @@ fn f16_bits(x: f32) -> u32 {
   round_f16: helper(["f16_bits"], "fn round_f16(x: f32) -> f32 { return unpack2x16float(f16_bits(x)).x; }"),
 };
 
-/** Collects the functions that a module calls; `use` gives the name back, so that it can be written where it is called. */
-export interface Helpers {
-  readonly use: (name: HelperName) => HelperName;
-  uses(name: HelperName): boolean;
-  /** Text of all that were used, each after what it needs. */
-  text(): string[];
-}
-
-export function helpers(): Helpers {
-  const used = new Set<HelperName>();
-  const use = (name: HelperName): HelperName => {
-    if (!used.has(name)) {
-      for (const other of HELPERS[name].needs) use(other);
-      used.add(name);
-    }
-    return name;
-  };
-  return { use, uses: (name) => used.has(name), text: () => [...used].map((name) => HELPERS[name].text) };
-}
+export const wgslHelpers = (): Helpers<HelperName> => helpersOf(HELPERS);

@@ -4,11 +4,12 @@ import type { Expr } from "../../compiler/ir/expr.ts";
 import { accessesOf, eachStmt, expressionsOf } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { View } from "../../compiler/ir/tile.ts";
-import type { Block } from "./block.ts";
-import { block, close, line } from "./block.ts";
+import type { Block } from "../text/block.ts";
+import { block, line } from "../text/block.ts";
+import { variableName } from "../text/writer.ts";
 import type { Kernel } from "./kernel.ts";
 import { isSubgroupMatrix } from "./units.ts";
-import { loopHead, registerName, variableName } from "./values.ts";
+import { registerName } from "./values.ts";
 
 /**
  * Products by subgroup matrices. Which lane holds which element of one is nobody's business but the device's, so accumulators go between registers and
@@ -124,7 +125,7 @@ export function printMatrixUnit(s: Unit, b: Block, k: Kernel): void {
       line(inner, `${acc} = subgroupMatrixMultiplyAccumulate(${left}, ${rights[c]!}, ${acc});`);
     }
   }
-  close(inner, loopHead(variableName(step.name), idiv(s.k, unit.k), b, k, Infinity));
+  k.loop(inner, variableName(step.name), idiv(s.k, unit.k), "loop");
 }
 
 /** An expression in the number of the warp only, in that of the subgroup: matrices are loaded by a whole one, and the compiler wants to see it. */

@@ -1,13 +1,15 @@
 import { createHash } from "node:crypto";
 import type { Caps, Source } from "../../compiler/backend.ts";
 import type { ThreadProgram } from "../../compiler/ir/thread.ts";
-import { block } from "./block.ts";
+import { block } from "../text/block.ts";
+import { variableName } from "../text/writer.ts";
+import { loadElements } from "./access.ts";
 import type { Kernel } from "./kernel.ts";
 import { kernelOf } from "./kernel.ts";
 import { declarations, sharedBytes } from "./memory.ts";
 import { printBody } from "./statements.ts";
 import { valueType } from "./types.ts";
-import { printValue, variableName } from "./values.ts";
+import { closeLoop, registerName, textOf } from "./values.ts";
 
 /**
  * Thread IR to WGSL: a module with one entry point. A register array becomes a variable an element, unless it is indexed at run time. Bindings of group 0
@@ -15,7 +17,7 @@ import { printValue, variableName } from "./values.ts";
  * multiples of 16 bytes.
  */
 export function print(program: ThreadProgram, caps: Caps): Source {
-  const k = kernelOf(program, caps, printValue);
+  const k = kernelOf(program, caps, { operation: textOf, register: registerName, elements: loadElements, loop: closeLoop });
   const body = block(null);
   printBody(program.body, body, k);
   const { text, bindings } = declarations(k.places);

@@ -4,14 +4,16 @@ import { add, isConst, load, some } from "../../compiler/ir/expr.ts";
 import { accessesOf, eachStmt } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import { loadElements, storeElement, storeElements } from "./access.ts";
-import type { Block } from "./block.ts";
-import { block, close, line, where } from "./block.ts";
+import type { Block } from "../text/block.ts";
+import { block, close, line, where } from "../text/block.ts";
+import { forget } from "../text/names.ts";
+import { variableName } from "../text/writer.ts";
 import type { Kernel } from "./kernel.ts";
 import type { LaneReduce } from "./lanes.ts";
 import { reduceLanes } from "./lanes.ts";
 import { accumulatorsOf, closeMatrices, openMatrices } from "./matrix.ts";
 import { printUnit } from "./unit.ts";
-import { forget, loopHead, registerName, variableName } from "./values.ts";
+import { registerName } from "./values.ts";
 import { zeroOf } from "./types.ts";
 
 export function printBody(body: readonly Stmt[], b: Block, k: Kernel): void {
@@ -111,10 +113,9 @@ function printStmt(s: Exclude<Stmt, LaneReduce>, b: Block, k: Kernel): void {
     case "unit":
       return void printUnit(s, b, k);
     case "for": {
-      const name = variableName(s.var.name);
       const inner = block(b, false, s.var);
       printBody(s.body, inner, k);
-      close(inner, loopHead(name, s.count, b, k, inner.lines.length));
+      k.loop(inner, variableName(s.var.name), s.count, "any");
       return;
     }
     case "if": {

@@ -1,89 +1,14 @@
-import type { MatrixUnit } from "../../compiler/backend.ts";
-import { add, constant, i32, idiv, isConst, lt, mod, mul, intVar } from "../../compiler/ir/expr.ts";
-import type { Expr } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
-import type { View } from "../../compiler/ir/tile.ts";
-import { loadElements } from "./access.ts";
-import type { Block } from "./block.ts";
-import { block, close, line } from "./block.ts";
+import type { Block } from "../text/block.ts";
+import { writeFma } from "../text/fma.ts";
 import type { Kernel } from "./kernel.ts";
 import { printMatrixUnit } from "./matrix.ts";
-import { isSubgroupMatrix, laneGrid } from "./units.ts";
-import { loopHead, registerName, variableName } from "./values.ts";
+import { isSubgroupMatrix } from "./units.ts";
 
-type Unit = Extract<Stmt, { op: "unit" }>;
-
-/**
- * A product on registers: four k at a time, a lane reads its rows of `a`, then one of its columns of `b` after the other, and adds their products up. Where
- * an operand lies along k it reads vectors.
- */
-export function printUnit(s: Unit, b: Block, k: Kernel): void {
+/** A product of a warp, on registers or by subgroup matrices. */
+export function printUnit(s: Extract<Stmt, { op: "unit" }>, b: Block, k: Kernel): void {
   const unit = k.caps.units.find((u) => u.name === s.unit);
   if (!unit) throw new Error(`wgsl: ${k.caps.name} has no unit ${s.unit}`);
-  if (isSubgroupMatrix(unit)) return void printMatrixUnit(s, b, k);
-  const [down, across] = unit.block;
-  const [rows, cols] = laneGrid(unit.lanes);
-  const lane = mod(intVar("tid", 0, k.program.threads - 1), unit.lanes);
-  const left = operand(s.a, add(s.rowBase, idiv(lane, cols)), "rows");
-  const right = operand(s.b, add(s.colBase, mod(lane, cols)), "cols");
-  const steps = idiv(s.k, unit.k);
-  const loops = k.indexed.has(s.acc);
-  each(s.fm, "r", loops, b, k, (r, outer) => {
-    const wanted = s.rows === null ? constant(1, "bool") : lt(add(s.rowBase, mul(r, unit.m)), s.rows);
-    const within = isConst(wanted) ? outer : block(outer, true);
-    const step = intVar(k.fresh("k"), 0, 2 ** 24);
-    const turn = block(within, false, step);
-    const lines = Array.from({ length: down }, (_, i) => readLine(left, add(mul(r, unit.m), i * rows), step, unit, turn, k));
-    each(s.fn, "c", loops, turn, k, (c, inner) => {
-      for (let j = 0; j < across; j++) {
-        const column = readLine(right, add(mul(c, unit.n), j * cols), step, unit, inner, k);
-        for (let i = 0; i < down; i++) {
-          const acc = registerName(s.acc, add(mul(add(mul(r, s.fn), c), unit.elems), i * across + j), inner, k);
-          line(inner, `${acc} = ${column.reduce((sum, y, x) => `fma(${lines[i]![x]!}, ${y}, ${sum})`, acc)};`);
-        }
-      }
-    });
-    // unrolled by the driver it was a tenth slower on an H200
-    close(turn, loopHead(variableName(step.name), steps, within, k, Infinity));
-    if (within !== outer) close(within, `if (${k.value(wanted, outer)})`);
-  });
-}
-
-/** Unit tiles one after the other, written out or in a loop. */
-function each(count: number, hint: string, loop: boolean, b: Block, k: Kernel, body: (i: Expr, inner: Block) => void): void {
-  if (!loop || count === 1) {
-    for (let i = 0; i < count; i++) body(i32(i), b);
-    return;
-  }
-  const counter = intVar(k.fresh(hint), 0, count - 1);
-  const inner = block(b, false, counter);
-  body(counter, inner);
-  close(inner, loopHead(variableName(counter.name), i32(count), b, k, Infinity));
-}
-
-/** One operand: its lines are rows of `a`, or columns of `b`. */
-interface Operand {
-  readonly view: View;
-  /** Where this lane's first line begins. */
-  readonly base: Expr;
-  readonly line: Expr;
-  readonly k: Expr;
-}
-
-function operand(view: View, first: Expr, lines: "rows" | "cols"): Operand {
-  const [line, k] = lines === "rows" ? [view.rowStride, view.colStride] : [view.colStride, view.rowStride];
-  return { view, base: add(view.base, mul(first, line)), line, k };
-}
-
-/** Names of the unit.k elements of one of this lane's lines that begin at step `step`. */
-function readLine(o: Operand, index: Expr, step: Expr, unit: MatrixUnit, b: Block, k: Kernel): string[] {
-  const place = k.places.get(o.view.name)!;
-  const at = add(add(o.base, mul(o.line, index)), mul(mul(o.k, unit.k), step));
-  const along = isConst(o.k, 1) && isConst(mod(o.base, unit.k), 0) && isConst(mod(o.line, unit.k), 0);
-  if (along) return loadElements(place, at, unit.k, b, k);
-  return Array.from({ length: unit.k }, (_, i) => {
-    const name = k.fresh("x");
-    line(b, `let ${name} = ${loadElements(place, add(at, mul(o.k, i)), 1, b, k)[0]!};`);
-    return name;
-  });
+  if (isSubgroupMatrix(unit)) printMatrixUnit(s, b, k);
+  else writeFma(s, unit, b, k);
 }

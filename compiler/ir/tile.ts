@@ -27,6 +27,8 @@ export interface Param {
   readonly access: Access;
   /** Most elements the buffer can have, where that is known: a target that binds buffers in windows needs several for a large one. */
   readonly elements?: number;
+  /** Nothing writes the buffer while a program runs (a weight, a literal): what is read of it need not wait for the kernels before. */
+  readonly constant?: boolean;
 }
 
 /**

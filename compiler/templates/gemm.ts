@@ -116,8 +116,9 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
     const exact = !unitsOf(caps).includes(unit);
     for (const groupRows of [4, 2, 1])
       for (const groupCols of p.a.stat ? [1] : [2, 1])
-        for (const down of [4, 2, 1])
-          for (const right of [8, 4, 2, 1])
+        // of two tiles as good as each other the wider one: a lane holds its rows of the left operand while it goes from column to column
+        for (const right of [8, 4, 2, 1])
+          for (const down of [4, 2, 1])
             for (const depth of unit.block[0] > 1 ? [32, 16, 8] : [32]) {
               const bm = unit.m * groupRows * down,
                 bn = unit.n * groupCols * right;
@@ -127,8 +128,8 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
               const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0) + exchange;
               const registers = down * right * unit.elems * p.weights.length;
               const threads = groupRows * groupCols * caps.lanes;
-              // where lanes multiply, 8 x 16 elements each in blocks of 128 are best; more lanes with as many leave no registers for other blocks
-              const most = unit.block[0] > 1 && threads <= 128 ? mostRegisters(caps, 256) : mostRegisters(caps, 128);
+              // where lanes multiply, 8 x 16 elements each are best: all the registers that one block of 256 leaves them
+              const most = unit.block[0] > 1 ? mostRegisters(caps, 256) : mostRegisters(caps, 128);
               if (shared > caps.sharedBytes || registers > most || threads > caps.maxThreads) continue;
               if ((bm >= 2 * m && bm > leastUnit(caps).m) || (bn >= 2 * p.n && bn > leastUnit(caps).n)) continue;
               // a step of more columns waits less often for the block to meet

@@ -1,4 +1,4 @@
-import { writeArchive } from "../../ffi/archive.ts";
+import { writeCubins } from "../../ffi/cubins.ts";
 import { CODES, CudaError } from "../../ffi/cuda-errors.ts";
 import type {
   Cuda,
@@ -69,6 +69,9 @@ const NAMES: Readonly<Record<number, readonly [string, string]>> = {
 };
 
 type Operation = () => void;
+
+/** What a cubin begins with. Behind it a fake one has the names of its kernels. */
+const ELF = "\u007fELF";
 
 /**
  * The CUDA driver without a GPU: memory is here, kernels are functions, and nothing is done before somebody waits or asks twice, so that whoever changes
@@ -287,7 +290,7 @@ export class FakeCuda implements Cuda {
   loadModule(image: Uint8Array): CudaModule {
     this.inContext("cuModuleLoadData");
     const module = this.handle<CudaModule>("module");
-    this.images.set(module, JSON.parse(new TextDecoder().decode(image)) as Record<string, number>);
+    this.images.set(module, JSON.parse(new TextDecoder().decode(image.subarray(ELF.length))) as Record<string, number>);
     return module;
   }
   unloadModule(module: CudaModule): void {
@@ -373,15 +376,11 @@ export function fakeKernels(
   kernels: Readonly<Record<string, FakeKernel>>,
   { computeCapability = 90, threads = 64 }: { readonly computeCapability?: number; readonly threads?: number } = {},
 ): Uint8Array {
-  const json = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
   const member = "kernels.cubin";
-  const index = {
-    version: 1,
+  const names = JSON.stringify(Object.fromEntries(Object.keys(kernels).map((entry) => [entry, 1])));
+  return writeCubins({
     computeCapability,
     kernels: Object.entries(kernels).map(([entry, { symbols }]) => ({ entry, threads, symbols, member })),
-  };
-  return writeArchive([
-    { name: "index.json", data: json(index) },
-    { name: member, data: json(Object.fromEntries(Object.keys(kernels).map((entry) => [entry, 1]))) },
-  ]);
+    members: [{ name: member, data: new TextEncoder().encode(`${ELF}${names}`) }],
+  });
 }

@@ -1,3 +1,5 @@
+import type { CubinKernel, Cubins } from "../../../ffi/cubins.ts";
+import { readCubins } from "../../../ffi/cubins.ts";
 import { CODES, CudaError } from "../../../ffi/cuda-errors.ts";
 import type { Cuda, CudaFunction, CudaModule } from "../../../ffi/cuda.ts";
 import { cudaVersionText } from "../../../ffi/libcuda.ts";
@@ -6,7 +8,6 @@ import { UserError } from "../../errors.ts";
 import type { CudaFacts } from "./facts.ts";
 import { architecture } from "./facts.ts";
 import { loadFault } from "./faults.ts";
-import type { KernelsFile } from "./kernels-file.ts";
 import type { Work } from "./work.ts";
 
 /** Dynamic shared memory that every kernel may have without asking. */
@@ -25,7 +26,7 @@ export class CudaKernel implements Kernel {
   private readonly facts: CudaFacts;
   private allowedBytes = FREE_SHARED_BYTES;
 
-  constructor(work: Work, facts: CudaFacts, { entry, threads, symbols }: KernelsFile["kernels"][number], fn: CudaFunction) {
+  constructor(work: Work, facts: CudaFacts, { entry, threads, symbols }: CubinKernel, fn: CudaFunction) {
     this.work = work;
     this.facts = facts;
     this.entry = entry;
@@ -57,8 +58,20 @@ export class CudaKernel implements Kernel {
   }
 }
 
+/** Reads a kernels.bin, which comes from a stranger. @throws UserError saying what is wrong with it */
+export function parseKernels(binary: Uint8Array): Cubins {
+  try {
+    return readCubins(binary);
+  } catch (cause) {
+    throw new UserError(`kernels.bin: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+      hint: "these are not whole kernels for CUDA: fetch the artifact again, or compile it with --target cuda:sm_90 or the like",
+    });
+  }
+}
+
 /** @throws UserError when kernels are not for this GPU. */
-export function checkArchitecture({ computeCapability: made }: KernelsFile, facts: CudaFacts): void {
+function checkArchitecture({ computeCapability: made }: Cubins, facts: CudaFacts): void {
   const { computeCapability: here, name } = facts;
   if (Math.floor(made / 10) === Math.floor(here / 10) && made <= here) return;
   throw new UserError(`kernels.bin: its kernels are for ${architecture(made)}, ${name} is ${architecture(here)}`, {
@@ -70,7 +83,7 @@ export function checkArchitecture({ computeCapability: made }: KernelsFile, fact
  * Loads all programs of a kernels.bin.
  * @throws UserError naming the program when the driver refuses one
  */
-export function loadKernels(work: Work, facts: CudaFacts, file: KernelsFile, freed: (module: KernelModule) => void): KernelModule {
+export function loadKernels(work: Work, facts: CudaFacts, file: Cubins, freed: (module: KernelModule) => void): KernelModule {
   checkArchitecture(file, facts);
   const modules = new Map<string, CudaModule>();
   const unload = (): void => {
@@ -79,7 +92,7 @@ export function loadKernels(work: Work, facts: CudaFacts, file: KernelsFile, fre
   };
   const kernels = new Map<string, CudaKernel>();
   try {
-    for (const [member, image] of file.programs) modules.set(member, loadProgram(work, facts, member, image));
+    for (const { name, data } of file.members) modules.set(name, loadProgram(work, facts, name, data));
     for (const kernel of file.kernels) {
       const fn = work.call((cuda) => functionOf(cuda, modules.get(kernel.member)!, kernel));
       kernels.set(kernel.entry, new CudaKernel(work, facts, kernel, fn));
@@ -114,7 +127,7 @@ function loadProgram(work: Work, facts: CudaFacts, member: string, image: Uint8A
   });
 }
 
-function functionOf(cuda: Cuda, module: CudaModule, { entry, member }: KernelsFile["kernels"][number]): CudaFunction {
+function functionOf(cuda: Cuda, module: CudaModule, { entry, member }: CubinKernel): CudaFunction {
   try {
     return cuda.functionOf(module, entry);
   } catch (cause) {

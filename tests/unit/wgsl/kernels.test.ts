@@ -1,33 +1,8 @@
-import { readFileSync } from "node:fs";
-import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
 import { wgslBackend } from "../../../backends/wgsl/index.ts";
-import type { Caps, Source } from "../../../compiler/backend.ts";
-import { rows } from "../../../compiler/generate/rows.ts";
-import { printThread } from "../../../compiler/ir/thread-text.ts";
+import type { Caps } from "../../../compiler/backend.ts";
 import type { ThreadProgram } from "../../../compiler/ir/thread.ts";
-import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
-import type { Frame, Template } from "../../../compiler/template.ts";
-import { attentionDecode } from "../../../compiler/templates/attention-decode.ts";
-import { attention } from "../../../compiler/templates/attention.ts";
-import { conv1d } from "../../../compiler/templates/conv1d.ts";
-import { gemm } from "../../../compiler/templates/gemm.ts";
-import { gemv } from "../../../compiler/templates/gemv.ts";
-import { processLogits } from "../../../compiler/templates/process-logits.ts";
-import { sampleToken } from "../../../compiler/templates/sample-token.ts";
-import { ssdScan } from "../../../compiler/templates/ssd-scan.ts";
-import { planModel, traceModel } from "../../../models/auto/plan.ts";
-import type { PlanOptions } from "../../../models/auto/plan.ts";
-import { parseBambaConfig } from "../../../models/bamba/config.ts";
-import type { BambaConfig } from "../../../models/bamba/config.ts";
-import { placed } from "../../support/placed.ts";
-import { attentionCase, DECODE, PREFILL } from "../../support/problems/attention.ts";
-import type { Case } from "../../support/problems/case.ts";
-import { convCase } from "../../support/problems/conv.ts";
-import { gemmCase } from "../../support/problems/gemm.ts";
-import { rowCase } from "../../support/problems/rows.ts";
-import { logitsCase, tokenCase } from "../../support/problems/sampling.ts";
-import { ssdCases } from "../../support/problems/ssd.ts";
+import { modelPrograms, templates } from "../../support/kernels.ts";
 import { nullGpu } from "../../support/webgpu.ts";
 import { faultsOf, manyBuffers, validator } from "../../support/wgsl-run.ts";
 
@@ -37,7 +12,8 @@ import { faultsOf, manyBuffers, validator } from "../../support/wgsl-run.ts";
  */
 const targets = ["base", "base-sg4", "base-sg8-f16", "base-sg16", "base-f16", "large", "large-sg32", "large-sg32-f16", "large-sg64"];
 
-const legal = (caps: Caps, thread: ThreadProgram): Source => wgslBackend.print(wgslBackend.legalize!(thread, caps), caps);
+/** Targets whose bindings have room for the tables of the large model. */
+const large = new Set(["large-sg32-f16", "large"]);
 
 describe.each(targets)("%s", (name) => {
   const caps = wgslBackend.caps(name);
@@ -45,65 +21,26 @@ describe.each(targets)("%s", (name) => {
   beforeAll(async () => {
     device = await validator(nullGpu(), caps);
   });
-  const accepted = async (sources: readonly Source[]): Promise<void> => {
+  const accepted = async (programs: readonly ThreadProgram[], of: Caps): Promise<void> => {
+    const sources = programs.map((p) => wgslBackend.print(wgslBackend.legalize!(p, of), of));
     const faults = await Promise.all(sources.map((s) => faultsOf(device, s, caps)));
     expect(faults.flat()).toEqual([]);
   };
 
-  describe("templates", () => {
+  test.each(Object.entries(templates))("template %s", async (_, programs) => {
     const wide = manyBuffers(caps);
-    const accepts = async <P extends { readonly frame: Frame }>(template: Template<P>, cases: fc.Arbitrary<Case<P>>): Promise<void> => {
-      const sources: Source[] = [];
-      for (const [i, c] of fc.sample(cases, { numRuns: 12, seed: 20 }).entries()) {
-        const configs = template.configs(c.problem, wide);
-        if ("reject" in configs) continue;
-        sources.push(legal(wide, placed(template.build(c.problem, configs[i % configs.length]!, wide), wide)));
-      }
-      expect(sources.length).toBeGreaterThan(5);
-      await accepted(sources);
-    };
-    test("rows", () => accepts(rows, rowCase()));
-    test("gemm", () => accepts(gemm, gemmCase(caps)));
-    test("gemv", () => accepts(gemv, gemmCase(caps, 5)));
-    test("conv1d", () => accepts(conv1d, convCase()));
-    test("attention", () => accepts(attention, attentionCase(PREFILL)));
-    test("attention-decode", () => accepts(attentionDecode, attentionCase(DECODE)));
-    test("process-logits", () => accepts(processLogits, logitsCase(6000)));
-    test("sample-token", () => accepts(sampleToken, tokenCase(6000)));
-    test("ssd-scan", () => accepts(ssdScan, ssdCases({ steep: true })));
+    const found = programs(wide);
+    expect(found.length).toBeGreaterThan(5);
+    await accepted(found, wide);
   });
 
-  const models = [
+  const sizes = [
     ...(name.endsWith("sg4") || name === "large-sg32" ? (["1B"] as const) : []),
     ...(large.has(name) ? (["9B"] as const) : []),
   ];
-  test.each(["tiny", ...models] as const)("Bamba %s", async (model) => {
-    const config = configs[model];
-    const lowered = new Map<string, ThreadProgram>();
-    for (const options of plans[model])
-      for (const { graph } of await traceModel(config, planModel(config, "bf16", options)))
-        for (const k of lowerGraph(graph, caps).fused.kernels) {
-          const { thread } = lowerKernel(k, caps);
-          lowered.set(printThread(thread), thread);
-        }
-    const sources = [...lowered.values()].map((thread) => legal(caps, thread));
-    expect(sources.length).toBeGreaterThan(20);
-    await accepted(sources);
+  test.each(["tiny", ...sizes] as const)("Bamba %s", async (model) => {
+    const programs = await modelPrograms(model, caps);
+    expect(programs.length).toBeGreaterThan(20);
+    await accepted(programs, caps);
   });
 });
-
-/** Targets whose bindings have room for the tables of the large model. */
-const large = new Set(["large-sg32-f16", "large"]);
-
-const read = (file: string): unknown => JSON.parse(readFileSync(new URL(file, import.meta.url), "utf8"));
-const configs: Readonly<Record<"tiny" | "1B" | "9B", BambaConfig>> = {
-  tiny: parseBambaConfig(read("../../../models/bamba-tiny/config.json"), "config.json"),
-  "1B": parseBambaConfig(read("../../bench/configs/bamba-1b.json"), "config.json"),
-  // sizes as the configuration has them where a file says nothing
-  "9B": parseBambaConfig({ model_type: "bamba", attn_layer_indices: [9, 18, 27], vocab_size: 128256 }, "config.json"),
-};
-const plans: Readonly<Record<keyof typeof configs, readonly PlanOptions[]>> = {
-  tiny: [{ batch: 1 }, { batch: 8, dtype: "f32" }, { batch: 2, dtype: "f16" }, { strict: true, maxLength: 64, prefillChunk: 16 }],
-  "1B": [{ batch: 1 }, { batch: 8, maxLength: 1024, prefillChunk: 128 }],
-  "9B": [{ batch: 1 }, { batch: 8, maxLength: 1024 }],
-};

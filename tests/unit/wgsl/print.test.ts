@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { wgslBackend } from "../../../backends/wgsl/index.ts";
-import { foldGrid } from "../../../backends/wgsl/legalize.ts";
+import { foldGrid } from "../../../backends/text/grid.ts";
 import type { Caps } from "../../../compiler/backend.ts";
 import { allocate, write } from "../../../compiler/ir/dtype.ts";
 import type { DType } from "../../../compiler/ir/dtype.ts";
@@ -59,12 +59,14 @@ test("what differs in nothing but the name it is asked for has one hash, and wha
   expect(entry({ body: [store("p0", "f32", tid, f32(2))] })).not.toBe(entry({}));
 });
 
+const limits = [65535, 65535, 65535] as const;
+
 test("an axis of more workgroups than WebGPU starts is folded into another, every block once and none twice", () => {
   const n = intVar("n", 1, 400_000);
   const [bx, by] = [intVar("bx", 0, 399_999), intVar("by", 0, 2)];
   const body = [store("p0", "i32", add(mul(by, 200_000), bx), add(mul(by, 1_000_000), bx), lt(tid, 1))];
   const p = program({ params: [{ name: "p0", dtype: "i32", access: "write" }], symbols: [n], grid: [n, i32(3), i32(1)], body });
-  const folded = foldGrid(p);
+  const folded = foldGrid(p, limits);
   for (const value of [1, 32768, 32769, 65536, 70_000]) {
     const grid = folded.grid.map((g) => evaluateInt(g, { n: value }));
     expect(Math.max(...grid)).toBeLessThanOrEqual(65535);
@@ -72,12 +74,8 @@ test("an axis of more workgroups than WebGPU starts is folded into another, ever
   }
   const out = new Int32Array(600_000).fill(-1);
   const caps = wgslBackend.caps("base");
-  const small = foldGrid({
-    ...p,
-    threads: 1,
-    lanes: 1,
-    body: [store("p0", "i32", add(mul(by, 200_000), bx), add(mul(by, 1_000_000), bx))],
-  });
+  const one = [store("p0", "i32", add(mul(by, 200_000), bx), add(mul(by, 1_000_000), bx))];
+  const small = foldGrid({ ...p, threads: 1, lanes: 1, body: one }, limits);
   expect(emulateThread(small, caps, { p0: out }, { n: 40_000 })).toEqual([]);
   for (let y = 0; y < 3; y++) for (const x of [0, 1, 32767, 32768, 39_999]) expect(out[y * 200_000 + x]).toBe(y * 1_000_000 + x);
   expect(out.filter((x) => x >= 0).length).toBe(120_000);
@@ -86,7 +84,7 @@ test("an axis of more workgroups than WebGPU starts is folded into another, ever
 test("more workgroups than all axes hold are refused", () => {
   const most = 2 ** 31 - 1;
   const grid = [intVar("n", 1, most), i32(65535), i32(65535)] as const;
-  expect(() => foldGrid(program({ grid, symbols: [grid[0]] }))).toThrow("are more than WebGPU can start");
+  expect(() => foldGrid(program({ grid, symbols: [grid[0]] }), limits)).toThrow("blocks is more than 65535 x 65535 x 65535");
 });
 
 describe.skipIf(!lavapipeAvailable)("on lavapipe", () => {

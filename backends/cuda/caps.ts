@@ -1,0 +1,92 @@
+import type { Caps } from "../../compiler/backend.ts";
+import { DTYPES } from "../../compiler/ir/dtype.ts";
+import { fmaTile, mma16816 } from "../units.ts";
+
+/** Architectures that kernels are made for, by compute capability, and how many multiprocessors a usual device of each has. */
+const ARCHITECTURES: ReadonlyMap<number, number> = new Map([
+  [80, 108],
+  [86, 84],
+  [89, 128],
+  [90, 132],
+  [100, 148],
+  [120, 170],
+]);
+
+/** A target: an architecture, and how many multiprocessors grids are to fill. */
+export interface Target {
+  /** Ten times the major version plus the minor one. */
+  readonly computeCapability: number;
+  readonly multiprocessors: number;
+}
+
+const NAME = /^sm_(\d+)(?:x(\d+))?$/;
+
+/** The target a name stands for. Throws when it is not a name of one, listing the known ones. */
+export function parseTarget(name: string): Target {
+  if (name === "host")
+    throw new Error(
+      `cuda backend: a kernel is compiled for an architecture, which only the driver knows of this machine's device; name one of ${known()}`,
+    );
+  const found = NAME.exec(name);
+  const computeCapability = Number(found?.[1]);
+  const usual = ARCHITECTURES.get(computeCapability);
+  const multiprocessors = found?.[2] === undefined ? usual : Number(found[2]);
+  if (usual === undefined || multiprocessors === undefined || multiprocessors < 1)
+    throw new Error(
+      `cuda backend: there is no target "${name}"; the targets are ${known()}, each with xN after it for a device of N multiprocessors (sm_90x78)`,
+    );
+  return { computeCapability, multiprocessors };
+}
+
+const known = (): string => [...ARCHITECTURES.keys()].map((cc) => `sm_${cc}`).join(", ");
+
+const nameOf = ({ computeCapability: cc, multiprocessors: n }: Target): string => `sm_${cc}${n === ARCHITECTURES.get(cc) ? "" : `x${n}`}`;
+
+/** Capabilities of a target, by name. */
+export function caps(device: string): Caps {
+  const target = parseTarget(device);
+  return {
+    name: nameOf(target),
+    dtypes: new Set(DTYPES),
+    lanes: 32,
+    maxThreads: 256,
+    sharedBytes: 48 * 1024,
+    vectorBytes: 16,
+    asyncCopy: false,
+    // registers have no numbers at run time: loops over them are written out by the compiler
+    indexableRegisters: false,
+    directOperands: false,
+    panel: 0,
+    // f32 products by the lanes, which keep all digits; 16-bit weights by the hardware for matrices
+    units: [...[8, 4, 2, 1].map((edge) => fmaTile(32, edge, edge)), mma16816],
+    arena: "one",
+    // what a kernel's parameters may take is 4 KiB
+    maxBuffers: 256,
+    // a cubin runs on devices of the same major version, and of the same or a higher minor one
+    requires: {
+      features: [`compute-${Math.floor(target.computeCapability / 10)}`],
+      limits: { computeCapability: target.computeCapability },
+      subgroup: null,
+    },
+    workers: target.multiprocessors,
+  };
+}
+
+/** Whether the architecture can start a kernel before the one in front of it has ended (programmatic dependent launch). */
+export const launchesEarly = (c: Caps): boolean => parseTarget(c.name).computeCapability >= 90;
+
+/** What a driver says of a device. */
+export interface DeviceFacts {
+  /** Ten times the major version plus the minor one. */
+  readonly computeCapability: number;
+  readonly multiprocessors: number;
+}
+
+/** Names of the targets that a device can run, best first; none where it is older than all that kernels are made for. */
+export function capsFor(device: DeviceFacts): readonly string[] {
+  const { computeCapability: cc, multiprocessors } = device;
+  return [...ARCHITECTURES.keys()]
+    .filter((of) => Math.floor(of / 10) === Math.floor(cc / 10) && of <= cc)
+    .sort((a, b) => b - a)
+    .map((computeCapability) => nameOf({ computeCapability, multiprocessors }));
+}

@@ -1,0 +1,96 @@
+import { createHash } from "node:crypto";
+import type { Caps, Source } from "../../compiler/backend.ts";
+import { BYTES } from "../../compiler/ir/dtype.ts";
+import type { ThreadProgram } from "../../compiler/ir/thread.ts";
+import { loadElements } from "../c-like/access.ts";
+import { valueType } from "../c-like/dialect.ts";
+import type { Kernel } from "../c-like/kernel.ts";
+import { kernelOf } from "../c-like/kernel.ts";
+import { printBody } from "../c-like/statements.ts";
+import { textOf } from "../c-like/values.ts";
+import type { Block } from "../text/block.ts";
+import { block, line } from "../text/block.ts";
+import { variableName } from "../text/writer.ts";
+import { launchesEarly } from "./caps.ts";
+import { independentStatements } from "./dependence.ts";
+import { cudaDialect } from "./dialect.ts";
+import { printMma } from "./mma.ts";
+
+/**
+ * Thread IR to CUDA C++: one kernel that takes a pointer for each parameter in order, and one to its symbols if it has any. Shared memory is dynamic, `sharedBytes`
+ * of it. Only constant parameters are `__restrict__`: the compiler may then read them at any time, which for memory that kernels in front of this one, or
+ * other threads of it, write would be wrong. Of one block a multiprocessor, a thread may have all registers that there are: asked for more, the assembler
+ * would rather spill.
+ */
+export function print(program: ThreadProgram, caps: Caps): Source {
+  const k = kernelOf(program, caps, cudaDialect, { operation: textOf, elements: loadElements, product: printMma });
+  const shared = sharedLayout(k);
+  const variables = new Set([...k.uses.keys()].map((e) => (e.op === "var" ? e.name : "")));
+  const body = block(null);
+  printKernel(body, k);
+  const anonymous = [
+    ...k.helpers.text(),
+    `extern "C" __global__ void __launch_bounds__(${program.threads}, 1) ${ENTRY}(${parameters(k).join(", ")}) {`,
+    ...shared.text,
+    "  const int tid = int(threadIdx.x);",
+    ...["x", "y", "z"].filter((axis) => variables.has(`b${axis}`)).map((axis) => `  const int b${axis} = int(blockIdx.${axis});`),
+    ...registers(k),
+    ...body.lines,
+    "}",
+    "",
+  ].join("\n");
+  // The entry's name says what is in it, so that equal kernels have equal names and different ones never collide in one artifact.
+  const hash = createHash("sha256").update(anonymous).digest("hex").slice(0, 12);
+  const entry = `${program.name.replace(/[^A-Za-z0-9_]/g, "_")}_${hash}`;
+  return {
+    language: "cuda",
+    text: anonymous.replace(` ${ENTRY}(`, ` ${entry}(`),
+    entry,
+    sharedBytes: shared.bytes,
+    launch: { threads: program.threads, symbols: program.symbols.length },
+  };
+}
+
+const ENTRY = "entry_point";
+
+/** The kernel's statements; those that depend on nothing come before it waits for the kernels in front. */
+function printKernel(b: Block, k: Kernel): void {
+  const { program } = k;
+  const symbols = program.symbols.map(({ name }, i) => `const int ${variableName(name)} = symbols[${i}];`);
+  const early = launchesEarly(k.caps) ? independentStatements(program) : 0;
+  if (launchesEarly(k.caps)) line(b, 'asm volatile("griddepcontrol.launch_dependents;");');
+  printBody(program.body.slice(0, early), b, k);
+  if (launchesEarly(k.caps)) line(b, 'asm volatile("griddepcontrol.wait;" ::: "memory");');
+  for (const text of symbols) line(b, text);
+  printBody(program.body.slice(early), b, k);
+}
+
+function parameters(k: Kernel): string[] {
+  const buffers = k.program.params.map((q) => {
+    const place = k.places.get(q.name)!;
+    const type = `${q.access === "read" ? "const " : ""}${cudaDialect.memory[q.dtype]}*`;
+    return `${type}${place.space === "constant" ? " __restrict__" : ""} ${place.name}`;
+  });
+  return k.program.symbols.length > 0 ? [...buffers, "const int* symbols"] : buffers;
+}
+
+const ALIGN = 16;
+
+/** Shared arrays one after the other, each where vectors may begin. */
+function sharedLayout(k: Kernel): { readonly text: readonly string[]; readonly bytes: number } {
+  const arrays = k.program.shared.map((d) => k.places.get(d.name)!);
+  if (arrays.length === 0) return { text: [], bytes: 0 };
+  const text = [`  extern __shared__ __align__(${ALIGN}) unsigned char shared[];`];
+  let bytes = 0;
+  for (const { name, dtype, count } of arrays) {
+    const type = cudaDialect.memory[dtype];
+    text.push(`  ${type}* const ${name} = reinterpret_cast<${type}*>(shared + ${bytes});`);
+    bytes += Math.ceil((count * BYTES[dtype]) / ALIGN) * ALIGN;
+  }
+  return { text, bytes };
+}
+
+const registers = (k: Kernel): string[] =>
+  [...k.registers.values()].map(({ name, dtype, count }) =>
+    k.carriers.has(name) ? `  unsigned r_${name}[${Math.ceil((count * BYTES[dtype]) / 4)}];` : `  ${valueType(dtype)} r_${name}[${count}];`,
+  );

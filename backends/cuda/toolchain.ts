@@ -1,0 +1,55 @@
+import type { Caps, Source, Toolchain } from "../../compiler/backend.ts";
+import { writeCubins } from "../../ffi/cubins.ts";
+import type { Nvrtc } from "../../ffi/libnvrtc.ts";
+import { loadNvrtc } from "../../ffi/libnvrtc.ts";
+import { makeAll } from "../../ffi/object-cache.ts";
+import { parseTarget } from "./caps.ts";
+import { complaintOf, reportsOf } from "./report.ts";
+
+/** Grows when the same text would be made into something else for the same compiler: a change in how it is driven. */
+const FORMAT = 1;
+
+/** A real architecture, so that the driver has nothing left to compile; and the assembler's report. */
+const optionsFor = (caps: Caps): readonly string[] => [
+  `--gpu-architecture=sm_${parseTarget(caps.name).computeCapability}`,
+  "--ptxas-options=-v",
+];
+
+/** Sources to one archive of cubins (ffi/cubins.ts), one a kernel, by the compiler that `load` gives when it is first needed. */
+export const toolchainWith = (load: () => Nvrtc): Toolchain => ({
+  version: (caps) => `nvrtc ${load().version} ${optionsFor(caps).join(" ")}`,
+  compile: (sources, caps) => compileSources(sources, caps, load()),
+});
+
+export const toolchain: Toolchain = toolchainWith(loadNvrtc);
+
+async function compileSources(sources: readonly Source[], caps: Caps, nvrtc: Nvrtc): Promise<Uint8Array> {
+  const unique = [...new Map(sources.map((s) => [s.entry, s])).values()];
+  const options = optionsFor(caps);
+  const settings = JSON.stringify([FORMAT, nvrtc.version, ...options]);
+  const jobs = unique.map((s) => ({ settings, text: s.text, make: () => compileOne(s, options, nvrtc) }));
+  const { objects } = await makeAll("cuda", "cubin", jobs);
+  return writeCubins({
+    computeCapability: parseTarget(caps.name).computeCapability,
+    kernels: unique.map((s) => ({ entry: s.entry, ...launchOf(s), member: memberOf(s) })),
+    members: unique.map((s, i) => ({ name: memberOf(s), data: objects[i]! })),
+  });
+}
+
+const memberOf = (s: Source): string => `${s.entry}.cubin`;
+
+function launchOf(s: Source): NonNullable<Source["launch"]> {
+  if (s.language !== "cuda" || !s.launch) throw new Error(`${s.entry} is ${s.language} source; this toolchain compiles CUDA C++`);
+  return s.launch;
+}
+
+async function compileOne(s: Source, options: readonly string[], nvrtc: Nvrtc): Promise<Uint8Array> {
+  launchOf(s);
+  const { binary, log } = await nvrtc.compileInBackground(s.text, s.entry, options);
+  // an assembler that says nothing about a kernel is not held against it
+  const report = reportsOf(log).get(s.entry);
+  const complaint = report ? complaintOf(report) : null;
+  if (complaint !== null)
+    throw new Error(`${s.entry}${s.about === undefined ? "" : ` (${s.about})`}: ${complaint}; take another configuration`);
+  return binary;
+}

@@ -1,0 +1,41 @@
+import type { MatrixUnit } from "../compiler/backend.ts";
+import { add, idiv, mod, mul } from "../compiler/ir/expr.ts";
+
+/** Lanes of a warp as a grid, at most twice as wide as high. */
+export function laneGrid(lanes: number): readonly [rows: number, cols: number] {
+  const rows = 2 ** Math.floor(Math.log2(lanes) / 2);
+  return [rows, lanes / rows];
+}
+
+/**
+ * Multiply-add on registers: each lane owns down x across elements of a warp's tile and computes them from rows of both operands that it reads four k at a
+ * time. A lane's rows and columns are as far apart as the lane grid is large, so that lanes next to each other read rows next to each other: with
+ * rows of an odd number of vectors those lie in different banks of workgroup memory.
+ */
+export function fmaTile(lanes: number, down: number, across: number): MatrixUnit {
+  const [rows, cols] = laneGrid(lanes);
+  return {
+    name: `fma.${down}x${across}`,
+    m: rows * down,
+    n: cols * across,
+    k: 4,
+    lanes,
+    elems: down * across,
+    inputs: ["f32"],
+    coord: (lane, i) => [add(idiv(lane, cols), mul(idiv(i, across), rows)), add(mod(lane, cols), mul(mod(i, across), cols))],
+    block: [down, across],
+  };
+}
+
+/** The lane map of CUDA's mma.sync m16n8k16. */
+export const mma16816: MatrixUnit = {
+  name: "mma.m16n8k16",
+  m: 16,
+  n: 8,
+  k: 16,
+  lanes: 32,
+  elems: 4,
+  inputs: ["bf16", "f16"],
+  coord: (lane, i) => [add(idiv(lane, 4), mul(idiv(i, 2), 8)), add(mul(mod(lane, 4), 2), mod(i, 2))],
+  block: [1, 1],
+};
