@@ -14,7 +14,7 @@ export type Pointer<Name extends string = string> = bigint & { readonly [brand]:
 const STACK = 8 * 1024 * 1024;
 if (koffi.config().async_stack_size !== STACK) koffi.config({ sync_stack_size: STACK, async_stack_size: STACK });
 
-export type CType = "void" | "void *" | "str" | "const char **" | "int" | "uint32_t" | "size_t" | "uint64_t" | "int64_t";
+export type CType = "void" | "void *" | "str" | "const char **" | "int" | "uint8_t" | "uint32_t" | "size_t" | "uint64_t" | "int64_t";
 /** Return type, symbol, parameter types. */
 export type Signature = readonly [CType, string, readonly CType[]];
 

@@ -41,6 +41,13 @@ export interface Device {
    * written until they have it. Throws RangeError when there is not enough memory.
    */
   ready(): Promise<void>;
+  /** Bytes of its memory that nobody uses; absent where the device does not tell. */
+  freeBytes?(): number;
+  /**
+   * Memory in which what is to be written is best made, so that the device copies from it as it is: to be filled and given to a buffer's `write` before
+   * anything else is written. Null for more than it has at once; absent where any memory will do.
+   */
+  staging?(bytes: number): Uint8Array | null;
   /** Copies between buffers of this device, in order with writes, runs and reads. Ranges within one buffer must not overlap. */
   copy(to: DeviceBuffer, toOffset: number, from: DeviceBuffer, fromOffset: number, bytes: number): void;
   /** Loads the binary that the target's toolchain made. */

@@ -190,22 +190,23 @@ async function loadWeights(
   if (weights.length > 0) onLoad(total, total);
 }
 
-/** Memory that the host sees is filled in place; other memory from a block that is used again. */
+/** Memory that the host sees is filled in place; other memory from the device's own staging, or a block that is used again. */
 function sinkOf(device: Device, buffer: DeviceBuffer): Parameters<typeof loadWeight>[2] {
   const { host } = buffer;
   if (host !== null) return { window: (offset, bytes) => host.subarray(offset, offset + bytes), commit: () => undefined };
   let block = new Uint8Array(0);
+  let window: Uint8Array = block;
   let at = 0;
-  let length = 0;
   return {
     window: (offset, bytes) => {
-      if (block.length < bytes) block = new Uint8Array(bytes);
       at = offset;
-      length = bytes;
-      return block.subarray(0, bytes);
+      const staged = device.staging?.(bytes) ?? null;
+      if (staged === null && block.length < bytes) block = new Uint8Array(bytes);
+      window = staged ?? block.subarray(0, bytes);
+      return window;
     },
     commit: () => {
-      buffer.write(block.subarray(0, length), at);
+      buffer.write(window, at);
       return device.ready();
     },
   };

@@ -3,7 +3,7 @@ import type { CompiledModel, CompileProgress } from "./compiled.ts";
 import type { ModelPlan } from "./plan.ts";
 
 export interface EngineOptions {
-  /** What to compile for, by the backend's name of it ("x86-64-avx2", "base-sg8"), in place of what this machine is. */
+  /** What to compile for, by the backend's name of it ("x86-64-avx2", "sm_90", "base-sg8"), in place of what this machine is. */
   readonly target?: string;
   /** Threads of the CPU driver; all processors unless given. */
   readonly threads?: number;

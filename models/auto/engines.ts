@@ -2,14 +2,16 @@ import { UserError } from "../../runtime/errors.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import type { ModelSource } from "./source.ts";
 
-/** What runs a model: the compiler with the CPU or WebGPU, or the interpreter. */
-const backendNames = ["llvm", "webgpu", "interpret"];
+/** What runs a model: the compiler with the CPU, CUDA or WebGPU, or the interpreter. */
+const backendNames = ["llvm", "cuda", "webgpu", "interpret"];
 
 /** @throws UserError for a backend that there is not. */
 export async function openEngine(backend: string, source: ModelSource, options: EngineOptions): Promise<Engine> {
   switch (backend) {
     case "llvm":
       return (await import("./engine-llvm.ts")).openLlvmEngine(source, options);
+    case "cuda":
+      return (await import("./engine-cuda.ts")).openCudaEngine(source, options);
     case "webgpu":
       return (await import("./engine-webgpu.ts")).openWebgpuEngine(source, options);
     case "interpret":

@@ -10,7 +10,7 @@ import { openModelSource } from "./source.ts";
 
 /** Compiles a model, of a folder or of the hub, for generation and loads nothing. */
 export async function compileFolder(nameOrFolder: string, options: LoadOptions = {}): Promise<CompiledModel> {
-  const backend = await compilerOf(options.backend ?? "llvm");
+  const { backend, device = options.target } = await compilerOf(options.backend ?? "llvm", options.target);
   const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
     return await compileBamba(
@@ -19,7 +19,7 @@ export async function compileFolder(nameOrFolder: string, options: LoadOptions =
       {
         backend,
         parameters: source.parameters,
-        ...(options.target === undefined ? {} : { device: options.target }),
+        ...(device === undefined ? {} : { device }),
         ...(options.threads === undefined ? {} : { workers: options.threads }),
       },
       {
@@ -32,15 +32,19 @@ export async function compileFolder(nameOrFolder: string, options: LoadOptions =
   }
 }
 
-/** The compiler of what runs a model. */
-async function compilerOf(backend: string): Promise<Backend> {
+/** The compiler of what runs a model, and what this machine is where only a driver knows it. */
+async function compilerOf(backend: string, target: string | undefined): Promise<{ readonly backend: Backend; readonly device?: string }> {
   switch (backend) {
     case "llvm":
-      return (await import("../../backends/llvm/index.ts")).llvmBackend;
+      return { backend: (await import("../../backends/llvm/index.ts")).llvmBackend };
+    case "cuda": {
+      const [{ cudaBackend }, { cudaTarget }] = await Promise.all([import("../../backends/cuda/index.ts"), import("./engine-cuda.ts")]);
+      return { backend: cudaBackend, device: target ?? cudaTarget() };
+    }
     case "webgpu":
-      return (await import("../../backends/wgsl/index.ts")).wgslBackend;
+      return { backend: (await import("../../backends/wgsl/index.ts")).wgslBackend };
     default:
-      throw new UserError(`backend ${backend} compiles nothing`, { hint: "there are: llvm, webgpu" });
+      throw new UserError(`backend ${backend} compiles nothing`, { hint: "there are: llvm, cuda, webgpu" });
   }
 }
 

@@ -26,7 +26,7 @@ import { openModelSource } from "./source.ts";
 import type { ModelSource } from "./source.ts";
 
 export interface LoadOptions extends PlanOptions, EngineOptions, HubOptions {
-  /** "llvm" (compiled for this machine's processor, the default), "webgpu" (a GPU), or "interpret". */
+  /** "llvm" (compiled for this machine's processor, the default), "cuda" (an NVIDIA GPU), "webgpu" (a GPU), or "interpret". */
   readonly backend?: string;
 }
 

@@ -64,7 +64,7 @@ async function bench(flags: Flags, terminal: Terminal): Promise<undefined> {
     const { options, stop } = loadOptions(rest, terminal);
     const report: BenchReport = await benchModel(folder, {
       load: { ...options, maxLength: flags.maxLength ?? Math.max(1024, flags.prefill + flags.decode + 1) },
-      threads: threads ?? [options.backend === "webgpu" ? null : availableParallelism()],
+      threads: threads ?? [options.backend === "webgpu" || options.backend === "cuda" ? null : availableParallelism()],
       prefill: flags.prefill,
       decode: flags.decode,
       repeat: flags.repeat,

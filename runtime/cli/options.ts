@@ -74,13 +74,15 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
   command
     .option(
       "--backend <name>",
-      `what runs the model: llvm (the processor), webgpu (a GPU) or interpret (slow, the reference)${backend === undefined ? " (default: llvm)" : ""}`,
-      oneOf("llvm", "webgpu", "interpret"),
+      `what runs the model: llvm (the processor), cuda (an NVIDIA GPU), webgpu (a GPU) or interpret (slow, the reference)${backend === undefined ? " (default: llvm)" : ""}`,
+      oneOf("llvm", "cuda", "webgpu", "interpret"),
       backend,
     )
+    .option("--device <name>", "the same by device: cpu, cuda or webgpu", oneOf(...Object.keys(ofDevice)))
+    .hook("preAction", (_, action) => takeDevice(action))
     .option(
       "--target <name>",
-      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, or what a GPU offers such as base or large-sg32-f16; wgsl:base names the language too",
+      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, the architecture of an NVIDIA GPU such as sm_90, or what WebGPU offers such as base or large-sg32-f16; cuda:sm_90 and wgsl:base name the language too",
     )
     .option(
       "--dtype <type>",
@@ -105,6 +107,19 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
     .option("--no-cache", "compile anew, and keep nothing for the next start");
   addHubFlags(command);
   return command.optionsGroup("Options:");
+}
+
+/** What runs a model on a device. */
+const ofDevice: Readonly<Record<string, string>> = { cpu: "llvm", cuda: "cuda", webgpu: "webgpu" };
+
+/** `--device` is another way to say `--backend`. @throws UserError when both are said and differ */
+function takeDevice(command: Command): void {
+  const { device, backend } = command.opts<{ readonly device?: string; readonly backend?: string }>();
+  const meant = device === undefined ? undefined : ofDevice[device];
+  if (meant === undefined) return;
+  if (command.getOptionValueSource("backend") === "cli" && backend !== meant)
+    throw new UserError(`--device ${device} is --backend ${meant}, not ${backend}`, { hint: "leave out one of them" });
+  command.setOptionValueWithSource("backend", meant, "cli");
 }
 
 export function addHubFlags(command: Command): Command {
@@ -140,7 +155,7 @@ export function hubOptions(
 export const modelDescription = "folder of the model, or its name on the Hugging Face hub";
 
 /** What runs what a compiler's backend makes. */
-const runs: Readonly<Record<string, string>> = { llvm: "llvm", wgsl: "webgpu" };
+const runs: Readonly<Record<string, string>> = { llvm: "llvm", cuda: "cuda", wgsl: "webgpu" };
 
 /** `--target`: a name, a language, or both with a colon between them. A language says which backend is meant. */
 function targetOf({ backend, target }: ModelFlags): { readonly backend: string | undefined; readonly target: string | undefined } {

@@ -1,5 +1,6 @@
 import type { StepList, StepSpec } from "../../driver.ts";
 import { UserError } from "../../errors.ts";
+import { attempt, layOutSymbols, sameNumbers, takeSymbols } from "../steps.ts";
 import type { WindowedBuffer } from "./buffer.ts";
 import { MAX_GROUPS, USAGE } from "./constants.ts";
 import type { WebgpuKernel } from "./kernels.ts";
@@ -59,7 +60,7 @@ export class List implements StepList {
   run(): Promise<void> {
     return attempt(() => {
       this.writeSymbols();
-      const same = equal(this.grids, this.lastGrids);
+      const same = sameNumbers(this.grids, this.lastGrids);
       const commands = (same ? this.ahead : null) ?? this.record(0, this.steps.length);
       this.ahead = null;
       this.lastGrids.set(this.grids);
@@ -99,7 +100,7 @@ export class List implements StepList {
     const { order, words, symbols, uniforms, wordBytes } = this;
     this.work.check();
     if (uniforms === null) return;
-    for (let i = 0; i < order.length; i += 1) words[i] = order[i]! < 0 ? 0 : symbols[order[i]!]!;
+    takeSymbols(order, symbols, words);
     this.work.write(uniforms, 0, wordBytes);
   }
 
@@ -148,50 +149,6 @@ export class List implements StepList {
     // A browser rounds its clock, so that a short pass can seem to end before it began.
     return Float64Array.from({ length: count }, (_, i) => Math.max(0, Number(stamps[2 * i + 1]! - stamps[2 * i]!)));
   }
-}
-
-/** What a function throws, as a promise's rejection. */
-function attempt(body: () => void): Promise<void> {
-  try {
-    body();
-    return Promise.resolve();
-  } catch (error) {
-    return Promise.reject(error instanceof Error ? error : new Error(String(error)));
-  }
-}
-
-function equal(a: Int32Array, b: Int32Array): boolean {
-  for (let i = 0; i < a.length; i += 1) if (a[i] !== b[i]) return false;
-  return true;
-}
-
-/** One region of the uniform buffer for each order of symbols; `offsets` are the steps', in bytes. */
-function layOutSymbols(
-  steps: readonly PreparedStep[],
-  symbols: readonly string[],
-  alignment: number,
-): { readonly offsets: readonly number[]; readonly order: Int32Array } {
-  const regions = new Map<string, number>();
-  const order: number[] = [];
-  const offsets = steps.map(({ kernel, symbols: taken }) => {
-    if (taken.length !== kernel.symbols)
-      throw new Error(`${kernel.entry} takes ${kernel.symbols} symbols, the step gives ${taken.length}: ${taken.join(", ") || "none"}`);
-    if (taken.length === 0) return 0;
-    const key = taken.join(" ");
-    const known = regions.get(key);
-    if (known !== undefined) return known;
-    while ((order.length * 4) % alignment !== 0) order.push(-1);
-    const offset = order.length * 4;
-    for (const name of taken) {
-      const position = symbols.indexOf(name);
-      if (position < 0) throw new Error(`${kernel.entry} takes the symbol ${name}, which is not one of ${symbols.join(", ") || "none"}`);
-      order.push(position);
-    }
-    while (order.length % 4 !== 0) order.push(-1);
-    regions.set(key, offset);
-    return offset;
-  });
-  return { offsets, order: Int32Array.from(order) };
 }
 
 /** Bind groups, one for all steps that bind the same. */

@@ -1,0 +1,70 @@
+import type { DeviceAddress } from "../../../ffi/cuda.ts";
+import type { DeviceBuffer } from "../../driver.ts";
+import type { Downloads, UploadRing } from "./pinned.ts";
+import type { Work } from "./work.ts";
+
+/** What a buffer needs of its device. */
+export interface Transfers {
+  readonly work: Work;
+  readonly uploads: UploadRing;
+  readonly downloads: Downloads;
+  /** Forgets a buffer that was freed. */
+  readonly freed: (buffer: CudaBuffer) => void;
+}
+
+/** Memory on a GPU, zeroed. */
+export class CudaBuffer implements DeviceBuffer {
+  readonly bytes: number;
+  readonly host = null;
+  readonly address: DeviceAddress;
+  private readonly transfers: Transfers;
+  private gone = false;
+
+  constructor(transfers: Transfers, bytes: number) {
+    const { work } = transfers;
+    this.transfers = transfers;
+    this.bytes = bytes;
+    // The driver gives no address for nothing.
+    this.address = work.call((cuda) => cuda.alloc(Math.max(1, bytes)));
+    work.made += 1;
+    this.clear();
+  }
+
+  /** The address of a range. @throws RangeError when it lies outside. */
+  at(offset: number, bytes: number): DeviceAddress {
+    if (this.gone) throw new Error(`a buffer of ${this.bytes} bytes is used after it was freed`);
+    if (!(offset >= 0 && bytes >= 0 && offset + bytes <= this.bytes))
+      throw new RangeError(`bytes ${offset} to ${offset + bytes} of a buffer of ${this.bytes}`);
+    return (this.address + BigInt(offset)) as DeviceAddress;
+  }
+
+  write(data: Uint8Array, offset = 0): void {
+    const to = this.at(offset, data.length);
+    if (data.length > 0) this.transfers.uploads.send(to, data);
+  }
+
+  async read(offset = 0, bytes = this.bytes - offset): Promise<Uint8Array> {
+    return this.transfers.downloads.read(this.at(offset, bytes), bytes);
+  }
+
+  clear(offset = 0, bytes = this.bytes - offset): void {
+    const to = this.at(offset, bytes);
+    const { work } = this.transfers;
+    if (bytes > 0) work.call((cuda) => cuda.fill(to, 0, bytes, work.stream));
+  }
+
+  free(): void {
+    if (this.gone) return;
+    this.gone = true;
+    this.transfers.work.release((cuda) => cuda.free(this.address));
+    this.transfers.freed(this);
+  }
+}
+
+/** Copies between buffers of one device; within one, ranges may not overlap. */
+export function copyBetween(work: Work, to: CudaBuffer, toOffset: number, from: CudaBuffer, fromOffset: number, bytes: number): void {
+  if (to === from && Math.abs(toOffset - fromOffset) < bytes)
+    throw new RangeError(`bytes ${fromOffset} and ${toOffset}, ${bytes} each, of one buffer overlap`);
+  const [target, source] = [to.at(toOffset, bytes), from.at(fromOffset, bytes)];
+  if (bytes > 0) work.call((cuda) => cuda.copy(target, source, bytes, work.stream));
+}
