@@ -72,6 +72,3 @@ export function shortfalls({ computeCapability }: CudaFacts, { features, limits,
   if (subgroup !== null && subgroup !== 32) missing.push(`warps of 32 lanes (wanted ${subgroup})`);
   return missing;
 }
-
-/** "NVIDIA H200, driver for CUDA 13.0" */
-export const describeFacts = ({ name, driverVersion }: CudaFacts): string => `${name}, driver for CUDA ${cudaVersionText(driverVersion)}`;
