@@ -1,7 +1,6 @@
 import type { Requirements } from "../../../compiler/artifact.ts";
 import type { Cuda } from "../../../ffi/cuda.ts";
 import { ATTRIBUTE } from "../../../ffi/cuda.ts";
-import { cudaVersionText } from "../../../ffi/libcuda.ts";
 import { UserError } from "../../errors.ts";
 
 /** What a GPU is, as plain data: what to compile for. */
@@ -72,6 +71,3 @@ export function shortfalls({ computeCapability }: CudaFacts, { features, limits,
   if (subgroup !== null && subgroup !== 32) missing.push(`warps of 32 lanes (wanted ${subgroup})`);
   return missing;
 }
-
-/** "NVIDIA H200, driver for CUDA 13.0" */
-export const describeFacts = ({ name, driverVersion }: CudaFacts): string => `${name}, driver for CUDA ${cudaVersionText(driverVersion)}`;
