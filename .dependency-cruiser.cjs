@@ -69,7 +69,8 @@ module.exports = {
     {
       name: "backends-are-strangers",
       severity: "error",
-      comment: "What backends share lies in backends/ itself, in backends/text (all that print text) and in backends/c-like (dialects of C).",
+      comment:
+        "What backends share lies in backends/ itself, in backends/text (all that print text) and in backends/c-like (dialects of C).",
       from: { path: "^backends/([^/]+)/" },
       to: { path: "^backends/[^/]+/", pathNot: ["^backends/$1/", "^backends/(text|c-like)/"] },
     },

@@ -35,7 +35,7 @@ export function writeCubins({ computeCapability, kernels, members }: Cubins): Ui
 export function readCubins(bytes: Uint8Array): Cubins {
   const [first, ...members] = readArchive(bytes);
   if (first?.name !== INDEX) fail(`its first member is ${first ? `"${first.name}"` : "missing"}`, `"${INDEX}"`);
-  const index = parsed(first!.data);
+  const index = parsed(first.data);
   if (index["version"] !== VERSION)
     fail(`it has version ${JSON.stringify(index["version"])}`, `version ${VERSION}: compile the model again`);
   const computeCapability = integer(index["computeCapability"], "computeCapability", 10, 9999);
@@ -82,7 +82,7 @@ function object(value: unknown, what: string): Json {
 function integer(value: unknown, what: string, least: number, most: number): number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most)
     fail(`${what} is ${JSON.stringify(value)}`, `an integer from ${least} to ${most}`);
-  return value as number;
+  return value;
 }
 
 function kernelOf(value: unknown, what: string, binaries: ReadonlySet<string>): CubinKernel {
@@ -91,9 +91,9 @@ function kernelOf(value: unknown, what: string, binaries: ReadonlySet<string>): 
     fail(`${what}.entry is ${JSON.stringify(entry)}`, "the name of a function");
   if (typeof member !== "string" || !binaries.has(member)) fail(`${what}.member is ${JSON.stringify(member)}`, "the name of a member");
   return {
-    entry: entry as string,
+    entry,
     threads: integer(threads, `${what}.threads`, 1, MOST_THREADS),
     symbols: integer(symbols, `${what}.symbols`, 0, MOST_SYMBOLS),
-    member: member as string,
+    member,
   };
 }

@@ -1,5 +1,5 @@
 import type { Library, Memory, Pointer, Signature } from "./native.ts";
-import { asPointer, background, bind, hasSymbol, openLibrary, pointerIn, stringAt, viewAt } from "./native.ts";
+import { asPointer, background, bind, firstLibrary, hasSymbol, pointerIn, stringAt, viewAt } from "./native.ts";
 
 /**
  * libLLVM through its C API: IR text in, machine code out, no compiler or linker needed. LLVM 14 to 22 are used through the same calls, and take the
@@ -187,15 +187,12 @@ export function loadLlvm(wanted: string | undefined = process.env["CULM_LLVM"]):
   const known = loaded.get(key);
   if (known) return known;
   const names = candidates(wanted);
-  for (const name of names) {
-    const library = openLibrary(name);
-    // The new pass manager came to the C API with 13; an older library under a path given by hand must not be half-bound.
-    if (!library || !hasSymbol(library, "LLVMRunPasses")) continue;
-    const llvm = wrap(library);
-    loaded.set(key, llvm);
-    return llvm;
-  }
-  throw new LlvmMissing(names);
+  // the new pass manager came to the C API with 13
+  const library = firstLibrary(names, "LLVMRunPasses");
+  if (!library) throw new LlvmMissing(names);
+  const llvm = wrap(library);
+  loaded.set(key, llvm);
+  return llvm;
 }
 
 /** Targets that code can be made for, as LLVM names them, where the library has them. Code of the other architecture can be looked at and stored. */

@@ -1,5 +1,5 @@
 import type { Library, Memory, Pointer, Signature } from "./native.ts";
-import { background, bind, hasSymbol, openLibrary, pointerIn } from "./native.ts";
+import { background, bind, firstLibrary, pointerIn } from "./native.ts";
 
 /**
  * NVRTC, the CUDA C++ compiler as a library: text in, a cubin out, no toolkit or device needed. Versions 12 and 13 are used through the same calls.
@@ -79,15 +79,12 @@ export function loadNvrtc(wanted: string | undefined = process.env["CULM_NVRTC"]
   const known = loaded.get(key);
   if (known) return known;
   const names = candidates(wanted);
-  for (const name of names) {
-    const library = openLibrary(name);
-    // cubins came with 11.1; another library under a path given by hand must not be half-bound
-    if (!library || !hasSymbol(library, "nvrtcGetCUBIN")) continue;
-    const nvrtc = wrap(library);
-    loaded.set(key, nvrtc);
-    return nvrtc;
-  }
-  throw new NvrtcMissing(names);
+  // cubins came with 11.1
+  const library = firstLibrary(names, "nvrtcGetCUBIN");
+  if (!library) throw new NvrtcMissing(names);
+  const nvrtc = wrap(library);
+  loaded.set(key, nvrtc);
+  return nvrtc;
 }
 
 function wrap(library: Library): Nvrtc {

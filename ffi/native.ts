@@ -44,6 +44,15 @@ export const hasSymbol = (library: Library, name: string): boolean => {
   }
 };
 
+/** The first of some libraries that can be opened and has a function: one that is too old, or another under a name given by hand, must not be half-bound. */
+export function firstLibrary(names: readonly string[], symbol: string): Library | undefined {
+  for (const name of names) {
+    const library = openLibrary(name);
+    if (library && hasSymbol(library, symbol)) return library;
+  }
+  return undefined;
+}
+
 /** Binds every row of `table`. The caller's interface `T` is the promise that the rows and the TypeScript signatures agree. */
 export function bind<T extends { readonly [K in keyof T]: unknown }>(library: Library, table: { readonly [K in keyof T]: Signature }): T {
   const bound: Partial<Record<keyof T, unknown>> = {};

@@ -1,7 +1,7 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { add, idiv } from "../../compiler/ir/expr.ts";
+import { add, idiv, isConst, some, sum, terms } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { Block } from "../text/block.ts";
 import { line, where } from "../text/block.ts";
@@ -20,8 +20,27 @@ function wordsOf(dtype: DType, width: number): 1 | 2 | 4 | null {
   return words === 1 || words === 2 || words === 4 ? words : null;
 }
 
+/**
+ * An address in two parts: a pointer, and an offset of constants and counters of loops that are written out. In one sum of 32 bits the compiler would have to
+ * compute every address by itself; of this it makes one register and a constant in each instruction.
+ */
+function addressOf(p: Place, index: Expr, b: Block, k: Kernel): readonly [pointer: string, offset: string] {
+  const isOffset = (e: Expr): boolean => !some(e, (x) => (x.op === "var" && !k.unrolled.has(x)) || x.op === "load" || x.op === "reg");
+  const parts = terms(index);
+  const offset = parts.filter(isOffset),
+    rest = parts.filter((e) => !isOffset(e));
+  if (offset.length === 0 || rest.length === 0) return [p.name, k.value(index, b)];
+  return [`(${p.name} + ${k.once(sum(rest), b)})`, k.value(sum(offset), b)];
+}
+
+const elementAt = (p: Place, index: Expr, b: Block, k: Kernel): string => {
+  const [pointer, offset] = addressOf(p, index, b, k);
+  return `${pointer}[${offset}]`;
+};
+const pointerTo = (p: Place, index: Expr, b: Block, k: Kernel): string => addressOf(p, index, b, k).join(" + ");
+
 export function loadElement(p: Place, index: Expr, b: Block, k: Kernel): string {
-  const element = `${p.name}[${k.value(index, b)}]`;
+  const element = elementAt(p, index, b, k);
   if (p.dtype === "bool") return `(${element} != 0)`;
   return p.dtype === "bf16" || p.dtype === "f16" ? k.call(`${p.dtype}_value`, element) : element;
 }
@@ -33,12 +52,12 @@ const unrounded = (x: Expr, dtype: DType): Expr =>
 export function storeElement(p: Place, index: Expr, value: Expr, b: Block, k: Kernel): void {
   const x = k.value(unrounded(value, p.dtype), b);
   const stored = p.dtype === "bool" ? `(${x} ? 1 : 0)` : p.dtype === "bf16" || p.dtype === "f16" ? k.call(`${p.dtype}_bits`, x) : x;
-  line(b, `${p.name}[${k.value(index, b)}] = ${stored};`);
+  line(b, `${elementAt(p, index, b, k)} = ${stored};`);
 }
 
-/** What an assignment puts into a register: of an array that is only stored as vectors, not yet rounded. */
+/** What an assignment puts into a register. */
 export const assigned = (reg: string, value: Expr, k: Kernel): Expr =>
-  k.stored.has(reg) ? unrounded(value, k.registers.get(reg)!.dtype) : value;
+  k.unrounded.has(reg) ? unrounded(value, k.registers.get(reg)!.dtype) : value;
 
 /** Names of the words of `width` elements from `at` on, which is a multiple of as many as a vector holds. */
 function loadWords(p: Place, at: Expr, width: number, b: Block, k: Kernel): readonly string[] {
@@ -47,7 +66,7 @@ function loadWords(p: Place, at: Expr, width: number, b: Block, k: Kernel): read
   const type = k.dialect.vectors[wordOf(p.dtype)][words];
   return Array.from({ length: width / per }, (_, i) => {
     const name = k.fresh("x");
-    const address = `${p.name} + ${k.value(add(at, i * per), b)}`;
+    const address = pointerTo(p, add(at, i * per), b, k);
     const streamed = p.streamed ? k.dialect.streamed[type] : undefined;
     line(
       b,
@@ -64,7 +83,7 @@ function storeWords(p: Place, at: Expr, values: readonly string[], b: Block, k: 
   for (let i = 0; i * words < values.length; i++) {
     const of = values.slice(i * words, (i + 1) * words);
     const whole = words === 1 ? of[0]! : `${k.dialect.makeVector(type)}(${of.join(", ")})`;
-    line(b, `${k.dialect.vectorAt(type, p.space, `${p.name} + ${k.value(add(at, i * per), b)}`, "write")} = ${whole};`);
+    line(b, `${k.dialect.vectorAt(type, p.space, pointerTo(p, add(at, i * per), b, k), "write")} = ${whole};`);
   }
 }
 
@@ -110,8 +129,11 @@ const wordRegisters = (s: Vector, b: Block, k: Kernel): string[] => {
 const elementRegisters = (s: Vector, b: Block, k: Kernel): string[] =>
   Array.from({ length: s.width }, (_, i) => k.register(s.reg, add(s.index, i), b));
 
-const guarded = (guard: Expr | null, b: Block, k: Kernel, body: (inner: Block) => void): void => {
-  if (guard === null) body(b);
+const always = (guard: Expr | null): guard is null => guard === null || isConst(guard, 1);
+
+/** What happens where a guard holds. */
+export const guarded = (guard: Expr | null, b: Block, k: Kernel, body: (inner: Block) => void): void => {
+  if (always(guard)) body(b);
   else where(b, k.value(guard, b), body);
 };
 
@@ -119,7 +141,7 @@ export function loadVector(s: Extract<Stmt, { op: "loadVec" }>, b: Block, k: Ker
   const place = k.places.get(s.buffer)!;
   const carries = k.carriers.has(s.reg);
   const targets = carries ? wordRegisters(s, b, k) : elementRegisters(s, b, k);
-  if (s.guard !== null) for (const target of targets) line(b, `${target} = ${carries ? "0u" : zeroOf(s.dtype)};`);
+  if (!always(s.guard)) for (const target of targets) line(b, `${target} = ${carries ? "0u" : zeroOf(s.dtype)};`);
   guarded(s.guard, b, k, (inner) => {
     const values = carries ? loadWords(place, s.at, s.width, inner, k) : loadElements(place, s.at, s.width, inner, k);
     for (const [i, x] of values.entries()) line(inner, `${targets[i]!} = ${x};`);

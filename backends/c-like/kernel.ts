@@ -1,9 +1,8 @@
 import type { Caps, MatrixUnit } from "../../compiler/backend.ts";
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
-import { isConst, mod, walk } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { eachStmt, expressionsOf } from "../../compiler/ir/thread-walk.ts";
+import { eachStmt } from "../../compiler/ir/thread-walk.ts";
 import type { RegDecl, Stmt, ThreadProgram } from "../../compiler/ir/thread.ts";
 import type { Block } from "../text/block.ts";
 import { close, line } from "../text/block.ts";
@@ -14,6 +13,7 @@ import type { Writer } from "../text/writer.ts";
 import { countUses } from "../text/writer.ts";
 import type { Dialect, FunctionName, Space } from "./dialect.ts";
 import { valueType } from "./dialect.ts";
+import { carriersOf, unroundedRegisters } from "./registers.ts";
 
 /** A buffer or shared array. */
 export interface Place {
@@ -33,10 +33,12 @@ export interface Kernel extends Writer {
   readonly dialect: Dialect;
   readonly places: ReadonlyMap<string, Place>;
   readonly registers: ReadonlyMap<string, RegDecl>;
+  /** Counters of loops that are written out: numbers, when the assembler sees them. */
+  readonly unrolled: ReadonlySet<Expr>;
   /** Register arrays that only carry vectors from memory to memory: they hold the bits as they are. */
   readonly carriers: ReadonlySet<string>;
-  /** Register arrays that nothing but a store of vectors reads, which rounds. */
-  readonly stored: ReadonlySet<string>;
+  /** Register arrays of a 16-bit type whose elements go nowhere but to memory, which rounds them: they hold what is not rounded yet. */
+  readonly unrounded: ReadonlySet<string>;
   /** The call of a function, whose text the kernel then brings along where the language lacks it. */
   call(name: FunctionName, ...operands: readonly string[]): string;
   /** The same, of a helper by its name. */
@@ -61,7 +63,6 @@ export function kernelOf(program: ThreadProgram, caps: Caps, dialect: Dialect, s
   const registers = new Map(program.regs.map((d) => [d.name, d]));
   const taken = new Set([...places.values()].map(({ name }) => name));
   const changed = new Set([...program.params.filter((q) => q.access !== "read"), ...program.shared].map(({ name }) => name));
-  const read = registersRead(program);
   const helpers = helpersOf(dialect.helpers);
   const help = (name: string): string => (name in dialect.helpers ? helpers.use(name) : name);
   let next = 0;
@@ -75,8 +76,9 @@ export function kernelOf(program: ThreadProgram, caps: Caps, dialect: Dialect, s
     dialect,
     places,
     registers,
-    carriers: carriersOf(program, read),
-    stored: new Set(program.regs.filter((d) => !read.has(d.name)).map((d) => d.name)),
+    unrolled: unrolledCounters(program),
+    carriers: carriersOf(program),
+    unrounded: unroundedRegisters(program),
     uses: countUses(program),
     indexed: new Set(registers.keys()),
     helpers,
@@ -118,35 +120,10 @@ function placesOf(p: ThreadProgram): ReadonlyMap<string, Place> {
   ]);
 }
 
-/** Register arrays that some expression, reduction or product reads. */
-function registersRead(p: ThreadProgram): ReadonlySet<string> {
-  const found = new Set<string>();
-  const seen = new Set<Expr>();
+function unrolledCounters(p: ThreadProgram): ReadonlySet<Expr> {
+  const found = new Set<Expr>();
   eachStmt(p.body, (s) => {
-    if (s.op === "unit") found.add(s.acc);
-    for (const e of expressionsOf(s))
-      walk(
-        e,
-        (x) => {
-          if (x.op === "reg") found.add(x.name);
-        },
-        seen,
-      );
+    if (s.op === "for" && s.unroll) found.add(s.var);
   });
   return found;
 }
-
-/** Arrays of elements smaller than a word that are loaded and stored as whole words, from the first element of a word on, and in no other way. */
-function carriersOf(p: ThreadProgram, read: ReadonlySet<string>): ReadonlySet<string> {
-  const found = new Set(p.regs.filter((d) => BYTES[d.dtype] < 4 && !read.has(d.name)).map((d) => d.name));
-  eachStmt(p.body, (s) => {
-    if (s.op === "assign" || s.op === "laneReduce") found.delete(s.reg);
-    if (s.op !== "loadVec" && s.op !== "storeVec") return;
-    const per = 4 / BYTES[s.dtype];
-    const dtype = p.regs.find((d) => d.name === s.reg)!.dtype;
-    if (s.width % per !== 0 || !isMultiple(s.index, per) || dtype !== s.dtype) found.delete(s.reg);
-  });
-  return found;
-}
-
-const isMultiple = (e: Expr, n: number): boolean => isConst(mod(e, n), 0);

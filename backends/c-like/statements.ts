@@ -1,14 +1,13 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { add, load } from "../../compiler/ir/expr.ts";
-import type { Expr } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { ReduceFn } from "../../compiler/ir/tile.ts";
 import type { Block } from "../text/block.ts";
-import { block, close, line, where } from "../text/block.ts";
+import { block, close, line } from "../text/block.ts";
 import { writeFma } from "../text/fma.ts";
 import { forget } from "../text/names.ts";
 import { variableName } from "../text/writer.ts";
-import { assigned, loadVector, storeElement, storeVector } from "./access.ts";
+import { assigned, guarded, loadVector, storeElement, storeVector } from "./access.ts";
 import { valueType } from "./dialect.ts";
 import type { Kernel, Unit } from "./kernel.ts";
 
@@ -18,11 +17,6 @@ export function printBody(body: readonly Stmt[], b: Block, k: Kernel): void {
     forget(b);
   }
 }
-
-const guarded = (guard: Expr | null, b: Block, k: Kernel, body: (inner: Block) => void): void => {
-  if (guard === null) body(b);
-  else where(b, k.value(guard, b), body);
-};
 
 function printStmt(s: Stmt, b: Block, k: Kernel): void {
   switch (s.op) {

@@ -5,7 +5,6 @@ import { print } from "./print.ts";
 import { toolchain } from "./toolchain.ts";
 
 export { capsFor } from "./caps.ts";
-export type { DeviceFacts } from "./caps.ts";
 
 /** CUDA C++ for NVIDIA GPUs of compute capability 8.0 and up, compiled by NVRTC. */
 export const cudaBackend: Backend = { name: "cuda", caps, legalize, print, toolchain };

@@ -5,7 +5,9 @@ import type { View } from "../../compiler/ir/tile.ts";
 import type { Kernel, Unit } from "../c-like/kernel.ts";
 import type { Block } from "../text/block.ts";
 import { block, line } from "../text/block.ts";
+import type { Turns } from "../text/writer.ts";
 import { variableName } from "../text/writer.ts";
+import { parseTarget } from "./caps.ts";
 
 /**
  * A product by mma.sync m16n8k16: the operands come from shared memory by ldmatrix, four matrices of 8 x 8 at a time, the accumulators stay in registers. Rows that
@@ -38,8 +40,12 @@ export function printMma(s: Unit, unit: MatrixUnit, b: Block, k: Kernel): void {
       line(inner, `${k.help(`mma_${half}`)}(&${acc}, ${row}, ${column});`);
     }
   }
-  k.loop(inner, variableName(counter.name), steps, isConst(steps) && steps.value <= 8 ? "out" : "any");
+  k.loop(inner, variableName(counter.name), steps, turnsFor(steps, k));
 }
+
+/** Written out, operands of a step are on their way while another is multiplied. The assembler for 8.x then holds those of all steps at once, and spills. */
+const turnsFor = (steps: Expr, k: Kernel): Turns =>
+  parseTarget(k.caps.name).computeCapability < 90 ? "loop" : isConst(steps) && steps.value <= 8 ? "out" : "any";
 
 /**
  * The name of `count` matrices of 8 x 8 of an operand, as the instruction wants them: of rows, the second matrix is 8 rows further and the third 8 products; of

@@ -25,7 +25,6 @@ import { printMma } from "./mma.ts";
 export function print(program: ThreadProgram, caps: Caps): Source {
   const k = kernelOf(program, caps, cudaDialect, { operation: textOf, elements: loadElements, product: printMma });
   const shared = sharedLayout(k);
-  const variables = new Set([...k.uses.keys()].map((e) => (e.op === "var" ? e.name : "")));
   const body = block(null);
   printKernel(body, k);
   const anonymous = [
@@ -33,7 +32,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     `extern "C" __global__ void __launch_bounds__(${program.threads}, 1) ${ENTRY}(${parameters(k).join(", ")}) {`,
     ...shared.text,
     "  const int tid = int(threadIdx.x);",
-    ...["x", "y", "z"].filter((axis) => variables.has(`b${axis}`)).map((axis) => `  const int b${axis} = int(blockIdx.${axis});`),
+    ...["x", "y", "z"].filter((axis) => isUsed(`b${axis}`, k)).map((axis) => `  const int b${axis} = int(blockIdx.${axis});`),
     ...registers(k),
     ...body.lines,
     "}",
@@ -53,15 +52,17 @@ export function print(program: ThreadProgram, caps: Caps): Source {
 
 const ENTRY = "entry_point";
 
+const isUsed = (variable: string, k: Kernel): boolean => [...k.uses.keys()].some((e) => e.op === "var" && e.name === variable);
+
 /** The kernel's statements; those that depend on nothing come before it waits for the kernels in front. */
 function printKernel(b: Block, k: Kernel): void {
   const { program } = k;
-  const symbols = program.symbols.map(({ name }, i) => `const int ${variableName(name)} = symbols[${i}];`);
-  const early = launchesEarly(k.caps) ? independentStatements(program) : 0;
-  if (launchesEarly(k.caps)) line(b, 'asm volatile("griddepcontrol.launch_dependents;");');
+  const overlaps = launchesEarly(k.caps);
+  const early = overlaps ? independentStatements(program) : 0;
+  if (overlaps) line(b, 'asm volatile("griddepcontrol.launch_dependents;");');
   printBody(program.body.slice(0, early), b, k);
-  if (launchesEarly(k.caps)) line(b, 'asm volatile("griddepcontrol.wait;" ::: "memory");');
-  for (const text of symbols) line(b, text);
+  if (overlaps) line(b, 'asm volatile("griddepcontrol.wait;" ::: "memory");');
+  for (const [i, { name }] of program.symbols.entries()) if (isUsed(name, k)) line(b, `const int ${variableName(name)} = symbols[${i}];`);
   printBody(program.body.slice(early), b, k);
 }
 

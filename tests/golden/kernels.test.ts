@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { cudaBackend } from "../../backends/cuda/index.ts";
 import { llvmBackend } from "../../backends/llvm/index.ts";
 import { nullBackend } from "../../backends/null/index.ts";
 import { wgslBackend } from "../../backends/wgsl/index.ts";
@@ -28,6 +29,7 @@ const targets: readonly (readonly [string, Backend, Caps])[] = [
   ["null-32", nullBackend, nullBackend.caps("null-32")],
   ["wgsl-base", wgslBackend, wgslBackend.caps("base")],
   ["wgsl-large-sg32", wgslBackend, wgslBackend.caps("large-sg32")],
+  ["cuda-sm_90", cudaBackend, cudaBackend.caps("sm_90")],
 ];
 
 /** Native text in full where a person could read it; otherwise its fingerprint, which is enough to notice a change. */

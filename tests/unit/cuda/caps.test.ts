@@ -1,0 +1,58 @@
+import { describe, expect, test } from "vitest";
+import { capsFor, cudaBackend } from "../../../backends/cuda/index.ts";
+import { unitRows } from "../../../compiler/lower/layout.ts";
+
+describe("targets", () => {
+  test.each([
+    ["sm_80", 108, "compute-8", 80],
+    ["sm_86", 84, "compute-8", 86],
+    ["sm_89", 128, "compute-8", 89],
+    ["sm_90", 132, "compute-9", 90],
+    ["sm_100", 148, "compute-10", 100],
+    ["sm_120", 170, "compute-12", 120],
+    ["sm_90x78", 78, "compute-9", 90],
+  ])("%s fills %i multiprocessors and needs %s", (name, workers, feature, computeCapability) => {
+    const caps = cudaBackend.caps(name);
+    expect(caps.name).toBe(name);
+    expect(caps.workers).toBe(workers);
+    expect(caps.requires).toEqual({ features: [feature], limits: { computeCapability }, subgroup: null });
+    expect(caps.maxThreads % caps.lanes).toBe(0);
+  });
+
+  test("a number of multiprocessors that is the usual one is not part of the name", () => {
+    expect(cudaBackend.caps("sm_90x132").name).toBe("sm_90");
+  });
+
+  test.each(["", "sm_75", "sm_90x0", "sm_90x", "compute_90", "sm_900"])("%j is none, and the known ones are listed", (name) => {
+    expect(() => cudaBackend.caps(name)).toThrow(/there is no target ".*"; the targets are sm_80, sm_86, sm_89, sm_90, sm_100, sm_120/);
+  });
+
+  test("nobody can tell the host's device without its driver", () => {
+    expect(() => cudaBackend.caps("host")).toThrow(/only the driver knows .* name one of sm_80/);
+  });
+
+  test("every unit gives each element of its tile to one lane", () => {
+    for (const unit of cudaBackend.caps("sm_90").units) {
+      expect(unit.m * unit.n).toBe(unit.lanes * unit.elems);
+      expect(2 ** unitRows(unit).masks.length * unit.m).toBe(unit.lanes * unitRows(unit).slots);
+    }
+  });
+});
+
+describe("the targets of a device", () => {
+  test.each([
+    [80, 108, ["sm_80"]],
+    [86, 46, ["sm_86x46", "sm_80x46"]],
+    [87, 16, ["sm_86x16", "sm_80x16"]],
+    [90, 132, ["sm_90"]],
+    [90, 78, ["sm_90x78"]],
+    [103, 148, ["sm_100"]],
+    [121, 48, ["sm_120x48"]],
+    [75, 40, []],
+    [70, 80, []],
+    [110, 20, []],
+  ])("compute capability %i with %i multiprocessors", (computeCapability, multiprocessors, names) => {
+    expect(capsFor({ computeCapability, multiprocessors })).toEqual(names);
+    for (const name of names) expect(cudaBackend.caps(name).workers).toBe(multiprocessors);
+  });
+});

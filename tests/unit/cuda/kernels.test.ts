@@ -1,0 +1,79 @@
+import { describe, expect, test, vi } from "vitest";
+import { cudaBackend } from "../../../backends/cuda/index.ts";
+import { complaintOf } from "../../../backends/cuda/report.ts";
+import { toolchainWith } from "../../../backends/cuda/toolchain.ts";
+import type { Caps, Source } from "../../../compiler/backend.ts";
+import type { ThreadProgram } from "../../../compiler/ir/thread.ts";
+import { readCubins } from "../../../ffi/cubins.ts";
+import { modelPrograms, templates } from "../../support/kernels.ts";
+import { assemble, NO_NVCC, nvccAsNvrtc, nvccAvailable, ptxOf } from "../../support/nvcc.ts";
+
+/**
+ * The CUDA compiler accepts every kernel, and keeps all registers where they belong: all templates on random problems, and all programs of a small model, for an
+ * architecture of each kind; those of a large one for the one that we measure on.
+ */
+vi.setConfig({ testTimeout: 120_000 });
+
+const printed = (programs: readonly ThreadProgram[], caps: Caps): Source[] => [
+  ...new Map(programs.map((p) => cudaBackend.print(cudaBackend.legalize!(p, caps), caps)).map((s) => [s.entry, s])).values(),
+];
+
+function accepted(programs: readonly ThreadProgram[], caps: Caps): void {
+  const sources = printed(programs, caps);
+  expect(sources.length).toBeGreaterThan(20);
+  const reports = assemble(sources, caps.name);
+  const complaints = sources.flatMap((s) => {
+    const report = reports.get(s.entry);
+    return report ? (complaintOf(report) ?? []) : `${s.entry}: no report`;
+  });
+  expect(complaints).toEqual([]);
+  for (const s of sources) expect(s.sharedBytes, s.entry).toBeLessThanOrEqual(caps.sharedBytes);
+}
+
+describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: ${NO_NVCC})`, () => {
+  describe.each(["sm_80", "sm_90", "sm_100"])("%s", (name) => {
+    const caps = cudaBackend.caps(name);
+    test("templates", () => {
+      accepted(
+        Object.values(templates).flatMap((programs) => programs(caps)),
+        caps,
+      );
+    });
+    test.each(["tiny", ...(name === "sm_90" ? (["9B"] as const) : [])] as const)("Bamba %s", async (model) => {
+      accepted(await modelPrograms(model, caps), caps);
+    });
+  });
+
+  test("products of 16-bit weights are the hardware's, and loads of weights come before a kernel waits", async () => {
+    const caps = cudaBackend.caps("sm_90");
+    const sources = printed(await modelPrograms("1B", caps), caps);
+    expect(sources.filter((s) => s.text.includes("mma.sync")).length).toBeGreaterThan(3);
+    const early = sources.filter(
+      (s) => s.text.indexOf("= streamed_uint4(") >= 0 && s.text.indexOf("= streamed_uint4(") < s.text.indexOf("wait;"),
+    );
+    expect(early.length).toBeGreaterThan(0);
+    const ptx = ptxOf(early[0]!, "sm_90");
+    expect(ptx.indexOf("L1::no_allocate")).toBeGreaterThan(ptx.indexOf("griddepcontrol.launch_dependents"));
+    expect(ptx.indexOf("L1::no_allocate")).toBeLessThan(ptx.indexOf("griddepcontrol.wait"));
+  });
+
+  test("the toolchain makes an archive of cubins of them, and rejects what spills by its name", async () => {
+    vi.stubEnv("CULM_CACHE", "off");
+    const caps = cudaBackend.caps("sm_90");
+    const toolchain = toolchainWith(() => nvccAsNvrtc);
+    const sources = printed(templates["conv1d"]!(caps).slice(0, 2), caps);
+    const { kernels, computeCapability } = readCubins(await toolchain.compile([...sources, sources[0]!], caps));
+    expect(computeCapability).toBe(90);
+    expect(kernels.map(({ entry, threads }) => [entry, threads])).toEqual(sources.map((s) => [s.entry, s.launch!.threads]));
+    const spilling: Source = {
+      ...sources[0]!,
+      entry: "spilling",
+      about: 'layers.0.mlp: gemm {"bm":512}',
+      text: 'extern "C" __global__ void spilling(float* p, int i) { float r[40]; for (int j = 0; j < 40; j++) r[j ^ i] = p[j]; p[0] = r[i]; }',
+    };
+    await expect(toolchain.compile([spilling], caps)).rejects.toThrow(
+      /^spilling \(layers\.0\.mlp: gemm \{"bm":512\}\): it keeps registers in memory: \d+ bytes of stack/,
+    );
+    vi.unstubAllEnvs();
+  });
+});
