@@ -80,7 +80,7 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
   };
   eachStatement(program.body, (s) => {
     if (s.op === "map" && inClass(s.dst.name)) loads(s.dst, s.value);
-    if (s.op === "store" && inClass(s.over.name)) {
+    if (s.op === "store" && s.over.scope === "frag" && inClass(s.over.name)) {
       access(s.over, s.dtype, s.index);
       loads(s.over, s.value);
     }
