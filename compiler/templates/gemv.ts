@@ -173,7 +173,7 @@ function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: C
         first: mul(b.bx, per),
         width: per,
         hasRow: () => TRUE,
-        value: (out, row) => (ready ? ready(out, own(row), i32(r), row) : out.value(own(row), i32(r), n(row))),
+        value: (out, row) => (ready ? ready(out, own(row), r, row) : out.value(own(row), i32(r), n(row))),
       });
     });
   return b.build();
