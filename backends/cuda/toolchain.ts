@@ -25,6 +25,11 @@ export const toolchain: Toolchain = toolchainWith(loadNvrtc);
 
 async function compileSources(sources: readonly Source[], caps: Caps, nvrtc: Nvrtc): Promise<Uint8Array> {
   const unique = [...new Map(sources.map((s) => [s.entry, s])).values()];
+  for (const s of sources)
+    checkSame(
+      s,
+      unique.find(({ entry }) => entry === s.entry)!,
+    );
   const options = optionsFor(caps);
   const settings = JSON.stringify([FORMAT, nvrtc.version, ...options]);
   const jobs = unique.map((s) => ({ settings, text: s.text, make: () => compileOne(s, options, nvrtc) }));
@@ -41,6 +46,15 @@ const memberOf = (s: Source): string => `${s.entry}.cubin`;
 function launchOf(s: Source): NonNullable<Source["launch"]> {
   if (s.language !== "cuda" || !s.launch) throw new Error(`${s.entry} is ${s.language} source; this toolchain compiles CUDA C++`);
   return s.launch;
+}
+
+/** Kernels of one name are compiled once and launched alike: a symbol that nothing reads leaves no trace in the text, and would be lost here. */
+function checkSame(a: Source, b: Source): void {
+  const [one, other] = [launchOf(a), launchOf(b)];
+  if (a.text !== b.text || one.threads !== other.threads || one.symbols !== other.symbols)
+    throw new Error(
+      `two kernels are called ${a.entry}: of ${one.threads} threads and ${one.symbols} symbols, and of ${other.threads} and ${other.symbols}; expected a name for each`,
+    );
 }
 
 async function compileOne(s: Source, options: readonly string[], nvrtc: Nvrtc): Promise<Uint8Array> {

@@ -119,8 +119,9 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
       expect(second).toEqual([past, 6, 7, 8, 96, 1, 1, 50_000, 1]);
     }
     expect([...(await list.runTimed())]).toEqual([250_000, 250_000]);
-    expect(() => device.prepare([{ ...steps[0]!, args: [] }], ["past"])).toThrow(
-      "store takes 2 parameters (of 8, 8 bytes), its step gives 1",
+    const twice = [...steps[0]!.args, ...steps[0]!.args];
+    expect(() => device.prepare([{ ...steps[0]!, args: twice }], ["past"])).toThrow(
+      "store takes 2 parameters (of 8, 8 bytes), its step gives 3",
     );
     await device.close();
   });

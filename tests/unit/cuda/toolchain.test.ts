@@ -116,6 +116,13 @@ describe.skipIf(!compiler)(compiler ? "NVRTC" : "NVRTC (skipped: there is no cc 
     expect(cached()).toHaveLength(3);
   });
 
+  test("two kernels of one name, which would be launched as one, are refused", async () => {
+    const other = { ...source("a"), launch: { threads: 64, symbols: 2 } };
+    await expect(toolchain.compile([source("a"), other], caps)).rejects.toThrow(
+      "two kernels are called a: of 64 threads and 1 symbols, and of 64 and 2",
+    );
+  });
+
   test("a kernel that spills is an error that names it and its configuration, and is not kept", async () => {
     await expect(toolchain.compile([source("spilling", "spill")], caps)).rejects.toThrow(
       'spilling (layers.3.mlp: gemm {"bm":64}): it keeps registers in memory: 8 bytes of stack, 4 bytes of spill stores and 4 of spill loads with 255 registers; take another configuration',
