@@ -2,10 +2,15 @@ import { spawnSync } from "node:child_process";
 import { describe, expect, test } from "vitest";
 import { writeCubins } from "../../ffi/cubins.ts";
 import { loadNvrtc } from "../../ffi/libnvrtc.ts";
+import { benchSteps } from "../../models/auto/bench-cuda.ts";
+import { printStepBench } from "../../runtime/cli/bench-cuda-text.ts";
 import { cuda } from "../../runtime/drivers/cuda/device.ts";
 import type { CudaDevice } from "../../runtime/drivers/cuda/device.ts";
+import { openNoise } from "../../runtime/drivers/cuda/noise.ts";
 import type { DeviceBuffer, StepList } from "../../runtime/driver.ts";
 import { DeviceLostError } from "../../runtime/errors.ts";
+import { decodeFloats } from "../../runtime/numeric.ts";
+import { tinyFolder } from "../support/model-folder.ts";
 
 /** Threads of a block. */
 const THREADS = 64;
@@ -123,6 +128,49 @@ export function cudaTests(): void {
         reads.push(y.read(0, 4));
       }
       expect((await Promise.all(reads)).map((bytes) => integers(bytes)[0])).toEqual(Array.from({ length: 40 }, (_, past) => 8 * past));
+    });
+
+    test("a decode step is measured: its graph, a token of the loop, and kernels that together take about as long", async () => {
+      const report = await benchSteps(
+        { model: tinyFolder },
+        { batches: [1, 3], context: 40, prefill: 16, decode: 8, repeat: 1, cache: null },
+      );
+      const { copy, read, fma, mma } = report.ceilings;
+      expect(Math.min(copy, read, fma, mma)).toBeGreaterThan(1e11);
+      expect(report.steps.map(({ batch }) => batch)).toEqual([1, 3]);
+      for (const step of report.steps) {
+        expect(step.graphMilliseconds).toBeGreaterThan(0);
+        expect(step.wallMilliseconds).toBeGreaterThan(0.8 * step.graphMilliseconds);
+        const launches = step.kernels.reduce((sum, kernel) => sum + kernel.launches, 0);
+        expect(launches).toBe(step.launches);
+        const together = step.kernels.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+        expect(together / step.graphMilliseconds).toBeGreaterThan(0.5);
+        expect(together / step.graphMilliseconds).toBeLessThan(2);
+      }
+      expect(report.prompt!.tokens).toBe(16);
+      expect(printStepBench(report)).toContain("a step of 3 at 40");
+    });
+
+    test("weights that are made on the device are spread as they should be", async () => {
+      const device = await cuda().open();
+      const noise = await openNoise(device);
+      const count = 1 << 16;
+      const buffer = device.alloc(4 * count, "weights");
+      for (const [dtype, storage] of [
+        ["f32", "F32"],
+        ["bf16", "BF16"],
+        ["f16", "F16"],
+      ] as const) {
+        await noise.fill(buffer, 0, count, dtype, 0.25, "w");
+        const values = decodeFloats(storage, await buffer.read(0, count * (dtype === "f32" ? 4 : 2)));
+        const mean = values.reduce((sum, x) => sum + x, 0) / count;
+        const deviation = Math.sqrt(values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / count);
+        expect(Math.abs(mean)).toBeLessThan(0.005);
+        expect(Math.abs(deviation - 0.25)).toBeLessThan(0.005);
+        expect(new Set(values).size).toBeGreaterThan(500);
+      }
+      noise.free();
+      await device.close();
     });
 
     test("faults, in a process of their own", () => {

@@ -15,6 +15,8 @@ import { Work } from "./work.ts";
 export interface CudaDevice extends Device {
   readonly workers: number;
   readonly facts: CudaFacts;
+  /** How long the device is at work on what `body` calls, by its own clock: for measuring. */
+  milliseconds(body: () => void | Promise<void>): Promise<number>;
 }
 
 export interface CudaDriver extends Driver {
@@ -121,6 +123,20 @@ class OpenDevice implements CudaDevice {
     const list = new List(this.work, prepared, symbols, { early, maxGrid: this.facts.maxGrid, freed: this.freed });
     this.open.add(list);
     return list;
+  }
+
+  async milliseconds(body: () => void | Promise<void>): Promise<number> {
+    const { work } = this;
+    const [start, end] = work.call((library) => [library.createEvent(), library.createEvent()] as const);
+    try {
+      work.call((library) => library.record(start, work.stream));
+      await body();
+      work.call((library) => library.record(end, work.stream));
+      await work.idle();
+      return work.call((library) => library.milliseconds(start, end));
+    } finally {
+      for (const event of [start, end]) work.release((library) => library.destroyEvent(event));
+    }
   }
 
   close(): Promise<void> {
