@@ -9,10 +9,12 @@ import { complaintOf, reportsOf } from "./report.ts";
 /** Grows when the same text would be made into something else for the same compiler: a change in how it is driven. */
 const FORMAT = 1;
 
+const ASSEMBLER_REPORT = "--ptxas-options=-v";
+
 /** A real architecture, so that the driver has nothing left to compile; and the assembler's report. */
 const optionsFor = (caps: Caps): readonly string[] => [
   `--gpu-architecture=sm_${parseTarget(caps.name).computeCapability}`,
-  "--ptxas-options=-v",
+  ASSEMBLER_REPORT,
 ];
 
 /** Sources to one archive of cubins (ffi/cubins.ts), one a kernel, by the compiler that `load` gives when it is first needed. */
@@ -60,10 +62,13 @@ function checkSame(a: Source, b: Source): void {
 async function compileOne(s: Source, options: readonly string[], nvrtc: Nvrtc): Promise<Uint8Array> {
   launchOf(s);
   const { binary, log } = await nvrtc.compileInBackground(s.text, s.entry, options);
-  // an assembler that says nothing about a kernel is not held against it
   const report = reportsOf(log).get(s.entry);
-  const complaint = report ? complaintOf(report) : null;
-  if (complaint !== null)
-    throw new Error(`${s.entry}${s.about === undefined ? "" : ` (${s.about})`}: ${complaint}; take another configuration`);
+  const what = `${s.entry}${s.about === undefined ? "" : ` (${s.about})`}`;
+  if (report === undefined)
+    throw new Error(
+      `${what}: NVRTC ${nvrtc.version} (${nvrtc.path}) gave no report of its registers, so nobody knows whether it keeps them in memory; expected the assembler's lines that ${ASSEMBLER_REPORT} asks for, got ${log === "" ? "nothing" : JSON.stringify(log.slice(0, 200))}; name another NVRTC with CULM_NVRTC`,
+    );
+  const complaint = complaintOf(report);
+  if (complaint !== null) throw new Error(`${what}: ${complaint}; take another configuration`);
   return binary;
 }

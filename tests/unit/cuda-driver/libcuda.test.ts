@@ -128,7 +128,8 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
 
   test("a kernel's fault, and an error that the driver has no name for", async () => {
     vi.stubEnv("FAKE_FAULT", "1");
-    const device = await open();
+    const driver = cuda(loadCuda(library()));
+    const device = await driver.open();
     const module = await device.load(kernels);
     const buffer = device.alloc(64, "io");
     const step = { kernel: module.kernel("store"), args: [{ buffer, offset: 0 }], symbols: ["past"], sharedBytes: 0 };
@@ -137,6 +138,8 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
     await expect(list.runInBackground()).rejects.toThrow(DeviceLostError);
     await expect(buffer.read()).rejects.toThrow("CUDA_ERROR_ILLEGAL_ADDRESS (700): an illegal memory access was encountered");
     await device.close();
+    await expect(driver.open()).rejects.toThrow(DeviceLostError);
+    await expect(driver.open()).rejects.toThrow("Fake 70 cannot be opened: in this process a kernel broke off");
 
     const other = loadCuda(library());
     expect(() => other.freeBytes()).toThrow(CudaError);

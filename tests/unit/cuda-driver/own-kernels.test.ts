@@ -1,17 +1,12 @@
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, expect, test, vi } from "vitest";
+import { expect, test, vi } from "vitest";
+import { complaintOf } from "../../../backends/cuda/report.ts";
 import { openCudaCeilings } from "../../../runtime/drivers/cuda/ceilings.ts";
 import { cuda } from "../../../runtime/drivers/cuda/device.ts";
 import { openNoise } from "../../../runtime/drivers/cuda/noise.ts";
 import type { CompileCuda } from "../../../runtime/drivers/cuda/own-kernels.ts";
 import { FakeCuda } from "../../support/fake-cuda.ts";
 import type { FakeKernel } from "../../support/fake-cuda.ts";
-
-const folder = mkdtempSync(join(tmpdir(), "culm-own-kernels-"));
-afterAll(() => rmSync(folder, { recursive: true }));
+import { assemble, NO_NVCC, nvccAvailable } from "../../support/nvcc.ts";
 
 const entriesOf = (text: string): readonly string[] => [...text.matchAll(/ (culm_\w+)\(/g)].map((found) => found[1]!);
 
@@ -81,20 +76,13 @@ test("noise fills ranges of a buffer, and each tensor has its own", async () => 
   await device.close();
 });
 
-const why = spawnSync("nvcc", ["--version"]).status === 0 ? null : "there is no nvcc";
-
-test.skipIf(why !== null)(`the driver's own kernels compile without headers${why === null ? "" : ` (skipped: ${why})`}`, () => {
+test("the driver's own kernels compile without headers, and keep their registers", (context) => {
+  if (!nvccAvailable) return void context.skip(NO_NVCC);
   const texts = [...new Set(compile.mock.calls.map(([text]) => text))];
   expect(texts).toHaveLength(2);
-  for (const [i, text] of texts.entries()) {
-    const file = join(folder, `own${i}.cu`);
-    writeFileSync(file, text);
-    const { status, stderr } = spawnSync(
-      "nvcc",
-      ["-cubin", "-arch=sm_80", "-Xptxas", "-v", "-Werror", "all-warnings", "-o", `${file}bin`, file],
-      { encoding: "utf8" },
-    );
-    expect(status, stderr).toBe(0);
-    expect(stderr.match(/0 bytes spill stores/g)).toHaveLength(entriesOf(text).length);
+  for (const text of texts) {
+    const reports = assemble([{ language: "cuda", text, entry: "", sharedBytes: 0 }], "sm_80");
+    expect([...reports.keys()].sort()).toEqual([...entriesOf(text)].sort());
+    for (const report of reports.values()) expect(complaintOf(report)).toBeNull();
   }
 });
