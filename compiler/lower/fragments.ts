@@ -6,14 +6,15 @@ import type { Expr } from "../ir/expr.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
 import { isVector, mentions } from "./affine.ts";
-import { fragLayout, lanesUnit } from "./layout.ts";
+import { fragLayout, lanesUnit, rowsUnit } from "./layout.ts";
 import type { FragLayout } from "./layout.ts";
 
 type Mma = Extract<Stmt, { op: "mma" }>;
 
 /**
  * Gives every fragment its layout. Fragments that meet in a statement must agree on where their elements live, so they form classes; a class with
- * an mma takes the layout of a matrix unit that can compute all its products, the others lie across the lanes.
+ * an mma takes the layout of a matrix unit that can compute all its products. Of the others rows lie across the lanes, or, where nothing but columns meet,
+ * each lane has rows of its own.
  */
 export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<string, FragLayout> {
   const frags = program.tiles.filter((t) => t.scope === "frag");
@@ -42,10 +43,12 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
   const acrossLanes = (root: string): MatrixUnit => {
     const unit =
       rows.get(root) ??
-      lanesUnit(
-        caps.lanes,
-        neighbours(program, (name) => find(name) === root, caps),
-      );
+      (!caps.indexableRegisters && frags.every((t) => t.cols === 1 || find(t.name) !== root)
+        ? rowsUnit(caps.lanes)
+        : lanesUnit(
+            caps.lanes,
+            neighbours(program, (name) => find(name) === root, caps),
+          ));
     rows.set(root, unit);
     return unit;
   };
@@ -80,7 +83,7 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
   };
   eachStatement(program.body, (s) => {
     if (s.op === "map" && inClass(s.dst.name)) loads(s.dst, s.value);
-    if (s.op === "store" && inClass(s.over.name)) {
+    if (s.op === "store" && s.over.scope === "frag" && inClass(s.over.name)) {
       access(s.over, s.dtype, s.index);
       loads(s.over, s.value);
     }
