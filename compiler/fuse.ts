@@ -3,8 +3,9 @@ import type { Dim, Graph, Node } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
 import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { elementCount, maxOf } from "./plan.ts";
-import { isLinear } from "./decisions.ts";
+import { isAnchor, isLinear, isPointwise, isSource, isTuple } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
+import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
 import { FusionMismatch, cost } from "./values.ts";
@@ -19,24 +20,6 @@ export interface Fused {
   readonly kernels: readonly KernelPlan[];
   readonly outputs: readonly BufferInfo[];
 }
-
-/** Operations that need a kernel of their own; `get 0` of a tuple stands for its main result. */
-export const isAnchor = (n: Node): boolean =>
-  n.op === "matmul" ||
-  n.op === "attention" ||
-  n.op === "rmsNorm" ||
-  n.op === "gatedRmsNorm" ||
-  n.op === "softmax" ||
-  n.op === "reduce" ||
-  n.op === "scan" ||
-  n.op === "processLogits" ||
-  n.op === "sampleToken" ||
-  isMainResult(n);
-export const isMainResult = (n: Node): boolean => n.op === "get" && n.attrs.index === 0 && isTuple(n.inputs[0]!);
-export const isTuple = (n: Node): boolean => n.op === "ssdScan" || n.op === "causalConv1d";
-
-const POINTWISE: ReadonlySet<Node["op"]> = new Set(["unary", "binary", "select", "cast", "activation", "reshape"]);
-const SOURCE: ReadonlySet<Node["op"]> = new Set(["input", "param", "state", "literal"]);
 
 /** Rows up to which a GEMM is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
 export const GEMV_ROWS = 8;
@@ -66,7 +49,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const usersOf = (n: Node): readonly Node[] => [...new Set(users.get(n) ?? [])];
 
   const buffers = new Map<Node, BufferInfo>();
-  for (const n of order) if (SOURCE.has(n.op)) buffers.set(n, sourceBuffer(n));
+  for (const n of order) if (isSource(n)) buffers.set(n, sourceBuffer(n));
 
   const prologues = new Set<Node>();
   for (const n of order) {
@@ -86,7 +69,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     while (!stored.has(sink)) {
       const readers = usersOf(sink);
       const next = readers[0];
-      if (readers.length !== 1 || !next || !POINTWISE.has(next.op) || typeOf(next).dtype === "bool") break;
+      if (readers.length !== 1 || !next || !isPointwise(next) || typeOf(next).dtype === "bool") break;
       const other = owner.get(next);
       if (other) {
         // the two halves of a gated MLP: same left operand, same shape, one pointwise operation that joins them
@@ -151,7 +134,16 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
 
   // a scan or convolution whose state is not the session's own works on a copy of it
   const kernels: KernelPlan[] = [];
-  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, stateOf };
+  const joins = convJoins({
+    order,
+    sinks,
+    usersOf,
+    isRoot: (n) => roots.has(n),
+    isStored: (n) => stored.has(n),
+    inPlace: (n) => stateOf.has(n),
+  });
+  const joined = new Set<Node>();
+  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
   const anchorsOf = new Map<Node, Node[]>();
   for (const [anchor, sink] of sinks) anchorsOf.set(sink, [...(anchorsOf.get(sink) ?? []), anchor]);
   for (const n of order) {
@@ -164,9 +156,11 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
       kernels.push(copyKernel(decisions, initial, copy));
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
-    if (SOURCE.has(n.op) || (n.op === "get" && n.attrs.index === 1)) continue;
-    const made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
-    const wide = made.find(({ args }) => args.length > caps.maxBuffers);
+    if (isSource(n) || joined.has(n) || (n.op === "get" && n.attrs.index === 1)) continue;
+    let made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
+    if (joins.has(n) && tooWide(made, caps)) made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
+    else for (const { sink } of joins.get(n) ?? []) joined.add(sink);
+    const wide = tooWide(made, caps);
     const inner = wide && widestValue(anchorsOf.get(n)?.[0] ?? n, (x) => buffers.has(x) || forced.has(x));
     if (wide && inner) throw new FusionMismatch(inner, `${wide.label} has ${wide.args.length} buffers as arguments`);
     kernels.push(...made);
@@ -174,6 +168,9 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: mergeRows(kernels, caps), outputs };
 }
+
+const tooWide = (kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan | undefined =>
+  kernels.find(({ args }) => args.length > maxBuffers);
 
 /** Of the values that a node's kernel computes for itself, the operand that reads most buffers: stored, it is one. */
 function widestValue(n: Node, isStored: (n: Node) => boolean): Node | undefined {

@@ -6,13 +6,16 @@ import type { KernelPlan } from "./plan.ts";
 import { gemm } from "./lowering/gemm.ts";
 import { attention, ssdScan, ssdStep, conv } from "./lowering/mixers.ts";
 import { processLogits, sampleToken } from "./lowering/sampling.ts";
-import { norm, softmax, reduction, runningSum, matmulRows } from "./lowering/rows.ts";
+import { reduction } from "./lowering/reduction.ts";
+import { norm, softmax, runningSum, matmulRows } from "./lowering/rows.ts";
 import { pointwise, cacheWrite } from "./lowering/pointwise.ts";
 
 /** Turns one stored node, with the anchors that end in it, into the problems of its kernels, mostly one. */
 export function kernelsOf(d: Decisions, sink: Node, anchors: readonly Node[]): readonly KernelPlan[] {
   const anchor = anchors[0];
-  return anchor?.op === "attention" ? attention(d, sink, anchor) : [kernelOf(d, sink, anchors)];
+  if (anchor?.op === "attention") return attention(d, sink, anchor);
+  if (anchor?.op === "reduce") return reduction(d, sink, anchor);
+  return [kernelOf(d, sink, anchors)];
 }
 
 function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPlan {
@@ -27,8 +30,6 @@ function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPla
       return norm(d, sink, anchor);
     case "softmax":
       return softmax(d, sink, anchor);
-    case "reduce":
-      return reduction(d, sink, anchor);
     case "scan":
       return runningSum(d, sink, anchor);
     case "processLogits":

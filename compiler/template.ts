@@ -51,7 +51,16 @@ export interface GemmProblem {
   readonly a: Prologue;
   /** Weight buffers [n, k] in the layout named; one accumulator each. */
   readonly weights: readonly { readonly buffer: string; readonly dtype: DType; readonly panel: number }[];
-  readonly outs: readonly Out<[row: Expr, col: Expr]>[];
+  readonly outs: readonly ProductOut[];
+}
+
+/**
+ * A result of a product, of some of its columns. Outs are stored in order; one may replace elements that values read, as long as only the values at the
+ * same row and column read them, and none after it.
+ */
+export interface ProductOut extends Out<[row: Expr, col: Expr]> {
+  /** The columns it is of, [from, to) and at least one; null: all. */
+  readonly columns: readonly [from: number, to: number] | null;
 }
 
 /** How a GEMM's left operand is computed. With `stat`, a row statistic (a norm's sum of squares) is reduced first and handed to `value`. */

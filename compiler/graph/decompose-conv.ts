@@ -6,6 +6,9 @@ import { shapeOf } from "./build.ts";
 import { decomposeActivation } from "./decompose-activation.ts";
 import { sequenceBefore, sliceOfCall } from "./decompose-sequences.ts";
 
+/** One position a row, which continues the sequence of the state. */
+export const isConvStep = (n: NodeOf<"causalConv1d">): boolean => shapeOf(n.inputs[0]!)[1] === 1 && n.attrs.past === null;
+
 /**
  * y[t] = activation(bias + sum over k of weight[k] * full[t + 1 + k]) over full = state ++ x, whose last K inputs are the new state. With sequence ids
  * an input counts where its id, looked up in the same way, is that of the output.

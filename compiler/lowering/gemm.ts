@@ -3,16 +3,18 @@ import type { Expr } from "../ir/expr.ts";
 import { f32, intVar, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
-import type { Decisions } from "../decisions.ts";
+import type { ConvJoin, Decisions } from "../decisions.ts";
 import type { KernelPlan } from "../plan.ts";
 import { delinearize, dimMax, elementCount } from "../plan.ts";
-import type { Out, Prologue } from "../template.ts";
+import type { ProductOut, Prologue } from "../template.ts";
 import type { At } from "../values.ts";
+import { convOuts } from "./conv-step.ts";
 import { begin, plan, f32Of, outOf, maxRows } from "./kernel.ts";
 import { normInput, rsqrtMean } from "./norm.ts";
 
 export function gemm(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): KernelPlan {
-  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : "gemm");
+  const joins = d.joins.get(sink) ?? [];
+  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : joins.length > 0 ? "gemm_conv" : "gemm");
   const first = anchors[0]!;
   const a = first.inputs[0]!;
   const shape = typeOf(first).shape;
@@ -25,25 +27,45 @@ export function gemm(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul"
     return { buffer: k.scope.use(buffer, "read"), dtype: buffer.dtype, panel: buffer.panel };
   });
   const prologue = d.prologues.has(a) ? normPrologue(k.at, a, lead) : plainPrologue(k.at, a, lead);
-  const out = outOf(d, k, sink, anchors, (row: Expr, col: Expr) => [...delinearize(lead, row), col]);
-  warm(prologue, out, m, depth, n, anchors.length);
+  const coords = (row: Expr, col: Expr): readonly Expr[] => [...delinearize(lead, row), col];
+  const own = uncovered(n, joins).map((columns) => ({ ...outOf(d, k, sink, anchors, coords), columns }));
+  const outs = [...own, ...joins.flatMap((join) => convOuts(d, k, sink, first, join, coords))];
+  warm(prologue, outs, m, depth, n, anchors.length);
+  const convFlops = joins.reduce((sum, { conv, columns: [from, to] }) => sum + 2 * (to - from) * conv.attrs.width, 0);
   return plan(
     k,
-    { ...first, name: anchors.map((x) => x.name).join("+") },
-    { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs: [out] },
-    times(toIntExpr(m), 2 * n * depth * anchors.length),
+    { ...first, name: [...anchors, ...joins.map(({ conv }) => conv)].map((x) => x.name).join("+") },
+    { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs },
+    times(toIntExpr(m), 2 * n * depth * anchors.length + convFlops),
   );
 }
 
+/** The columns that somebody reads as they are, in runs; null for all. */
+function uncovered(n: number, joins: readonly ConvJoin[]): readonly ProductOut["columns"][] {
+  const covered = joins.filter(({ alone }) => alone).map(({ columns }) => columns);
+  if (covered.length === 0) return [null];
+  const runs: [number, number][] = [];
+  let at = 0;
+  for (const [from, to] of covered.sort(([a], [b]) => a - b)) {
+    if (at < from) runs.push([at, from]);
+    at = to;
+  }
+  if (at < n) runs.push([at, n]);
+  return runs;
+}
+
 /** Problems are functions, and a template may call them after fusion is over; calling each once now makes a mismatch show while it can still be mended, and fixes the argument order. */
-function warm(prologue: Prologue, out: Out<[Expr, Expr]>, m: Expr, k: number, n: number, accs: number): void {
+function warm(prologue: Prologue, outs: readonly ProductOut[], m: Expr, k: number, n: number, accs: number): void {
   const row = intVar("row", 0, Math.max(0, maxRows(m) - 1));
   const depth = intVar("k", 0, k - 1);
   const stat = prologue.stat ? prologue.stat.value(row, depth) : null;
   prologue.value(row, depth, stat);
-  const col = intVar("col", 0, n - 1);
-  out.index(row, col);
-  out.value(new Array<Expr>(accs).fill(f32(0)), row, col);
+  for (const out of outs) {
+    const [from, to] = out.columns ?? [0, n];
+    const col = intVar("col", from, to - 1);
+    out.index(row, col);
+    out.value(new Array<Expr>(accs).fill(f32(0)), row, col);
+  }
 }
 function plainPrologue(at: At, a: Node, lead: readonly Dim[]): Prologue {
   return { stat: null, value: (row, k) => f32Of(at(a, [...delinearize(lead, row), k])) };

@@ -45,7 +45,7 @@ export function plan(k: Kernel, labelled: Node, problem: Problem, flops: IntExpr
 export const f32Of = (e: Expr): Expr => cast(e, "f32");
 
 /** Coordinates of `sink` that hold the same element as `coords` of `anchor`, following the epilogue's reshapes. */
-function forward(anchor: Node, sink: Node, coords: readonly Expr[]): readonly Expr[] {
+export function forward(anchor: Node, sink: Node, coords: readonly Expr[]): readonly Expr[] {
   const path: Node[] = [];
   const find = (n: Node): boolean => {
     if (n === anchor) return true;

@@ -1,17 +1,17 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { cast, div, eq, exp, f32, i32, lt, min, mul, select, sub } from "../ir/expr.ts";
+import { div, exp, f32, i32, lt, min, mul, select, sub } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
 import type { KernelPlan } from "../plan.ts";
 import { delinearize, dimExpr, dimMax, elementCount } from "../plan.ts";
-import type { Get, RowProblem, RowStep } from "../template.ts";
+import type { Get, RowProblem } from "../template.ts";
 import type { Kernel } from "./kernel.ts";
 import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
 import { normInput, rsqrtMean } from "./norm.ts";
 
-function rowsPlan(k: Kernel, labelled: Node, problem: RowProblem, flopsPerElement: number): KernelPlan {
+export function rowsPlan(k: Kernel, labelled: Node, problem: RowProblem, flopsPerElement: number): KernelPlan {
   warmRows(problem);
   return plan(k, labelled, { kind: "rows", ...problem }, times(toIntExpr(problem.rows), problem.cols * flopsPerElement));
 }
@@ -51,11 +51,17 @@ export function norm(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"ga
   );
 }
 
+export interface ReduceDomain {
+  readonly rows: Expr;
+  readonly cols: number;
+  readonly coords: (row: Expr, col: Expr) => Expr[];
+  /** Whether a column is one of the axis; null: all are. */
+  readonly inside: (col: Expr) => Expr | null;
+  readonly symbolic: boolean;
+}
+
 /** Rows and columns of a reduction over `axis` of `shape`: a symbolic axis takes its largest size, and columns beyond the real one are masked. */
-function reduceDomain(
-  shape: readonly Dim[],
-  axis: number,
-): { rows: Expr; cols: number; coords: (row: Expr, col: Expr) => Expr[]; inside: (col: Expr) => Expr | null; symbolic: boolean } {
+export function reduceDomain(shape: readonly Dim[], axis: number): ReduceDomain {
   const rest = shape.filter((_, i) => i !== axis);
   const size = shape[axis]!;
   const symbolic = typeof size !== "number";
@@ -72,7 +78,7 @@ function reduceDomain(
   };
 }
 
-const masked = (inside: Expr | null, value: Expr, neutral: number): Expr => (inside ? select(inside, value, f32(neutral)) : value);
+export const masked = (inside: Expr | null, value: Expr, neutral: number): Expr => (inside ? select(inside, value, f32(neutral)) : value);
 
 export function softmax(d: Decisions, sink: Node, a: NodeOf<"softmax">): KernelPlan {
   const k = begin(d, sink, "softmax");
@@ -104,47 +110,6 @@ export function softmax(d: Decisions, sink: Node, a: NodeOf<"softmax">): KernelP
       ],
     },
     12,
-  );
-}
-
-/** sum, max, min over one axis; argmax as the least index among those that reach the maximum. */
-export function reduction(d: Decisions, sink: Node, a: NodeOf<"reduce">): KernelPlan {
-  const k = begin(d, sink, `reduce_${a.attrs.fn}`);
-  const x = a.inputs[0]!;
-  const shape = typeOf(x).shape;
-  const dom = reduceDomain(shape, a.attrs.axis);
-  const rest = typeOf(a).shape;
-  const out = outOf(d, k, sink, [a], (row: Expr, _col: Expr) => delinearize(rest, row));
-  const fn = a.attrs.fn === "argmax" ? "max" : a.attrs.fn;
-  const neutral = fn === "sum" ? 0 : fn === "max" ? -Infinity : Infinity;
-  const value = (row: Expr, col: Expr): Expr => masked(dom.inside(col), f32Of(k.at(x, dom.coords(row, col))), neutral);
-  const steps: RowStep[] = [{ name: "result", kind: fn, value }];
-  if (a.attrs.fn === "argmax")
-    steps.push({
-      name: "index",
-      kind: "min",
-      value: (row, col, get) => select(eq(value(row, col), get("result")), cast(col, "f32"), f32(dom.cols - 1)),
-    });
-  return rowsPlan(
-    k,
-    a,
-    {
-      frame: k.frame,
-      rows: dom.rows,
-      cols: dom.cols,
-      steps,
-      stores: [
-        {
-          buffer: out.buffer,
-          dtype: out.dtype,
-          per: "row",
-          index: (row, col) => out.index(row, col),
-          value: (row, col, get) => out.value([a.attrs.fn === "argmax" ? cast(get("index"), "i32") : get("result")], row, col),
-          guard: null,
-        },
-      ],
-    },
-    1,
   );
 }
 

@@ -3,7 +3,7 @@ import { TRUE, add, and, ceilDiv, i32, lt, min, mul, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, bufferView, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { Tile, TileProgram, View } from "../ir/tile.ts";
-import type { Config, GemmProblem, Reject, Template } from "../template.ts";
+import type { Config, GemmProblem, ProductOut, Reject, Template } from "../template.ts";
 import {
   bytesOf,
   clamp,
@@ -26,6 +26,7 @@ import {
   unitsOf,
   weightAt,
 } from "./common.ts";
+import { storeOuts } from "./product-outs.ts";
 
 /**
  * out = a * wᵀ for many rows. A block owns `bm` rows and `bn` columns and walks along k in steps of `kc`: it stages a's step, with the
@@ -210,23 +211,11 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
 
   for (let i = 0; i < pieces; i++)
     b.when(exists(i), () => {
-      for (const out of p.outs) {
-        const place = (row: Expr, col: Expr): [Expr, Expr] => [add(mul(b.bx, bm), row), add(mul(pieceAt(i), piece), col)];
-        b.store(acc[0]![i]!, {
-          buffer: out.buffer,
-          dtype: out.dtype,
-          index: (row, col) => out.index(...place(row, col)),
-          value: (row, col) =>
-            out.value(
-              acc.map((tiles) => at(tiles[i]!, row, col)),
-              ...place(row, col),
-            ),
-          guard: (row, col) => {
-            const [r, c] = place(row, col);
-            return and(lt(r, p.m), p.n % piece === 0 ? TRUE : lt(c, p.n));
-          },
-        });
-      }
+      const first = mul(pieceAt(i), piece);
+      const place = (row: Expr, col: Expr): [Expr, Expr] => [add(mul(b.bx, bm), row), add(first, col)];
+      const sums = (row: Expr, col: Expr): Expr[] => acc.map((tiles) => at(tiles[i]!, row, col));
+      const value = (out: ProductOut, row: Expr, col: Expr): Expr => out.value(sums(row, col), ...place(row, col));
+      storeOuts(b, p, { over: acc[0]![i]!, place, first, width: piece, value, hasRow: (row) => lt(row, p.m) });
     });
   return b.build();
 }

@@ -1,6 +1,6 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, and, ceilDiv, i32, lt, min, mul, rangeOf, sub } from "../ir/expr.ts";
+import { TRUE, add, ceilDiv, i32, lt, min, mul, rangeOf, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, bufferView, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
@@ -8,6 +8,7 @@ import type { Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, GemmProblem, Reject, Template } from "../template.ts";
 import { clamp, enoughBlocks, guarded, isVector, roundUp, rowStat, statWidth, unitOf, weightAt } from "./common.ts";
 import type { Weight } from "./common.ts";
+import { loadEarly, storeOuts } from "./product-outs.ts";
 
 /**
  * out = a * wᵀ for a few rows (decode): every weight is read once, and that is what it costs. Two forms. `panel`: a block computes all of `a`
@@ -103,21 +104,16 @@ function buildPanels(p: GemmProblem, { per }: GemvConfig, caps: Caps): TileProgr
       b.fill(acc[w]!, 0);
       b.mma(acc[w]!, viewOf(a), bufferView(buffer, dtype, mul(panel, p.k * width), width, 1), p.k, p.m);
     }
-    for (const out of p.outs) {
-      const column = (col: Expr): Expr => add(mul(panel, width), col);
-      b.store(acc[0]!, {
-        buffer: out.buffer,
-        dtype: out.dtype,
-        index: (row, col) => out.index(row, column(col)),
-        value: (row, col) =>
-          out.value(
-            acc.map((t) => at(t, row, col)),
-            row,
-            column(col),
-          ),
-        guard: (row, col) => (p.n % width === 0 ? lt(row, p.m) : and(lt(row, p.m), lt(column(col), p.n))),
-      });
-    }
+    const first = mul(panel, width);
+    const sums = (row: Expr, col: Expr): Expr[] => acc.map((t) => at(t, row, col));
+    storeOuts(b, p, {
+      over: acc[0]!,
+      place: (row, col) => [row, add(first, col)],
+      first,
+      width,
+      value: (out, row, col) => out.value(sums(row, col), row, add(first, col)),
+      hasRow: (row) => lt(row, p.m),
+    });
   });
   return b.build();
 }
@@ -138,6 +134,7 @@ function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: C
   // the first weights are on their way while the statistic is computed, which waits for the whole block
   const early = p.a.stat && !isVector(caps) ? p.weights.map((_, i) => b.frag(`first${i}`, per, kc)) : [];
   for (const [i, tile] of early.entries()) weightStep(p.weights[i]!, tile, i32(0));
+  const ready = isVector(caps) ? null : loadEarly(b, p, { rows: m, first: mul(b.bx, per), count: per });
   const stat = p.a.stat ? rowStat(b, p.a.stat, m, (row) => clamp(row, p.m), p.k, width) : null;
   const held = hold ? holdA(b, p, m, steps * kc, stat) : null;
   const element = (r: number, k: Expr): Expr =>
@@ -169,19 +166,15 @@ function buildDot(p: GemmProblem, { per, kc, hold, groups }: GemvConfig, caps: C
 
   for (const r of rows)
     b.when(lt(i32(r), p.m), () => {
-      for (const out of p.outs)
-        b.store(sums[0]![r]!, {
-          buffer: out.buffer,
-          dtype: out.dtype,
-          index: (row) => out.index(i32(r), n(row)),
-          value: (row) =>
-            out.value(
-              sums.map((of) => at(of[r]!, row, 0)),
-              i32(r),
-              n(row),
-            ),
-          guard: (row) => lt(n(row), p.n),
-        });
+      const own = (row: Expr): Expr[] => sums.map((of) => at(of[r]!, row, 0));
+      storeOuts(b, p, {
+        over: sums[0]![r]!,
+        place: (row) => [i32(r), n(row)],
+        first: mul(b.bx, per),
+        width: per,
+        hasRow: () => TRUE,
+        value: (out, row) => (ready ? ready(out, own(row), i32(r), row) : out.value(own(row), i32(r), n(row))),
+      });
     });
   return b.build();
 }

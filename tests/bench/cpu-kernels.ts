@@ -53,7 +53,7 @@ function problem({ m, n, k, dtype }: Shape): GemmProblem {
     k,
     a: { stat: null, value: (row, at) => load("p0", "f32", add(mul(row, k), at)) },
     weights: [{ buffer: "p1", dtype, panel: target.panel }],
-    outs: [{ buffer: "p2", dtype: "f32", index: (row, col) => add(mul(row, n), col), value: ([acc]) => acc! }],
+    outs: [{ buffer: "p2", dtype: "f32", index: (row, col) => add(mul(row, n), col), value: ([acc]) => acc!, columns: null }],
   };
 }
 

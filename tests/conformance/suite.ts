@@ -30,7 +30,7 @@ import { gemmCase } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
-import { graphCases } from "../support/random-graph.ts";
+import { convSteps, graphCases } from "../support/random-graph.ts";
 import { difference } from "../support/values.ts";
 import type { Target } from "./backends.ts";
 
@@ -75,8 +75,11 @@ export const conformance = (target: Target): unknown =>
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 
-    test("random graphs", async () => {
-      const property = fc.asyncProperty(graphCases({ smooth: true }), async (c) => {
+    test.each([
+      ["random graphs", graphCases({ smooth: true }), 40],
+      ["random decode steps", convSteps, 20],
+    ] as const)("%s", async (_, cases, numRuns) => {
+      const property = fc.asyncProperty(cases, async (c) => {
         const expected = interpretGraph(c.graph, c.bindings);
         const got = await compileFused(c.graph, caps)(c.bindings, target.run);
         for (const kind of ["outputs", "states"] as const)
@@ -85,7 +88,7 @@ export const conformance = (target: Target): unknown =>
               Math.max(1e-3, target.coarse),
             );
       });
-      await fc.assert(property, { numRuns: runs(40) });
+      await fc.assert(property, { numRuns: runs(numRuns) });
     });
 
     test("sampling: kernels and decomposition mean what the interpreter does", async () => {

@@ -261,6 +261,26 @@ const conv = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   return merged(g, get(n, 0));
 };
 
+/** A convolution of some columns of a projection, whose others go elsewhere: where a Mamba mixer begins. */
+const splitConv = (g: Growth): Node => {
+  const [before, C, after] = [g.size() - 1, g.size(), g.size() - 1];
+  const [width, hasBias, shifted] = [1 + g.decide(5), g.decide(2) === 0, g.decide(3) === 0];
+  const product = g.projected(before + C + after);
+  const whole = shifted ? g.b.binary("add", product, g.b.spread(g.param([before + C + after], -1, 1), shapeOf(product), [2])) : product;
+  const columns = (start: number, size: number): Node => g.b.slice(whole, 2, start, size);
+  if (before > 0) g.pool.push(columns(0, before));
+  if (after > 0) g.pool.push(columns(before + C, after));
+  const x = columns(before, C);
+  if (g.decide(4) === 3) g.pool.push(x);
+  const state = g.state([g.batch, width, C]);
+  const activation = [null, ...ACTIVATIONS][g.decide(8)]!;
+  const bias = hasBias ? [g.param([C], -1, 1)] : [];
+  const n = makeNode("causalConv1d", [x, g.param([C, width], -1, 1), ...bias, state], { width, bias: hasBias, activation, past: null });
+  g.update(state, get(n, 1));
+  const y = get(n, 0);
+  return bounded(g, merged(g, g.decide(2) === 0 ? y : g.b.binary("add", y, g.b.spread(g.param([C], -1, 1), shapeOf(y), [2]))));
+};
+
 const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   const [G, perGroup, P, N] = [1 + g.decide(3), 1 + g.decide(3), g.size(), g.size()];
   const H = G * perGroup;
@@ -324,6 +344,7 @@ const COMPOSITES: Record<string, StepKind> = {
     return merged(g, makeNode("rope", [x, positions(g, rows), cos, sin], { rotary: 2 * half }));
   }),
   conv: smooth((g) => conv(g, "f32")),
+  splitConv: smooth(splitConv),
   convBf16: jumps((g) => conv(g, "bf16")),
   ssd: smooth((g) => ssd(g, "f32")),
   ssdBf16: jumps((g) => ssd(g, "bf16")),

@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import type { Caps } from "../../../compiler/backend.ts";
 import type { DType } from "../../../compiler/ir/dtype.ts";
-import { add, binary, div, exp, f32, mul, neg, unary } from "../../../compiler/ir/expr.ts";
-import type { GemmProblem, Prologue } from "../../../compiler/template.ts";
+import { add, binary, cast, div, exp, f32, mul, neg, sub, unary } from "../../../compiler/ir/expr.ts";
+import type { Expr } from "../../../compiler/ir/expr.ts";
+import type { GemmProblem, ProductOut, Prologue } from "../../../compiler/template.ts";
 import { dimension, memory, seed, size, storage } from "./case.ts";
 import type { Array_, Case, Memory } from "./case.ts";
 
@@ -15,13 +16,15 @@ interface Shape {
   readonly panels: boolean;
   readonly stat: "none" | "sum" | "max";
   readonly outs: number;
+  /** Where these columns end in, with a state of three values each that is replaced in place; nobody gets them as they are. */
+  readonly step: readonly [from: number, to: number] | null;
   readonly a: DType;
   readonly w: DType;
   readonly out: DType;
   readonly seed: number;
 }
 
-/** Products for `gemm` and `gemv`, up to `rows` rows: one or two weights, a norm or nothing before, a gate, a bias and a second result after. */
+/** Products for `gemm` and `gemv`, up to `rows` rows: one or two weights, a norm or nothing before, a gate, a bias and a second result after, a step of a state for some columns. */
 export const gemmCase = (caps: Caps, rows = 40): fc.Arbitrary<Case<GemmProblem>> =>
   fc
     .record({
@@ -33,12 +36,20 @@ export const gemmCase = (caps: Caps, rows = 40): fc.Arbitrary<Case<GemmProblem>>
       panels: fc.boolean(),
       stat: fc.constantFrom("none", "sum", "max"),
       outs: fc.constantFrom(1, 1, 2),
+      step: fc.option(fc.tuple(fc.nat(80), fc.nat(80))),
       a: storage,
       w: storage,
       out: storage,
       seed,
     })
-    .map((s) => make(s, caps, rows));
+    .map(({ step, ...s }) => make({ ...s, step: step && rangeIn(s.n, step) }, caps, rows));
+
+/** Columns from and to, at least one; half of the time where tiles end. */
+function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number, number] {
+  const from = (a % 2 === 0 ? 16 * a : a) % n;
+  const to = b % 2 === 0 ? Math.min(n, from + 16) : from + 1 + (b % (n - from));
+  return [from, to];
+}
 
 function make(s: Shape, caps: Caps, most: number): Case<GemmProblem> {
   const mem = memory(s.seed);
@@ -48,7 +59,13 @@ function make(s: Shape, caps: Caps, most: number): Case<GemmProblem> {
   const bias = mem.input("f32", s.n);
   const weights = Array.from({ length: s.weights }, () => weight(mem, s.w, s.n, s.k, panel));
   const outs = Array.from({ length: s.outs }, (_, i) => mem.output(i === 0 ? s.out : "f32", s.m * s.n));
+  const [from, to] = s.step ?? [0, 0];
+  const state = s.step && mem.output(s.out, s.m * 3 * (to - from), "readwrite");
+  const y = s.step && mem.output("f32", s.m * (to - from));
+  if (state) for (let i = 0; i < state.data.length; i++) state.set(i, Math.sin(i + s.seed)); // prettier-ignore
   const m = dimension("rows", s.m, s.symbolic, most);
+  const around: readonly (readonly [number, number])[] = [[0, from], [to, s.n]]; // prettier-ignore
+  const plain = s.step ? around.filter(([first, end]) => first < end) : [null];
 
   const prologues: Record<Shape["stat"], Prologue> = {
     none: { stat: null, value: (row, k) => a.at(add(mul(row, s.k), k)) },
@@ -68,20 +85,24 @@ function make(s: Shape, caps: Caps, most: number): Case<GemmProblem> {
     k: s.k,
     a: prologues[s.stat],
     weights: weights.map((w) => ({ buffer: w.buffer.name, dtype: s.w, panel })),
-    outs: outs.map((o, i) => ({
-      buffer: o.name,
-      dtype: o.dtype,
-      // the second result is stored transposed, with a bias
-      index: (row, col) => (i === 0 ? add(mul(row, s.n), col) : add(mul(col, m.expr), row)),
-      value: (acc, _, col) => {
-        const product = acc.length === 1 ? acc[0]! : mul(div(acc[0]!, add(exp(neg(acc[0]!)), 1)), acc[1]!);
-        return i === 0 ? product : binary("max", add(product, bias.at(col)), f32(0));
-      },
-    })),
+    outs: [
+      ...outs.flatMap((o, i) =>
+        plain.map((columns): ProductOut => ({
+          buffer: o.name,
+          dtype: o.dtype,
+          columns,
+          // the second result is stored transposed, with a bias
+          index: (row, col) => (i === 0 ? add(mul(row, s.n), col) : add(mul(col, m.expr), row)),
+          value: (acc, _, col) => (i === 0 ? productOf(acc) : binary("max", add(productOf(acc), bias.at(col)), f32(0))),
+        })),
+      ),
+      ...(s.step && state && y ? stepOuts(s.step, state, y) : []),
+    ],
   };
 
   const left = reference(s, a, scale);
   const result = outs.map(() => new Float64Array(s.m * s.n));
+  const [stepped, after] = [new Float64Array(s.m * (to - from)), new Float64Array(s.m * 3 * (to - from))];
   for (let row = 0; row < s.m; row++)
     for (let col = 0; col < s.n; col++) {
       const acc = weights.map((w) => {
@@ -90,17 +111,54 @@ function make(s: Shape, caps: Caps, most: number): Case<GemmProblem> {
         return x;
       });
       const product = acc.length === 1 ? acc[0]! : (acc[0]! / (1 + Math.exp(-acc[0]!))) * acc[1]!;
-      result[0]![row * s.n + col] = product;
-      if (result[1]) result[1][col * s.m + row] = Math.max(product + bias.get(col), 0);
+      const isPlain = col < from || col >= to;
+      result[0]![row * s.n + col] = isPlain ? product : NaN;
+      if (result[1]) result[1][col * s.m + row] = isPlain ? Math.max(product + bias.get(col), 0) : NaN;
+      if (isPlain || !state) continue;
+      const place = (i: number): number => (row * 3 + i) * (to - from) + col - from;
+      stepped[row * (to - from) + col - from] = 2 * product + state.get(place(1)) * state.get(place(2));
+      after[place(0)] = state.get(place(1));
+      after[place(1)] = state.get(place(2));
+      after[place(2)] = product;
     }
   return {
     problem,
     buffers: mem.buffers,
     symbols: m.values,
-    expected: Object.fromEntries(outs.map((o, i) => [o.name, result[i]!])),
+    expected: {
+      ...Object.fromEntries(outs.map((o, i) => [o.name, result[i]!])),
+      ...(state && y ? { [state.name]: after, [y.name]: stepped } : {}),
+    },
     tolerance: 2e-5,
     about: JSON.stringify(s),
   };
+}
+
+const productOf = (acc: readonly Expr[]): Expr => (acc.length === 1 ? acc[0]! : mul(div(acc[0]!, add(exp(neg(acc[0]!)), 1)), acc[1]!));
+
+/** Twice the product and what the state's two last values give; the state moves on by one, oldest first. */
+function stepOuts(columns: readonly [number, number], state: Array_, y: Array_): readonly ProductOut[] {
+  const [from, to] = columns;
+  const at = (row: Expr, i: number, col: Expr): Expr => add(mul(add(mul(row, 3), i), to - from), sub(col, from));
+  const move = (i: number, value: ProductOut["value"]): ProductOut => ({
+    buffer: state.name,
+    dtype: state.dtype,
+    columns,
+    index: (row, col) => at(row, i, col),
+    value: (...given) => cast(value(...given), state.dtype),
+  });
+  return [
+    {
+      buffer: y.name,
+      dtype: "f32",
+      columns,
+      index: (row, col) => add(mul(row, to - from), sub(col, from)),
+      value: (acc, row, col) => add(mul(productOf(acc), 2), mul(state.at(at(row, 1, col)), state.at(at(row, 2, col)))),
+    },
+    move(0, (_, row, col) => state.at(at(row, 1, col))),
+    move(1, (_, row, col) => state.at(at(row, 2, col))),
+    move(2, (acc) => productOf(acc)),
+  ];
 }
 
 const square = (x: ReturnType<typeof f32>): ReturnType<typeof f32> => mul(x, x);
