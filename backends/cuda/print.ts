@@ -1,7 +1,7 @@
-import { createHash } from "node:crypto";
 import type { Caps, Source } from "../../compiler/backend.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import type { ThreadProgram } from "../../compiler/ir/thread.ts";
+import { entryName } from "../entry.ts";
 import { loadElements } from "../c-like/access.ts";
 import { valueType } from "../c-like/dialect.ts";
 import type { Kernel } from "../c-like/kernel.ts";
@@ -38,9 +38,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     "}",
     "",
   ].join("\n");
-  // The entry's name says what is in it, so that equal kernels have equal names and different ones never collide in one artifact.
-  const hash = createHash("sha256").update(anonymous).digest("hex").slice(0, 12);
-  const entry = `${program.name.replace(/[^A-Za-z0-9_]/g, "_")}_${hash}`;
+  const entry = entryName(program.name, anonymous);
   return {
     language: "cuda",
     text: anonymous.replace(` ${ENTRY}(`, ` ${entry}(`),

@@ -1,7 +1,7 @@
-import { createHash } from "node:crypto";
 import type { Caps, Source } from "../../compiler/backend.ts";
 import type { ThreadProgram } from "../../compiler/ir/thread.ts";
 import { intVar } from "../../compiler/ir/expr.ts";
+import { entryName } from "../entry.ts";
 import { Arith } from "./arith.ts";
 import type { Level } from "./caps.ts";
 import { levelOf } from "./caps.ts";
@@ -30,8 +30,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
   const lanes = analyse(program);
   const frame = layOut(program, lanes, level);
   const anonymous = moduleText(program, level, lanes, frame);
-  const hash = createHash("sha256").update(anonymous).digest("hex").slice(0, 12);
-  const entry = `${program.name.replace(/[^A-Za-z0-9_]/g, "_")}_${hash}`;
+  const entry = entryName(program.name, anonymous);
   return { language: "llvm", text: anonymous.replaceAll(`@${ENTRY}`, `@${entry}`), entry, sharedBytes: frame.scratchBytes };
 }
 

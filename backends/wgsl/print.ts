@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import type { Caps, Source } from "../../compiler/backend.ts";
 import type { ThreadProgram } from "../../compiler/ir/thread.ts";
+import { entryName } from "../entry.ts";
 import { block } from "../text/block.ts";
 import { variableName } from "../text/writer.ts";
 import { loadElements } from "./access.ts";
@@ -43,9 +43,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     "}",
     "",
   ].join("\n");
-  // The entry's name says what is in it, so that equal kernels have equal names and different ones never collide in one artifact.
-  const hash = createHash("sha256").update(anonymous).digest("hex").slice(0, 12);
-  const entry = `${program.name.replace(/[^A-Za-z0-9_]/g, "_")}_${hash}`;
+  const entry = entryName(program.name, anonymous);
   const shared = [...k.places.values()].filter((p) => p.space === "workgroup");
   return {
     language: "wgsl",

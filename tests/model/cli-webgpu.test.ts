@@ -1,6 +1,6 @@
-import { join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { useLavapipe } from "../../scripts/engines.mjs";
+import { findLavapipe, useLavapipe } from "../../scripts/engines.mjs";
 import { culm, launch } from "../support/cli.ts";
 import { scratchFolder, tinyFolder } from "../support/model-folder.ts";
 import { lavapipeAvailable } from "../support/webgpu.ts";
@@ -67,12 +67,17 @@ describe("the command line with the backend webgpu", () => {
 
 describe.skipIf(!lavapipeAvailable)("a GPU that has too little", () => {
   beforeAll(() => void useLavapipe());
+  // a process of its own has loaded none of the libraries that this one has
+  const env = (): Record<string, string> => {
+    const folders = (findLavapipe()?.libraries ?? []).map((path) => dirname(path));
+    return { LD_LIBRARY_PATH: [...new Set(folders), process.env["LD_LIBRARY_PATH"] ?? ""].filter((path) => path !== "").join(delimiter) };
+  };
 
   test.each([
     ["base-sg64", "subgroups of 8 to 8 lanes (wanted 64)"],
     ["large", "maxStorageBufferBindingSize 134217728 (wanted 1073741824)"],
   ])("for %s", async (target, message) => {
-    const { code, err } = await launch([...generate, "--target", target, "--max-length", "64"]);
+    const { code, err } = await launch([...generate, "--target", target, "--max-length", "64"], { env: env() });
     expect(code).toBe(1);
     expect(err).toContain(`cannot run this model: it has`);
     expect(err).toContain(message);

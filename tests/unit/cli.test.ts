@@ -38,7 +38,7 @@ describe("help", () => {
   });
 
   test.each([
-    ["--backend", "cuda", "llvm, webgpu, interpret"],
+    ["--backend", "rocm", "llvm, cuda, webgpu, interpret"],
     ["--dtype", "fp8", "auto, f32, bf16, f16"],
     ["--threads", "two", "Expected a whole number"],
     ["--temperature", "warm", "Expected a number"],

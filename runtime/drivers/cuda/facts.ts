@@ -1,7 +1,6 @@
 import type { Requirements } from "../../../compiler/artifact.ts";
 import type { Cuda } from "../../../ffi/cuda.ts";
 import { ATTRIBUTE } from "../../../ffi/cuda.ts";
-
 import { UserError } from "../../errors.ts";
 
 /** What a GPU is, as plain data: what to compile for. */

@@ -1,26 +1,6 @@
 import { CODES, CudaError } from "../../../ffi/cuda-errors.ts";
 import { DeviceLostError, UserError } from "../../errors.ts";
 
-/** After one of these the context does nothing any more, and answers every call with the same. */
-const LOST: ReadonlySet<number> = new Set([
-  CODES.ecc,
-  CODES.nvlink,
-  CODES.contained,
-  CODES.illegalAddress,
-  CODES.launchTimeout,
-  CODES.contextIsDestroyed,
-  CODES.assert,
-  CODES.hardwareStack,
-  CODES.illegalInstruction,
-  CODES.misalignedAddress,
-  CODES.invalidAddressSpace,
-  CODES.invalidPc,
-  CODES.launchFailed,
-  CODES.tensorMemoryLeak,
-  CODES.externalDevice,
-  CODES.unknown,
-]);
-
 /** What a kernel itself did, and not the machine. */
 const BY_KERNEL: ReadonlySet<number> = new Set([
   CODES.illegalAddress,
@@ -32,6 +12,18 @@ const BY_KERNEL: ReadonlySet<number> = new Set([
   CODES.invalidPc,
   CODES.launchFailed,
   CODES.launchTimeout,
+]);
+
+/** After one of these the context does nothing any more, and answers every call with the same. */
+const LOST: ReadonlySet<number> = new Set([
+  ...BY_KERNEL,
+  CODES.ecc,
+  CODES.nvlink,
+  CODES.contained,
+  CODES.contextIsDestroyed,
+  CODES.tensorMemoryLeak,
+  CODES.externalDevice,
+  CODES.unknown,
 ]);
 
 /** Kernels that a message names; the rest is counted. */

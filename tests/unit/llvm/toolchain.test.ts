@@ -152,7 +152,9 @@ function product(level: string): Source {
       value: (row, at, stat) => mul(a(row, at), unary("rsqrt", add(stat!, 1))),
     },
     weights: [{ buffer: "p1", dtype: "bf16", panel: target.panel }],
-    outs: [{ buffer: "p2", dtype: "bf16", index: (row, col) => add(mul(row, n), col), value: ([acc]) => unary("tanh", acc!), columns: null }],
+    outs: [
+      { buffer: "p2", dtype: "bf16", index: (row, col) => add(mul(row, n), col), value: ([acc]) => unary("tanh", acc!), columns: null },
+    ],
   };
   const configs = gemm.configs(p, target);
   if ("reject" in configs) throw new Error(configs.reject);

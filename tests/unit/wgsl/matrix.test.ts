@@ -30,7 +30,15 @@ function product(weight: DType, weights: number, k: number): GemmProblem {
     k,
     a: { stat: null, value: (row, col) => load("p0", "f32", add(mul(row, k), col)) },
     weights: names.map((buffer) => ({ buffer, dtype: weight, panel: 0 })),
-    outs: [{ buffer: "p1", dtype: "f32", index: (row, col) => add(mul(row, n), col), value: (acc) => acc.reduce((x, y) => mul(x, y)), columns: null }],
+    outs: [
+      {
+        buffer: "p1",
+        dtype: "f32",
+        index: (row, col) => add(mul(row, n), col),
+        value: (acc) => acc.reduce((x, y) => mul(x, y)),
+        columns: null,
+      },
+    ],
   };
 }
 
