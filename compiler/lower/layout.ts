@@ -140,6 +140,8 @@ export interface Place {
   readonly index: Expr;
   /** Where the row's element of a row vector lives in its register array. */
   readonly rowIndex: Expr;
+  /** Where the column's element of a fragment of one row lives, in a layout whose unit has one row. */
+  readonly colIndex: Expr;
   /** False where the register is past the tile's edge. */
   readonly inside: Expr;
 }
@@ -154,6 +156,7 @@ export function placeOf(l: FragLayout, at: Lane, r: Expr, c: Expr, i: number): P
     col,
     index: add(mul(add(mul(r, l.fn), c), l.unit.elems), i),
     rowIndex: add(mul(r, l.rows.slots), l.rows.slotOf[i]!),
+    colIndex: add(mul(c, l.unit.elems), i),
     inside: and(lt(row, l.tile.rows), lt(col, l.tile.cols)),
   };
 }
@@ -163,7 +166,7 @@ export function rowPlaceOf(l: FragLayout, at: Lane, r: Expr, s: number): Place {
   const [er] = l.unit.coord(at.lane, i32(l.rows.first[s]!));
   const row = add(add(rowBase(l, at), mul(r, l.unit.m)), er);
   const index = add(mul(r, l.rows.slots), s);
-  return { row, col: i32(0), index, rowIndex: index, inside: lt(row, l.tile.rows) };
+  return { row, col: i32(0), index, rowIndex: index, colIndex: i32(0), inside: lt(row, l.tile.rows) };
 }
 
 /** True in the one lane of the block that stands for a row of a row vector: the first of those that share it, in the first column of warps. */
