@@ -11,6 +11,7 @@ import { attentionDecode } from "./templates/attention-decode.ts";
 import { attention } from "./templates/attention.ts";
 import { conv1d } from "./templates/conv1d.ts";
 import { gemm } from "./templates/gemm.ts";
+import { gemvStream } from "./templates/gemv-stream.ts";
 import { gemv } from "./templates/gemv.ts";
 import { processLogits } from "./templates/process-logits.ts";
 import { sampleToken } from "./templates/sample-token.ts";
@@ -30,7 +31,7 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
   const p = kernel.problem;
   switch (p.kind) {
     case "gemm":
-      return first(kernel, p, maxOf(p.m) <= GEMV_ROWS ? [gemv, gemm] : [gemm], caps);
+      return first(kernel, p, maxOf(p.m) <= GEMV_ROWS ? [gemvStream, gemv, gemm] : [gemm], caps);
     case "attention":
       return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionDecode, attention] : [attention], caps);
     case "ssd":

@@ -119,6 +119,8 @@ export interface SessionOptions {
   readonly positionAxes?: Readonly<Record<string, number>>;
   /** Program that takes many tokens: "prefill" unless given. */
   readonly prefill?: string;
+  /** Begins as if so many tokens had been fed to each row, with the states as they lie in memory: for measuring what comes after a long text without feeding one. */
+  readonly startAt?: { readonly rows: number; readonly past: number };
   /** Tokens there are, for programs that give no logits. */
   readonly vocabSize?: number;
   /**

@@ -3,6 +3,7 @@ import { elementBytes, evaluateIntExpr } from "../compiler/artifact.ts";
 import type { BufferUse, Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, StepTime, Symbols } from "./executor.ts";
+import { operationOf } from "./profile.ts";
 import { copyRows } from "./rows.ts";
 import { checkWeights, createStaging, isIgnoredTensor, loadWeight, sourceBytes } from "./weights.ts";
 import type { WeightSource } from "./weights.ts";
@@ -27,7 +28,7 @@ export interface OpenArtifactOptions {
 export type WeightBank = Map<string, DeviceBuffer>;
 
 /** Two entries with one key are the same bytes. */
-const bankKey = ({ dtype, parts, rows, cols, panel }: WeightEntry): string => JSON.stringify([dtype, parts, rows, cols, panel]);
+export const bankKey = ({ dtype, parts, rows, cols, panel }: WeightEntry): string => JSON.stringify([dtype, parts, rows, cols, panel]);
 
 /**
  * Puts an artifact on a device: memory for everything, weights packed as they stream from their checkpoint, and the steps of each program prepared once.
@@ -314,6 +315,23 @@ class Program {
     for (let i = 0; i < moving.length; i += 1) list.grids[moving[i]!.at] = evaluateIntExpr(moving[i]!.size, symbols);
   }
 
+  /** Of each step; steps of one kernel and one kind of operation share their time where the device times them together. */
+  async nanoseconds(): Promise<Float64Array> {
+    const { list, entry } = this;
+    if (list.timeGroups === undefined) return list.runTimed();
+    const groups = new Map<string, number[]>();
+    entry.steps.forEach(({ kernel, label }, i) => {
+      const key = `${kernel} ${operationOf(label)}`;
+      groups.set(key, [...(groups.get(key) ?? []), i]);
+    });
+    const members = [...groups.values()];
+    const times = new Float64Array(entry.steps.length);
+    (await list.timeGroups(members)).forEach((time, i) => {
+      for (const step of members[i]!) times[step] = time / members[i]!.length;
+    });
+    return times;
+  }
+
   timed(nanoseconds: Float64Array, symbols: Symbols): readonly StepTime[] {
     return this.entry.steps.map((step, i) => ({
       label: step.label,
@@ -382,7 +400,7 @@ function executorOf(device: Device, manifest: Manifest, programs: ReadonlyMap<st
     profile: async (name, symbols) => {
       const program = find(name);
       program.set(symbols);
-      return program.timed(await program.list.runTimed(), symbols);
+      return program.timed(await program.nanoseconds(), symbols);
     },
     readState: async (name, first, target) => {
       const offset = first * widths.get(name)!;

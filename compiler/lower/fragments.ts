@@ -6,14 +6,15 @@ import type { Expr } from "../ir/expr.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
 import { isVector, mentions } from "./affine.ts";
-import { fragLayout, lanesUnit } from "./layout.ts";
+import { fragLayout, lanesUnit, rowsUnit } from "./layout.ts";
 import type { FragLayout } from "./layout.ts";
 
 type Mma = Extract<Stmt, { op: "mma" }>;
 
 /**
  * Gives every fragment its layout. Fragments that meet in a statement must agree on where their elements live, so they form classes; a class with
- * an mma takes the layout of a matrix unit that can compute all its products, the others lie across the lanes.
+ * an mma takes the layout of a matrix unit that can compute all its products. Of the others rows lie across the lanes, or, where nothing but columns meet,
+ * each lane has rows of its own.
  */
 export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<string, FragLayout> {
   const frags = program.tiles.filter((t) => t.scope === "frag");
@@ -40,7 +41,11 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
   }
   const rows = new Map<string, MatrixUnit>();
   const acrossLanes = (root: string): MatrixUnit => {
-    const unit = rows.get(root) ?? lanesUnit(caps.lanes, ...neighbours(program, (name) => find(name) === root, caps));
+    const unit =
+      rows.get(root) ??
+      (!caps.indexableRegisters && frags.every((t) => t.cols === 1 || find(t.name) !== root)
+        ? rowsUnit(caps.lanes)
+        : lanesUnit(caps.lanes, ...neighbours(program, (name) => find(name) === root, caps)));
     rows.set(root, unit);
     return unit;
   };

@@ -50,6 +50,15 @@ export function lanesUnit(lanes: number, each = 1, rows = 1): MatrixUnit {
   };
 }
 
+/** The layout of columns that meet no rows: a row a lane, so that few rows are few statements. */
+export const rowsUnit = (lanes: number): MatrixUnit => ({
+  ...lanesUnit(lanes),
+  name: `rows${lanes}`,
+  m: lanes,
+  n: 1,
+  coord: (lane) => [lane, i32(0)],
+});
+
 const known = new WeakMap<MatrixUnit, UnitRows>();
 
 /**

@@ -76,24 +76,33 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
 }
 
 function lowerFor(s: Extract<TileStmt, { op: "for" }>, ctx: Context): readonly Piece[] {
-  const loop = (body: readonly Piece[]): Piece => ({ op: "for", var: s.var, count: uniform(s.count, ctx), body });
   const ring = ctx.rings.get(s);
   if (ring) return lowerRing(s, ring, ctx);
-  const early = prefetch(s, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
-  if (!early) return [loop(lowerAll(s.body, ctx))];
-  return [...piece(early.first), loop([...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)])];
+  const { first, turn } = turnOf(s, s.body, ctx);
+  return [...first, { op: "for", var: s.var, count: uniform(s.count, ctx), body: turn }];
+}
+
+/** What a part of the statements of a loop becomes: tiles that its turns begin with are fetched a turn ahead where that can be done, the first before the loop. */
+function turnOf(s: Loop, part: readonly TileStmt[], ctx: Context): { readonly first: readonly Piece[]; readonly turn: readonly Piece[] } {
+  const early = prefetch({ ...s, body: part }, s.body, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
+  if (!early) return { first: [], turn: lowerAll(part, ctx) };
+  return { first: piece(early.first), turn: [...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)] };
 }
 
 /** The first turns' copies, and the loop. In a loop around it, lanes may still read what the last turns of the time before have copied. */
 function lowerRing(s: Loop, ring: Ring, ctx: Context): readonly Piece[] {
-  const { first, turn, rest, inside } = ringTurns(s, ring, ctx);
-  const loop: Piece = { op: "for", var: s.var, count: uniform(s.count, ctx), body: [...turn, ...lowerAll(rest, inside)] };
+  const { first, before, turn, rest, inside } = ringTurns(s, ring, ctx);
+  // what the hardware cannot copy comes through registers
+  const front = turnOf(s, before, inside);
+  const back = turnOf(s, rest, inside);
+  const loop: Piece = { op: "for", var: s.var, count: uniform(s.count, ctx), body: [...front.turn, ...turn, ...back.turn] };
+  const fetched = [...front.first, ...back.first];
   const outermost = ctx.program.body.includes(s);
   if (outermost && isIndependent(s, ring, ctx)) {
     ctx.ahead.push(...first);
-    return [loop];
+    return [...fetched, loop];
   }
-  return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(first), loop];
+  return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(first), ...fetched, loop];
 }
 
 const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;

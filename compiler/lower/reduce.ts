@@ -84,14 +84,12 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
   const parts = (at: Place): Expr[] => Array.from({ length: across }, (_, j) => load(meeting, dst.dtype, add(at.row, j * src.rows)));
   const found: Piece = {
     op: "piece",
-    body: [
-      ...perRow((_, r, slot) => own.body(r, slot)),
-      ...perRow((at, r, slot) => [meet(r, slot, held(at.index))]),
-      ...perRow((at) => [put(at)]),
-    ],
+    body: [...perRow((_, r, slot) => own.body(r, slot)), ...perRow((at, r, slot) => [meet(r, slot, held(at.index))])],
   };
-  if (dst.scope === "shared") return [found];
-  return [found, { op: "piece", body: perRow((at) => when(at.inside, [finish(at, parts(at).reduce(combine))])) }];
+  // a piece of its own: before it, and no earlier, lanes wait for those that still read what was put there before
+  const shared: Piece = { op: "piece", body: perRow((at) => [put(at)]) };
+  if (dst.scope === "shared") return [found, shared];
+  return [found, shared, { op: "piece", body: perRow((at) => when(at.inside, [finish(at, parts(at).reduce(combine))])) }];
 }
 
 /** This lane's elements of a row, combined into `value`; `together` rows have theirs at the same time. */

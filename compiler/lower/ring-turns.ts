@@ -13,9 +13,13 @@ import type { Place } from "./layout.ts";
 import { ownElement } from "./own-element.ts";
 import type { Loop, Ring, RingCopy } from "./rings.ts";
 
-/** A loop with a ring, in parts: what comes before it, what each turn begins with, and the rest of its body, to be lowered in the context `inside`. */
+/**
+ * A loop with a ring, in parts: what comes before the loop; what a turn does before it waits, and how it waits; and the rest of the body. What is still of Tile IR
+ * is to be lowered in the context `inside`.
+ */
 export interface RingTurns {
   readonly first: readonly Stmt[];
+  readonly before: readonly TileStmt[];
   readonly turn: readonly Piece[];
   readonly rest: readonly TileStmt[];
   readonly inside: Context;
@@ -40,13 +44,16 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   const begin = Array.from({ length: stages - 1 }, (_, i) => copyTurn(i32(i)));
   const first = begin.flatMap((body, i) => (meets && i === stages - 2 ? body : [...body, wait(stages - 1)]));
   const next = copyTurn(add(s.var, stages - 1));
+  const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
+  const before = s.body.slice(0, s.body.findIndex(isCopy));
   const here = ring.copies.map(({ dst }) => [dst.name, offset(mod(s.var, stages), dst.name)] as const);
   return {
     first,
+    before,
     turn: meets
       ? [{ op: "piece", body: [wait(stages - 2)] }, { op: "barrier" }, { op: "piece", body: next }]
       : [{ op: "piece", body: [...next, wait(stages - 1)] }],
-    rest: s.body.filter((x) => !((x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name))),
+    rest: s.body.slice(before.length).filter((x) => !isCopy(x)),
     inside: { ...ctx, slots: new Map([...ctx.slots, ...here]) },
   };
 }

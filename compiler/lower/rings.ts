@@ -44,7 +44,7 @@ interface Placement {
 
 /**
  * The rings of a program: loops with `stages` > 1 that begin with plain copies of memory that the program does not write, into tiles that nothing else
- * touches. What else a loop begins with is done in its turn.
+ * touches. What else a loop begins with is done in its turn, before the block waits if it stands before the first copy.
  */
 export function ringsOf(program: TileProgram, placement: Placement): Rings {
   const found = new Map<Loop, Ring>();
@@ -66,14 +66,17 @@ export function ringsOf(program: TileProgram, placement: Placement): Rings {
 }
 
 function copiesOf(loop: Loop, program: TileProgram, placement: Placement): readonly RingCopy[] {
-  const end = loop.body.findIndex((s) => s.op !== "load" && s.op !== "map");
-  const first = loop.body.slice(0, end < 0 ? loop.body.length : end);
-  return first.flatMap((s, i) => {
+  const end = loop.body.findIndex((s) => !isFetch(s));
+  return loop.body.slice(0, end < 0 ? loop.body.length : end).flatMap((s, i) => {
     if (s.op !== "load" && s.op !== "map") return [];
     const copy = copyOf(s, program, placement);
     return copy && isOwn(s.dst.name, i, loop, program) ? [copy] : [];
   });
 }
+
+/** Of what a turn begins with: tiles are filled, some of them under conditions. */
+const isFetch = (s: Stmt): boolean =>
+  s.op === "load" || s.op === "map" || (s.op === "if" && s.body.every(isFetch) && s.otherwise.every(isFetch));
 
 function copyOf(s: Extract<Stmt, { op: "load" | "map" }>, program: TileProgram, placement: Placement): RingCopy | null {
   const { caps, strides, layouts } = placement;

@@ -97,11 +97,11 @@ const streamBuffers = (n: number, dtype: DType): Buffers => ({
 });
 
 const loopNamed = (p: ThreadProgram, name: string): Extract<Stmt, { op: "for" }> => {
-  let found: Stmt | null = null;
+  const found: Extract<Stmt, { op: "for" }>[] = [];
   eachStmt(p.body, (s) => {
-    if (s.op === "for" && s.var.name === name) found = s;
+    if (s.op === "for" && s.var.name === name) found.push(s);
   });
-  return found!;
+  return found[0]!;
 };
 
 /** Every program in which one statement is changed, or left out where `change` gives null. */
