@@ -20,7 +20,7 @@ interface Peers {
  */
 function tables({ device, target, parameters, dtype, ceilings, steps, prompt }: StepReport, peers: Peers): string {
   const peerOf = (system: Peer | undefined, batch: number): { readonly milliseconds: number; readonly context: number } | undefined =>
-    system === undefined || "error" in system ? undefined : (system as Exclude<Peer, { readonly error: string }>)[String(batch)];
+    system === undefined || "error" in system ? undefined : system[String(batch)];
   const peerCells = (system: Peer | undefined, batch: number, context: number, ours: number): readonly string[] => {
     const peer = peerOf(system, batch);
     if (peer === undefined) return ["-", "-"];
