@@ -107,9 +107,18 @@ const exactUnits = (p: GemmProblem, caps: Caps): readonly MatrixUnit[] => {
     : [];
 };
 
+/** Threads with all their registers that a GPU's multiprocessor has room for: two warps for each of four schedulers. */
+const RESIDENT = 256;
+
+/** The share of the device's lanes that blocks of `threads` keep at work, from the first wave to the end of the last. */
+function atWork(blocks: number, threads: number, { workers }: Caps): number {
+  const waves = Math.ceil(blocks / (workers * Math.max(1, Math.floor(RESIDENT / threads))));
+  return (blocks * threads) / (waves * workers * Math.max(RESIDENT, threads));
+}
+
 /** Warps in a block of shared memory: the widest tile that fits, unless the grid would then leave workers idle. */
 function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
-  const found: { readonly config: GemmConfig; readonly blocks: number; readonly worth: number }[] = [];
+  const found: { readonly config: GemmConfig; readonly worth: number }[] = [];
   const m = largest(p.m, 1 << 20);
   // with asynchronous copies two tiles at a time are in shared memory, without them the second waits in registers
   const copies = caps.asyncCopy ? 2 : 1;
@@ -136,17 +145,16 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
               if (shared > caps.sharedBytes || registers > most || threads > caps.maxThreads) continue;
               if ((bm >= 2 * m && bm > leastUnit(caps).m) || (bn >= 2 * p.n && bn > leastUnit(caps).n)) continue;
               // a step of more columns waits less often for the block to meet
+              const blocks = Math.ceil(m / bm) * Math.ceil(p.n / bn);
               const reuse = (bm * bn) / (bm + p.weights.length * bn);
               found.push({
                 config: { bm, bn, kc, direct: direct ? 1 : 0, stages: 2, groupRows, groupCols, unit: exact ? caps.units.indexOf(unit) : 0 },
-                blocks: Math.ceil(m / bm) * Math.ceil(p.n / bn),
                 // hardware for matrices is several times faster than lanes
-                worth: reuse * (kc / (kc + 8)) * (1 + registers / 1000) * (exact ? 4 : 1),
+                worth: atWork(blocks, threads, caps) * reuse * (kc / (kc + 8)) * (1 + registers / 1000) * (exact ? 4 : 1),
               });
             }
   }
-  const full = (blocks: number): number => Math.min(1, blocks / caps.workers);
-  found.sort((a, b) => full(b.blocks) * b.worth - full(a.blocks) * a.worth);
+  found.sort((a, b) => b.worth - a.worth);
   // units of two sizes come to the same tiles
   const unique = [...new Map(found.map((f) => [JSON.stringify(f.config), f.config])).values()];
   const [inPlace, staged] = [1, 0].map((direct) => unique.filter((c) => c.direct === direct)) as [GemmConfig[], GemmConfig[]];

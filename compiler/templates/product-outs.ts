@@ -1,4 +1,4 @@
-import { FALSE, TRUE, add, and, children, intVar, le, lt, rewrite, some, substitute, variable } from "../ir/expr.ts";
+import { FALSE, TRUE, add, and, children, i32, intVar, le, lt, rewrite, some, substitute, variable } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
@@ -67,39 +67,39 @@ export interface Sums {
 }
 
 /** The value of an out at row `row` and column `first` + `j`, of a product whose sums there are `acc`. */
-export type ReadyValue = (out: ProductOut, acc: readonly Expr[], row: Expr, j: Expr) => Expr;
+export type ReadyValue = (out: ProductOut, acc: readonly Expr[], row: number, j: Expr) => Expr;
 
 /**
- * Brings to shared memory what the outs' values load, so that it is on its way while the sums are computed: each element by one lane, where afterwards the
- * block would wait for it with nothing else to do.
+ * Brings to registers what the outs' values load, so that it is on its way while the sums are computed, where afterwards the block would wait for it with
+ * nothing else to do. Every lane has every element: they are few, and shared memory would make the block wait for them here.
  */
 export function loadEarly(b: TileBuilder, p: GemmProblem, { rows, first, count }: Sums): ReadyValue {
   const accs = p.weights.map((_, i) => variable(`%acc${i}`, "f32"));
-  const [row, j] = [intVar("%row", 0, rows - 1), intVar("%j", 0, count - 1)];
-  const ready = new Map<ProductOut, { readonly value: Expr; readonly col: Expr }>();
-  const tiles = new Map<Expr, Expr>();
+  const j = intVar("%j", 0, count - 1);
+  const ready = new Map<ProductOut, { readonly values: readonly Expr[]; readonly col: Expr }>();
+  const held = new Map<Expr, Expr>();
   for (const [columns, outs] of byColumns(p)) {
     const col = intVar("%col", columns[0], columns[1] - 1);
-    const values = outs.map((out) => out.value(accs, row, col));
-    const wanted = [...new Set(values.flatMap((value) => [...loadsOf(value, accs)]))].filter((e) => !tiles.has(e));
+    const values = outs.map((out) => Array.from({ length: rows }, (_, r) => out.value(accs, clamp(i32(r), p.m), col)));
+    const wanted = [...new Set(values.flat().flatMap((value) => [...loadsOf(value, accs)]))].filter((e) => !held.has(e));
     const fill = wanted.map((e) => {
-      const perRow = some(e, (x) => x === row);
-      const tile = b.shared(`early${tiles.size}`, perRow ? rows : 1, count, e.dtype);
-      tiles.set(e, at(tile, perRow ? row : 0, j));
+      const tile = b.frag(`early${held.size}`, count, 1, e.dtype);
+      held.set(e, at(tile, j, 0));
       return { e, tile };
     });
     b.when(fill.length > 0 ? meets(p, columns, first, count) : FALSE, () => {
       for (const { e, tile } of fill)
-        b.load(tile, (r, c) => {
-          const column = add(first, c);
-          return guarded(substitute(e, new Map([[row, clamp(r, p.m)], [col, column]])), within(columns, column, count)); // prettier-ignore
+        b.map(tile, (i) => {
+          const column = add(first, i);
+          return guarded(substitute(e, new Map([[col, column]])), within(columns, column, count));
         });
     });
-    for (const [i, out] of outs.entries()) ready.set(out, { value: rewrite(values[i]!, () => undefined, new Map(tiles)), col });
+    for (const [i, out] of outs.entries())
+      ready.set(out, { values: values[i]!.map((value) => rewrite(value, () => undefined, new Map(held))), col });
   }
-  return (out, acc, r, c) => {
-    const { value, col } = ready.get(out)!;
-    return substitute(value, new Map([[row, r], [col, add(first, c)], [j, c], ...accs.map((a, i) => [a, acc[i]!] as const)])); // prettier-ignore
+  return (out, acc, r, i) => {
+    const { values, col } = ready.get(out)!;
+    return substitute(values[r]!, new Map([[col, add(first, i)], [j, i], ...accs.map((a, w) => [a, acc[w]!] as const)])); // prettier-ignore
   };
 }
 

@@ -22,7 +22,7 @@ import type { OperationResult, Setting } from "./webgpu/running.ts";
  *   npx tsx tests/bench/webgpu.ts --config tests/bench/configs/bamba-1b.json [--config ...] [--caps large-sg32] [--json out.json]
  *
  * Weights are made in memory. CULM_DAWN has toggles of Dawn. --quick is for trying the program itself on a small device: sizes that mean nothing.
- * --only operations, --only models. --check DIR has a small model whose results are compared with the interpreter's first.
+ * --only operations, --only models. --dtype f16: of the models' weights, for targets with subgroup matrices, which take no bf16. --check DIR has a small model whose results are compared with the interpreter's first.
  */
 const { values: flags } = parseArgs({
   options: {
@@ -32,9 +32,13 @@ const { values: flags } = parseArgs({
     only: { type: "string" },
     quick: { type: "boolean", default: false },
     check: { type: "string", default: "models/bamba-tiny" },
+    dtype: { type: "string", default: "bf16" },
     runs: { type: "string", default: "15" },
   },
 });
+
+if (flags.dtype !== "bf16" && flags.dtype !== "f16") throw new Error(`--dtype ${flags.dtype}: there are bf16 and f16`);
+const { dtype } = flags as { dtype: "bf16" | "f16" };
 
 const note = (what: string): void => console.error(`${(performance.now() / 1000).toFixed(1).padStart(6)} s  ${what}`);
 
@@ -88,7 +92,7 @@ async function attempt<T>(what: string, measure: () => Promise<T>): Promise<T[]>
   }
 }
 
-const checked = await attempt("check", () => checkModel(setting, flags.check));
+const checked = await attempt("check", () => checkModel(setting, flags.check, dtype === "f16" ? "f16" : "f32"));
 for (const worst of checked)
   note(`${flags.check}: tokens and logits as the interpreter's, the largest difference ${worst.toExponential(1)}`);
 const before = await measureCeilings(ceilings);
@@ -106,6 +110,7 @@ for (const [name, config] of flags.only === "operations" ? [] : configs)
   models.push(
     ...(await attempt(name, () =>
       measureModel(setting, name, config, {
+        dtype,
         positions: flags.quick ? [4, 20] : [100, 1024, 4000],
         prefill: flags.quick ? [16] : [512, 2048],
         tokens: flags.quick ? 4 : 50,

@@ -41,22 +41,24 @@ export function readConfigFile(file: string): BambaConfig {
 }
 
 export interface ModelBench {
+  /** Of the weights. */
+  readonly dtype: "bf16" | "f16";
   readonly positions: readonly number[];
   readonly prefill: readonly number[];
   readonly tokens: number;
   readonly onNote: (what: string) => void;
 }
 
-/** Whole decode steps and prompts of a model of random weights in bf16, one row, the way that a conversation runs. */
+/** Whole decode steps and prompts of a model of random weights of 16 bits, one row, the way that a conversation runs. */
 export async function measureModel(setting: Setting, name: string, config: BambaConfig, bench: ModelBench): Promise<ModelResult> {
   const { device, caps, clock, runs } = setting;
   const { positions, tokens } = bench;
   const capacity = Math.max(...positions, ...bench.prefill) + tokens + 2;
-  const plan = planModel(config, "bf16", { maxLength: capacity });
+  const plan = planModel(config, bench.dtype, { maxLength: capacity });
   const started = performance.now();
   const artifact = await compileFor(caps, name, await traceModel(config, plan));
   const compiled = performance.now();
-  const executor = await openArtifact(device, artifact, madeWeights(bambaTensors(config), "bf16"), { spare: () => true });
+  const executor = await openArtifact(device, artifact, madeWeights(bambaTensors(config), bench.dtype), { spare: () => true });
   const loaded = performance.now();
   bench.onNote(`${name}: compiled in ${(compiled - started).toFixed(0)} ms, loaded in ${(loaded - compiled).toFixed(0)} ms`);
   try {
