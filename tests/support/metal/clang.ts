@@ -9,10 +9,8 @@ import { findClang, skipsEngines } from "../../../scripts/engines.mjs";
 /** The compiler that reads kernels for Metal as C++, in tests: what it says, and what it makes, kept by content. */
 const command = findClang();
 
-/** The stand-in's fibres switch stacks in assembly for this processor. */
-export const clangAvailable = command !== undefined && process.arch === "x64" && process.platform === "linux";
-/** Whether tests that need it are skipped, where a person has said so; otherwise they fail without it. */
-export const skipsClang = skipsEngines;
+/** Whether tests that need it are skipped: where a person has said so, and where the stand-in's fibres, which switch stacks in assembly, do not run. */
+export const skipsClang = skipsEngines || process.arch !== "x64" || process.platform !== "linux";
 export const NO_CLANG = "there is no clang with its sanitizers; npm test installs it, and CULM_CLANG names another one";
 
 const folder = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
@@ -51,24 +49,34 @@ export function complaintsOf(text: string, args: readonly string[]): string | nu
 
 const cache = fileURLToPath(new URL("../../../node_modules/.cache/culm/metal/", import.meta.url));
 
-/** A file that clang makes of a text, by its path. The same text and arguments are compiled once. */
-export function built(text: string, args: readonly string[], about: string): string {
-  headersHash ??= createHash("sha256").update(headerText()).digest("hex");
-  const key = createHash("sha256")
-    .update(JSON.stringify([command, args, headersHash, text]))
-    .digest("hex")
-    .slice(0, 32);
-  const made = join(cache, key);
-  if (existsSync(made)) return made;
+/** A file that is made once for a key, by its path. */
+function made(key: unknown, make: (folder: string, out: string) => void): string {
+  const path = join(cache, createHash("sha256").update(JSON.stringify(key)).digest("hex").slice(0, 32));
+  if (existsSync(path)) return path;
   mkdirSync(cache, { recursive: true });
   const at = mkdtempSync(join(cache, "build-"));
   try {
-    const [source, out] = [join(at, "source.cpp"), join(at, "out")];
-    writeFileSync(source, text);
-    run([...args, source, "-o", out], about);
-    renameSync(out, made);
+    const out = join(at, "out");
+    make(at, out);
+    renameSync(out, path);
   } finally {
     rmSync(at, { recursive: true });
   }
-  return made;
+  return path;
 }
+
+/** What clang makes of a text, as a file: the same text and arguments are compiled once. */
+export function built(text: string, args: readonly string[], about: string): string {
+  headersHash ??= createHash("sha256").update(headerText()).digest("hex");
+  return made([command, args, headersHash, text], (at, out) => {
+    const source = join(at, "source.cpp");
+    writeFileSync(source, text);
+    run([...args, source, "-o", out], about);
+  });
+}
+
+/** A program of an object that was built. */
+export const linked = (object: string, args: readonly string[]): string =>
+  made([command, args, object], (_, out) => {
+    run([...args, object, "-o", out], object);
+  });

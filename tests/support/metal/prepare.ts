@@ -9,12 +9,7 @@ export function forCpp(source: MetalSource): string {
   const { threadgroup, constants } = source.bindings;
   let text = source.text;
   for (const [i, a] of threadgroup.entries())
-    text = replaced(
-      text,
-      arrayText(a)[0],
-      `  threadgroup uint4* const v_${a.name} = (threadgroup uint4*)standin::array(${i}, ${a.bytes});`,
-      source,
-    );
+    text = replaced(text, arrayText(a)[0], `  threadgroup uint4* const v_${a.name} = (threadgroup uint4*)standin::array(${i});`, source);
   for (const c of constants)
     text = replaced(text, constantText(c), `static int fixed_${c.name}; static bool fixed_${c.name}_defined;`, source);
   return text;

@@ -68,7 +68,7 @@ inline ulong2 make_ulong2(ulong x, ulong y) {
 
 namespace standin {
 // Memory of the threadgroup, full of NaN when the group begins.
-void* array(unsigned long index, unsigned long bytes);
+void* array(unsigned long index);
 }
 
 namespace metal {
