@@ -16,6 +16,7 @@ import { gemv } from "./templates/gemv.ts";
 import { processLogits } from "./templates/process-logits.ts";
 import { sampleToken } from "./templates/sample-token.ts";
 import { ssdScan } from "./templates/ssd-scan.ts";
+import { ssdStep } from "./templates/ssd-step.ts";
 
 /** The template and configuration a kernel got, and what was turned down on the way. */
 export interface Choice {
@@ -34,7 +35,7 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
     case "attention":
       return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionDecode, attention] : [attention], caps);
     case "ssd":
-      return first(kernel, p, [ssdScan], caps);
+      return first(kernel, p, [ssdStep, ssdScan], caps);
     case "conv":
       return first(kernel, p, [conv1d], caps);
     case "rows":

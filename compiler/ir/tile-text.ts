@@ -9,7 +9,7 @@ import type { Stmt, Tile, TileProgram, View } from "./tile.ts";
 export function printTile(p: TileProgram): string {
   const lines = [
     `tile ${p.name}`,
-    ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}`),
+    ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}${q.alone ? " alone" : ""}`),
     ...p.symbols.map((s) => `  symbol ${s.name} in [${s.min}, ${s.max}]`),
     `  grid [${p.grid.map(print).join(", ")}]`,
     `  groups [${p.groups.join(", ")}]`,

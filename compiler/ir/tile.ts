@@ -29,6 +29,8 @@ export interface Param {
   readonly elements?: number;
   /** Nothing writes the buffer while a program runs (a weight, a literal): what is read of it need not wait for the kernels before. */
   readonly constant?: boolean;
+  /** No other kernel of the program touches the buffer, a state: what is read of it need not wait for the kernels before either. */
+  readonly alone?: boolean;
 }
 
 /**

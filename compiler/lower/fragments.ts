@@ -45,10 +45,7 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
       rows.get(root) ??
       (!caps.indexableRegisters && frags.every((t) => t.cols === 1 || find(t.name) !== root)
         ? rowsUnit(caps.lanes)
-        : lanesUnit(
-            caps.lanes,
-            neighbours(program, (name) => find(name) === root, caps),
-          ));
+        : lanesUnit(caps.lanes, ...neighbours(program, (name) => find(name) === root, caps)));
     rows.set(root, unit);
     return unit;
   };
@@ -62,10 +59,11 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
 }
 
 /**
- * How many neighbours in a row a lane should own, of fragments of one class: as many as one load takes, where everything that the class reads or writes lies
- * along its columns, and where its rows are whole multiples.
+ * How many neighbours in a row a lane should own, of fragments of one class, and how many rows the lanes of a warp then take at a time: as many neighbours as
+ * one load takes, where everything that the class reads or writes lies along its columns, and where its rows are whole multiples, or equal parts of what a
+ * warp takes.
  */
-function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): number {
+function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): readonly [each: number, rows: number] {
   const tiles = program.tiles.filter((t) => t.scope === "frag" && t.cols > 1 && inClass(t.name));
   const found: { widest: number; fits: boolean } = { widest: 1, fits: true };
   const access = (tile: Tile, dtype: DType, index: Expr): void => {
@@ -88,10 +86,15 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
       loads(s.over, s.value);
     }
   });
-  if (!found.fits) return 1;
-  let { widest } = found;
-  while (widest > 1 && tiles.some((t) => t.cols % (caps.lanes * program.groups[1] * widest) !== 0)) widest /= 2;
-  return widest;
+  const [down, across] = program.groups;
+  for (let each = found.fits ? found.widest : 1; each > 1; each /= 2) {
+    const whole = caps.lanes * each;
+    if (tiles.every((t) => t.cols % (whole * across) === 0)) return [each, 1];
+    const rows = whole / tiles[0]!.cols;
+    const short = Number.isInteger(Math.log2(rows)) && rows <= caps.lanes && across === 1;
+    if (short && tiles.every((t) => t.cols * rows === whole && t.rows % (down * rows) === 0)) return [each, rows];
+  }
+  return [1, 1];
 }
 
 /** Of the smallest type that vectors are loaded of, 16 bits, as many as 16 bytes hold. */

@@ -34,17 +34,18 @@ const fail = (message: string): never => {
   throw new Error(`layout: ${message}`);
 };
 
-/** The layout of fragments that no matrix unit touches: a row across the lanes, `each` neighbours a lane. */
-export function lanesUnit(lanes: number, each = 1): MatrixUnit {
+/** The layout of fragments that no matrix unit touches: rows across the lanes, `each` neighbours a lane, and `rows` of them next to each other where they are short. */
+export function lanesUnit(lanes: number, each = 1, rows = 1): MatrixUnit {
+  const across = lanes / rows;
   return {
-    name: each === 1 ? `lanes${lanes}` : `lanes${lanes}x${each}`,
-    m: 1,
-    n: lanes * each,
+    name: `lanes${across}${each === 1 ? "" : `x${each}`}${rows === 1 ? "" : `r${rows}`}`,
+    m: rows,
+    n: across * each,
     k: 1,
     lanes,
     elems: each,
     inputs: [],
-    coord: (lane, i) => [i32(0), add(mul(lane, each), i)],
+    coord: (lane, i) => [rows === 1 ? i32(0) : idiv(lane, across), add(mul(rows === 1 ? lane : mod(lane, across), each), i)],
     block: [1, 1],
   };
 }

@@ -16,6 +16,7 @@ import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits as processLogitsTemplate } from "../../compiler/templates/process-logits.ts";
 import { sampleToken as sampleTokenTemplate } from "../../compiler/templates/sample-token.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import { add, input, model, mul, processLogits, sampleToken } from "../../dsl/index.ts";
 import { compileFused } from "../support/execute.ts";
 import type { FusedProgram } from "../support/execute.ts";
@@ -74,6 +75,7 @@ export const conformance = (target: Target): unknown =>
       const vocab = target.share < 1 ? 300 : 6000;
       test("process-logits", () => agrees(processLogitsTemplate, logitsCase(vocab), 30));
       test("sample-token", () => agrees(sampleTokenTemplate, tokenCase(vocab), 40));
+      test("ssd-step", () => agrees(ssdStep, ssdCases({ steep: target.coarse === 0, step: true }), 20));
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 

@@ -54,6 +54,23 @@ export const gemmCase = (caps: Caps, rows = 40, sizes: Sizes = { n: size(70), k:
     })
     .map(({ step, ...s }) => make({ ...s, step: step && rangeIn(s.n, step) }, caps, rows));
 
+const PLAIN = {
+  symbolic: false,
+  weights: 1,
+  panels: false,
+  stat: "none",
+  outs: 1,
+  step: null,
+  a: "f32",
+  w: "f32",
+  out: "f32",
+  seed: 1,
+} as const;
+
+/** One product of a given size. */
+export const gemmOf = (s: Pick<Shape, "m" | "n" | "k"> & Partial<Shape>, caps: Caps): Case<GemmProblem> =>
+  make({ ...PLAIN, ...s }, caps, s.m);
+
 /** Columns from and to, at least one; half of the time where tiles end. */
 function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number, number] {
   const from = (a % 2 === 0 ? 16 * a : a) % n;
