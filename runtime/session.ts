@@ -1,3 +1,4 @@
+import type { TensorEntry } from "../compiler/artifact.ts";
 import type { Executor, HostArray } from "./executor.ts";
 
 /**
@@ -103,7 +104,14 @@ export interface Snapshot {
   /** Of each row the tokens that `markSeen` told of. */
   readonly seen: readonly Int32Array[];
   /** The used part of each state: `shape` has the rows in use, and `past` on an axis that runs over positions. */
-  readonly states: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: HostArray }>;
+  readonly states: ReadonlyMap<string, StateValue>;
+}
+
+/** The used part of a state, as it lies on the device: 16-bit floats are bit patterns. */
+export interface StateValue {
+  readonly dtype: TensorEntry["dtype"];
+  readonly shape: readonly number[];
+  readonly data: HostArray;
 }
 
 export interface SessionOptions {

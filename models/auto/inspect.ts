@@ -15,7 +15,7 @@ export async function compileFolder(nameOrFolder: string, options: LoadOptions =
   try {
     return await compileBamba(
       source.config,
-      planModel(source.config, source.dtype, options),
+      planModel(source.config, source.dtype, options, options.backend),
       {
         backend,
         parameters: source.parameters,
