@@ -91,11 +91,16 @@ function turnOf(s: Loop, part: readonly TileStmt[], ctx: Context): { readonly fi
 
 /** The first turns' copies, and the loop. In a loop around it, lanes may still read what the last turns of the time before have copied. */
 function lowerRing(s: Loop, ring: Ring, ctx: Context): readonly Piece[] {
-  const { first, before, turn, rest, inside } = ringTurns(s, ring, ctx);
+  const { first, ahead, before, wait, rest, inside } = ringTurns(s, ring, ctx);
   // what the hardware cannot copy comes through registers
   const front = turnOf(s, before, inside);
   const back = turnOf(s, rest, inside);
-  const loop: Piece = { op: "for", var: s.var, count: uniform(s.count, ctx), body: [...front.turn, ...turn, ...back.turn] };
+  const loop: Piece = {
+    op: "for",
+    var: s.var,
+    count: uniform(s.count, ctx),
+    body: [...piece(ahead), ...front.turn, ...wait, ...back.turn],
+  };
   const fetched = [...front.first, ...back.first];
   const outermost = ctx.program.body.includes(s);
   if (outermost && isIndependent(s, ring, ctx)) {
