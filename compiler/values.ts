@@ -97,7 +97,8 @@ export function valueAt(ctx: ValueContext, n: Node, coords: readonly Expr[]): Ex
     throw new FusionMismatch(n, `${n.op} ${n.name} is read at other coordinates than it is computed at`);
   }
   const buffer = ctx.stored(n);
-  if (buffer) return load(ctx.scope.use(buffer, "read"), buffer.dtype, bufferIndex(buffer, coords));
+  // what only products read may be stored as they take it
+  if (buffer) return convert(load(ctx.scope.use(buffer, "read"), buffer.dtype, bufferIndex(buffer, coords)), typeOf(n).dtype);
   const table = n.op === "gather" ? ctx.stored(n.inputs[0]!) : undefined;
   if (table) ctx.scope.touched.set(table, elementCount(typeOf(n).shape));
   const at: At = (m, c) => valueAt(ctx, m, c);
