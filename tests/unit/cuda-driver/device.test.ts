@@ -86,6 +86,17 @@ describe("memory", () => {
       expect(all.subarray(at, at + count).every((byte) => byte === 1 + at / count)).toBe(true);
   });
 
+  test("what is being made in the staging memory stays as it is, however much others write meanwhile", async () => {
+    const { device } = await open();
+    const [a, b] = [device.alloc(1 << 20, "weights"), device.alloc(100 << 20, "state")];
+    const piece = device.staging!(a.bytes)!;
+    piece.fill(7);
+    b.write(new Uint8Array(b.bytes).fill(9)); // all of the memory that writes go through, and more
+    a.write(piece);
+    expect((await a.read()).every((byte) => byte === 7)).toBe(true);
+    expect((await b.read(99 << 20)).every((byte) => byte === 9)).toBe(true);
+  });
+
   test("copies within the device; ranges are checked", async () => {
     const { device } = await open();
     const [a, b] = [device.alloc(8, "state"), device.alloc(8, "state")];
