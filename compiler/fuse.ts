@@ -166,7 +166,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     kernels.push(...made);
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
-  return { kernels: mergeRows(kernels, caps), outputs };
+  return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
 }
 
 const tooWide = (kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan | undefined =>
@@ -202,6 +202,14 @@ function sourceBuffer(n: Node): BufferInfo {
     default:
       throw new Error(`${n.op} is not a source`);
   }
+}
+
+/** Marks the states that one kernel alone touches. */
+function markLoneStates(kernels: readonly KernelPlan[]): readonly KernelPlan[] {
+  const users = new Map<BufferInfo, number>();
+  for (const { args } of kernels) for (const { buffer } of args) users.set(buffer, (users.get(buffer) ?? 0) + 1);
+  const isAlone = (buffer: BufferInfo): boolean => buffer.kind === "state" && users.get(buffer) === 1;
+  return kernels.map((k) => ({ ...k, args: k.args.map((a) => (isAlone(a.buffer) ? { ...a, alone: true } : a)) }));
 }
 
 /**

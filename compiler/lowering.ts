@@ -1,10 +1,9 @@
 import type { Node } from "./ir/graph.ts";
 import type { Decisions } from "./decisions.ts";
 import { isLinear } from "./decisions.ts";
-import { isStep } from "./graph/decompose-ssd.ts";
 import type { KernelPlan } from "./plan.ts";
 import { gemm } from "./lowering/gemm.ts";
-import { attention, ssdScan, ssdStep, conv } from "./lowering/mixers.ts";
+import { attention, ssdScan, conv } from "./lowering/mixers.ts";
 import { processLogits, sampleToken } from "./lowering/sampling.ts";
 import { reduction } from "./lowering/reduction.ts";
 import { norm, softmax, runningSum, matmulRows } from "./lowering/rows.ts";
@@ -38,7 +37,7 @@ function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPla
       return sampleToken(d, sink, anchor);
     case "get": {
       const tuple = anchor.inputs[0]!;
-      if (tuple.op === "ssdScan") return isStep(tuple) ? ssdStep(d, sink, anchor, tuple) : ssdScan(d, sink, anchor, tuple);
+      if (tuple.op === "ssdScan") return ssdScan(d, sink, anchor, tuple);
       if (tuple.op === "causalConv1d") return conv(d, sink, anchor, tuple);
       break;
     }

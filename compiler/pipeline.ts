@@ -64,7 +64,9 @@ export interface LoweredKernel {
 }
 
 export function lowerKernel(kernel: KernelPlan, caps: Caps): LoweredKernel {
-  const choice = buildKernel(kernel, caps);
+  const built = buildKernel(kernel, caps);
+  const params = built.program.params.map((p, i) => (kernel.args[i]?.alone === true ? { ...p, alone: true } : p));
+  const choice = { ...built, program: { ...built.program, params } };
   verifyTile(choice.program);
   const thread = simplifyThread(place(choice.program, caps));
   verifyThread(thread);

@@ -27,12 +27,19 @@ export type Problem =
   | ({ readonly kind: "logits" } & LogitsProblem)
   | ({ readonly kind: "token" } & TokenProblem);
 
+export interface Argument {
+  readonly buffer: BufferInfo;
+  readonly access: Access;
+  /** A state that no other kernel of the program touches. */
+  readonly alone?: boolean;
+}
+
 export interface KernelPlan {
   /** Model path of the operation whose result it stores. */
   readonly label: string;
   readonly problem: Problem;
   /** One buffer for each of the problem's params, in order. */
-  readonly args: readonly { readonly buffer: BufferInfo; readonly access: Access }[];
+  readonly args: readonly Argument[];
   /** Operations, and bytes read and written, at the symbols' values. */
   readonly flops: IntExpr;
   readonly bytes: IntExpr;

@@ -11,10 +11,12 @@ import { attentionDecode } from "./templates/attention-decode.ts";
 import { attention } from "./templates/attention.ts";
 import { conv1d } from "./templates/conv1d.ts";
 import { gemm } from "./templates/gemm.ts";
+import { gemvStream } from "./templates/gemv-stream.ts";
 import { gemv } from "./templates/gemv.ts";
 import { processLogits } from "./templates/process-logits.ts";
 import { sampleToken } from "./templates/sample-token.ts";
 import { ssdScan } from "./templates/ssd-scan.ts";
+import { ssdStep } from "./templates/ssd-step.ts";
 
 /** The template and configuration a kernel got, and what was turned down on the way. */
 export interface Choice {
@@ -29,11 +31,11 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
   const p = kernel.problem;
   switch (p.kind) {
     case "gemm":
-      return first(kernel, p, maxOf(p.m) <= GEMV_ROWS ? [gemv, gemm] : [gemm], caps);
+      return first(kernel, p, maxOf(p.m) <= GEMV_ROWS ? [gemvStream, gemv, gemm] : [gemm], caps);
     case "attention":
       return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionDecode, attention] : [attention], caps);
     case "ssd":
-      return first(kernel, p, [ssdScan], caps);
+      return first(kernel, p, [ssdStep, ssdScan], caps);
     case "conv":
       return first(kernel, p, [conv1d], caps);
     case "rows":

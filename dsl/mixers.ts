@@ -16,9 +16,12 @@ export function convState<const S extends [Dim, number, Dim]>(axes: S, name = "c
   return located(convState, name, () => state(name, axes));
 }
 
-/** State for `ssdScan`, called `<path>.ssm`: [batch, heads, head size, state size]. */
-export function ssmState<const S extends [Dim, Dim, Dim, Dim]>(axes: S, name = "ssm"): State<S> {
-  return located(ssmState, name, () => state(name, axes));
+/**
+ * State for `ssdScan`, called `<path>.ssm`: [batch, heads, head size, state size].
+ * @param dtype what it is stored as: computed in f32 all the same, and rounded once where a call stores it
+ */
+export function ssmState<const S extends [Dim, Dim, Dim, Dim], D extends Float = "f32">(axes: S, dtype: D = "f32" as D): State<S, D> {
+  return located(ssmState, "ssm", () => state("ssm", axes, dtype));
 }
 
 /** Keys and values of the positions before this call, and where this call's are written. */
@@ -145,7 +148,15 @@ function append<S extends [Dim, Dim, Dim, Dim], D extends DType>(
 }
 
 /** What `ssdScan` works on; B and C are shared by the heads of a group. */
-export interface SsdInputs<B extends Dim, T extends Dim, H extends Dim, P extends Dim, G extends Dim, N extends Dim> {
+export interface SsdInputs<
+  B extends Dim,
+  T extends Dim,
+  H extends Dim,
+  P extends Dim,
+  G extends Dim,
+  N extends Dim,
+  E extends Float = "f32",
+> {
   readonly x: Tensor<[B, T, H, P]>;
   /** Raw step sizes: the scan uses clamp(softplus(dt + dtBias), ...dtLimit), or clamp(dt, ...dtLimit) where no dtBias is given. */
   readonly dt: Tensor<[NoInfer<B>, NoInfer<T>, NoInfer<H>]>;
@@ -162,15 +173,15 @@ export interface SsdInputs<B extends Dim, T extends Dim, H extends Dim, P extend
   /** The state starts anew where a sequence begins, and padding leaves it alone; without it everything continues one sequence. */
   readonly sequences?: Sequences<NoInfer<B>>;
   /** The recurrent state [batch, heads, head size, state size]; without it the sequence begins here. */
-  readonly state?: State<[NoInfer<B>, NoInfer<H>, NoInfer<P>, NoInfer<N>]>;
+  readonly state?: State<[NoInfer<B>, NoInfer<H>, NoInfer<P>, NoInfer<N>], E>;
 }
 
 /**
  * The selective state-space recurrence of Mamba-2, per head: S = exp(dt A) S + (dt x) B^T, y = S C + D x. Advances the state. A single step is the
  * same at seq = 1.
  */
-export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends Dim, G extends Dim, N extends Dim>(
-  inputs: SsdInputs<B, T, H, P, G, N>,
+export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends Dim, G extends Dim, N extends Dim, E extends Float = "f32">(
+  inputs: SsdInputs<B, T, H, P, G, N, E>,
 ): Tensor<[B, T, H, P]> {
   return located(ssdScan, "ssdScan", () => {
     const { x, dt, dtBias, A, B, C, D, sequences, state, dtLimit = [0, Infinity], chunk } = inputs;
@@ -192,7 +203,7 @@ export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends D
       dtMax: dtLimit[1],
       past: sequences?.past ?? null,
     });
-    if (state) setState(state, handle(emit("get", [both], { index: 1 }), kept));
+    if (state) setState(state, handle<[B, H, P, N], E>(emit("get", [both], { index: 1 }), kept));
     return handle(emit("get", [both], { index: 0 }), x.axes);
   });
 }

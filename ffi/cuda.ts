@@ -73,8 +73,11 @@ export interface Cuda {
   unloadModule(module: CudaModule): void;
   /** @throws CudaError with CODES.notFound when there is none of that name. */
   functionOf(module: CudaModule, name: string): CudaFunction;
-  /** Bytes of each parameter; null where the driver is too old to tell (before 12.4). */
-  parameterBytes(fn: CudaFunction): readonly number[] | null;
+  /**
+   * Bytes of each of the first `most` parameters, as far as there are so many; null where the driver is too old to tell (before 12.4). What lies behind them
+   * is not asked for: tools that watch the driver take the answer for a fault.
+   */
+  parameterBytes(fn: CudaFunction, most: number): readonly number[] | null;
   /** Allows launches of a kernel with this much dynamic shared memory. Without it the most is 48 KiB. */
   allowSharedBytes(fn: CudaFunction, bytes: number): void;
   /** cuLaunchKernelEx. `config` is a CUlaunchConfig, `params` an array with the address of each parameter (runtime/drivers/cuda/launches.ts). */

@@ -247,16 +247,17 @@ class LibCuda implements Cuda {
     return this.pointer("cuModuleGetFunction", this.api.moduleFunction(this.out, module, name));
   }
 
-  parameterBytes(fn: CudaFunction): readonly number[] | null {
+  parameterBytes(fn: CudaFunction, most: number): readonly number[] | null {
     if (this.readParameter === null) return null;
     const sizes: number[] = [];
-    for (;;) {
+    while (sizes.length < most) {
       const code = this.readParameter(fn, sizes.length, this.out, this.second);
       // Beyond the last one.
-      if (code === CODES.invalidValue) return sizes;
+      if (code === CODES.invalidValue) break;
       this.check("cuFuncGetParamInfo", code);
       sizes.push(Number(this.second[0]!));
     }
+    return sizes;
   }
 
   allowSharedBytes(fn: CudaFunction, bytes: number): void {

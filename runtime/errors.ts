@@ -16,7 +16,10 @@ export class UserError extends Error {
   }
 }
 
-/** The device is gone, by a driver's reset or because it was taken away: what it held is lost, and opening it again is worth a try. */
+/**
+ * The device is gone, by a driver's reset or because it was taken away: what it held is lost, and opening it again is worth a try (after a fault of a kernel
+ * CUDA refuses that until the process has ended, and the error then says so).
+ */
 export class DeviceLostError extends UserError {}
 
 /** Whether `error` is for the user to mend (see UserError), whichever class it was thrown as. */

@@ -39,7 +39,7 @@ class ModelSession implements Session {
   private reach = 0;
   private busy = false;
 
-  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill", vocabSize = 0, onPositions }: SessionOptions) {
+  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill", vocabSize = 0, onPositions, startAt }: SessionOptions) {
     this.executor = executor;
     this.main = prefill;
     this.onPositions = onPositions;
@@ -73,6 +73,20 @@ class ModelSession implements Session {
       return shape[0] === "batch" && shape.length <= 2 && typeof size === "number" ? [[name, size]] : [];
     });
     this.choice = openTokenChoice(executor, this.vocabSize);
+    if (startAt !== undefined) this.startAt(startAt.rows, startAt.past);
+  }
+
+  private startAt(rows: number, past: number): void {
+    this.checkCall(rows, past);
+    this.rows = rows;
+    this.past = past;
+    this.inputs.restore({
+      rows,
+      past,
+      positions: new Int32Array(rows).fill(past),
+      labels: new Int32Array(rows),
+      sequenceIds: new Int32Array(rows * past).fill(1),
+    });
   }
 
   async prefill(ids: Int32Array, options: PrefillOptions = {}): Promise<void> {

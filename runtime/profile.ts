@@ -13,11 +13,14 @@ export interface KernelTime {
   readonly gigaflopsPerSecond: number;
 }
 
+/** The operation that a step belongs to, whichever layer it is of: "layers.*.mamba.in_proj". */
+export const operationOf = (label: string): string => label.replaceAll(/\b\d+\b/g, "*");
+
 /** Sums several profiles of one program by kernel and operation, the costliest first, as the mean of a run. */
 export function summarizeProfile(runs: readonly (readonly StepTime[])[]): readonly KernelTime[] {
   const groups = new Map<string, { kernel: string; label: string; launches: number; milliseconds: number; bytes: number; flops: number }>();
   for (const step of runs.flat()) {
-    const label = step.label.replaceAll(/\b\d+\b/g, "*");
+    const label = operationOf(step.label);
     const key = `${step.kernel} ${label}`;
     const group = groups.get(key) ?? { kernel: step.kernel, label, launches: 0, milliseconds: 0, bytes: 0, flops: 0 };
     group.launches += 1;

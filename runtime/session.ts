@@ -1,3 +1,4 @@
+import type { TensorEntry } from "../compiler/artifact.ts";
 import type { Executor, HostArray } from "./executor.ts";
 
 /**
@@ -103,7 +104,14 @@ export interface Snapshot {
   /** Of each row the tokens that `markSeen` told of. */
   readonly seen: readonly Int32Array[];
   /** The used part of each state: `shape` has the rows in use, and `past` on an axis that runs over positions. */
-  readonly states: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: HostArray }>;
+  readonly states: ReadonlyMap<string, StateValue>;
+}
+
+/** The used part of a state, as it lies on the device: 16-bit floats are bit patterns. */
+export interface StateValue {
+  readonly dtype: TensorEntry["dtype"];
+  readonly shape: readonly number[];
+  readonly data: HostArray;
 }
 
 export interface SessionOptions {
@@ -111,6 +119,8 @@ export interface SessionOptions {
   readonly positionAxes?: Readonly<Record<string, number>>;
   /** Program that takes many tokens: "prefill" unless given. */
   readonly prefill?: string;
+  /** Begins as if so many tokens had been fed to each row, with the states as they lie in memory: for measuring what comes after a long text without feeding one. */
+  readonly startAt?: { readonly rows: number; readonly past: number };
   /** Tokens there are, for programs that give no logits. */
   readonly vocabSize?: number;
   /**

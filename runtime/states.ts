@@ -3,7 +3,7 @@ import { evaluateIntExpr } from "../compiler/artifact.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray } from "./executor.ts";
 import type { RowMove } from "./rows.ts";
-import type { Snapshot } from "./session.ts";
+import type { Snapshot, StateValue } from "./session.ts";
 
 /**
  * The states of a session on its executor. What is in use of them is their first rows, and of a state that runs over positions (a key/value cache) the
@@ -47,13 +47,13 @@ export function openStates(executor: Executor, maxRows: number, positionAxes: Re
 
   return {
     async read(rows, past) {
-      const states = new Map<string, { readonly shape: readonly number[]; readonly data: HostArray }>();
+      const states = new Map<string, StateValue>();
       for (const entry of executor.states) {
         const { shape, blocks, length, stride } = used(entry, rows, past);
         const data = newArray(entry, blocks * length);
         for (let block = 0; block < blocks; block += 1)
           await executor.readState(entry.name, block * stride, data.subarray(block * length, (block + 1) * length));
-        states.set(entry.name, { shape, data });
+        states.set(entry.name, { dtype: entry.dtype, shape, data });
       }
       return states;
     },
@@ -61,9 +61,9 @@ export function openStates(executor: Executor, maxRows: number, positionAxes: Re
       for (const entry of executor.states) {
         const { shape } = used(entry, rows, past);
         const held = states.get(entry.name);
-        if (held?.shape.length !== shape.length || !shape.every((size, i) => size === held.shape[i]))
+        if (held?.dtype !== entry.dtype || held.shape.length !== shape.length || !shape.every((size, i) => size === held.shape[i]))
           throw new UserError(
-            `the snapshot is of another model: state ${entry.name} is [${held?.shape.join(", ") ?? "missing"}], expected [${shape.join(", ")}]`,
+            `the snapshot is of another model: state ${entry.name} is ${held ? typeText(held.dtype, held.shape) : "missing"}, expected ${typeText(entry.dtype, shape)}`,
           );
       }
     },
@@ -109,10 +109,13 @@ export function snapshotOfRows(snapshot: Snapshot, source: ArrayLike<number>): S
     labels: pick(labels),
     sequenceIds: pick(sequenceIds),
     seen: Array.from({ length: rows }, (_, i) => seen[source[i]!]!),
-    states: new Map([...states].map(([name, { shape, data }]) => [name, { shape: [rows, ...shape.slice(1)], data: pick(data) }])),
+    states: new Map(
+      [...states].map(([name, { dtype, shape, data }]) => [name, { dtype, shape: [rows, ...shape.slice(1)], data: pick(data) }]),
+    ),
   };
 }
 
+const typeText = (dtype: string, shape: readonly number[]): string => `${dtype} [${shape.join(", ")}]`;
 const product = (sizes: readonly number[]): number => sizes.reduce((n, size) => n * size, 1);
 
 function newArray({ dtype }: TensorEntry, length: number): HostArray {

@@ -37,7 +37,8 @@ const elementAt = (p: Place, index: Expr, b: Block, k: Kernel): string => {
   const [pointer, offset] = addressOf(p, index, b, k);
   return `${pointer}[${offset}]`;
 };
-const pointerTo = (p: Place, index: Expr, b: Block, k: Kernel): string => addressOf(p, index, b, k).join(" + ");
+/** The address of an element. */
+export const pointerTo = (p: Place, index: Expr, b: Block, k: Kernel): string => addressOf(p, index, b, k).join(" + ");
 
 export function loadElement(p: Place, index: Expr, b: Block, k: Kernel): string {
   const element = elementAt(p, index, b, k);

@@ -48,6 +48,16 @@ export interface Dialect {
   readonly shuffle: (x: string, mask: number) => string;
   /** All threads of the block wait for each other, and see what was written before. */
   readonly barrier: string;
+  /**
+   * Copies by the hardware from device memory to shared memory: the name of a function (to, from) that starts one of so many bytes, of one (to, from, holds) that
+   * writes zeros where a condition does not hold, and statements that end a group of copies and wait until at most `pending` groups are under way. Null where
+   * there are none.
+   */
+  readonly copies: {
+    readonly start: (bytes: number) => string;
+    readonly startWhere: (bytes: number) => string;
+    readonly wait: (pending: number) => readonly string[];
+  } | null;
   /** The line before a loop that the compiler is not to treat as it likes. */
   readonly unroll: Readonly<Record<Exclude<Turns, "any">, string>>;
 }

@@ -1,4 +1,5 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
+import { BYTES } from "../../compiler/ir/dtype.ts";
 import { add, load } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { ReduceFn } from "../../compiler/ir/tile.ts";
@@ -7,7 +8,7 @@ import { block, close, line } from "../text/block.ts";
 import { writeFma } from "../text/fma.ts";
 import { forget } from "../text/names.ts";
 import { variableName } from "../text/writer.ts";
-import { assigned, guarded, loadVector, storeElement, storeVector } from "./access.ts";
+import { assigned, guarded, loadVector, pointerTo, storeElement, storeVector } from "./access.ts";
 import { valueType } from "./dialect.ts";
 import type { Kernel, Unit } from "./kernel.ts";
 
@@ -39,11 +40,9 @@ function printStmt(s: Stmt, b: Block, k: Kernel): void {
     case "barrier":
       return void line(b, k.dialect.barrier);
     case "asyncCopy":
-      // no target asks for hardware that copies: the copy is done when the statement is
-      for (let i = 0; i < s.width; i++)
-        storeElement(k.places.get(s.dst)!, add(s.dstAt, i), load(s.src, s.dtype, add(s.srcAt, i), s.guard), b, k);
-      return;
+      return void startCopy(s, b, k);
     case "asyncWait":
+      for (const text of k.dialect.copies?.wait(s.pending) ?? []) line(b, text);
       return;
     case "unit":
       return void printUnit(s, b, k);
@@ -78,6 +77,20 @@ function printUnit(s: Unit, b: Block, k: Kernel): void {
   if (!unit) throw new Error(`${k.dialect.language}: ${k.caps.name} has no unit ${s.unit}`);
   if (unit.name.startsWith("fma")) writeFma(s, unit, b, k);
   else k.product(s, unit, b);
+}
+
+/** Where nothing copies by itself, the copy is done when the statement is. */
+function startCopy(s: Extract<Stmt, { op: "asyncCopy" }>, b: Block, k: Kernel): void {
+  const { copies } = k.dialect;
+  const [to, from] = [k.places.get(s.dst)!, k.places.get(s.src)!];
+  if (copies === null) {
+    for (let i = 0; i < s.width; i++) storeElement(to, add(s.dstAt, i), load(s.src, s.dtype, add(s.srcAt, i), s.guard), b, k);
+    return;
+  }
+  const bytes = s.width * BYTES[s.dtype];
+  const ends = `${pointerTo(to, s.dstAt, b, k)}, ${pointerTo(from, s.srcAt, b, k)}`;
+  if (s.guard === null) line(b, `${k.help(copies.start(bytes))}(${ends});`);
+  else line(b, `${k.help(copies.startWhere(bytes))}(${ends}, ${k.value(s.guard, b)});`);
 }
 
 function combine(fn: ReduceFn, dtype: DType, a: string, b: string, k: Kernel): string {

@@ -2,14 +2,21 @@ import type { Caps } from "../../compiler/backend.ts";
 import { DTYPES } from "../../compiler/ir/dtype.ts";
 import { fmaTile, mma16816 } from "../units.ts";
 
-/** Architectures that kernels are made for, by compute capability, and how many multiprocessors a usual device of each has. */
-const ARCHITECTURES: ReadonlyMap<number, number> = new Map([
-  [80, 108],
-  [86, 84],
-  [89, 128],
-  [90, 132],
-  [100, 148],
-  [120, 170],
+interface Architecture {
+  /** Multiprocessors of a usual device. */
+  readonly multiprocessors: number;
+  /** KiB of shared memory that one block can have: what a multiprocessor has, less one for the system. */
+  readonly shared: number;
+}
+
+/** Architectures that kernels are made for, by compute capability. */
+const ARCHITECTURES: ReadonlyMap<number, Architecture> = new Map([
+  [80, { multiprocessors: 108, shared: 163 }],
+  [86, { multiprocessors: 84, shared: 99 }],
+  [89, { multiprocessors: 128, shared: 99 }],
+  [90, { multiprocessors: 132, shared: 227 }],
+  [100, { multiprocessors: 148, shared: 227 }],
+  [120, { multiprocessors: 170, shared: 99 }],
 ]);
 
 /** A target: an architecture, and how many multiprocessors grids are to fill. */
@@ -29,7 +36,7 @@ export function parseTarget(name: string): Target {
     );
   const found = NAME.exec(name);
   const computeCapability = Number(found?.[1]);
-  const usual = ARCHITECTURES.get(computeCapability);
+  const usual = ARCHITECTURES.get(computeCapability)?.multiprocessors;
   const multiprocessors = found?.[2] === undefined ? usual : Number(found[2]);
   if (usual === undefined || multiprocessors === undefined || multiprocessors < 1)
     throw new Error(
@@ -40,7 +47,8 @@ export function parseTarget(name: string): Target {
 
 const known = (): string => [...ARCHITECTURES.keys()].map((cc) => `sm_${cc}`).join(", ");
 
-const nameOf = ({ computeCapability: cc, multiprocessors: n }: Target): string => `sm_${cc}${n === ARCHITECTURES.get(cc) ? "" : `x${n}`}`;
+const nameOf = ({ computeCapability: cc, multiprocessors: n }: Target): string =>
+  `sm_${cc}${n === ARCHITECTURES.get(cc)!.multiprocessors ? "" : `x${n}`}`;
 
 /** Capabilities of a target, by name. */
 export function caps(device: string): Caps {
@@ -49,10 +57,10 @@ export function caps(device: string): Caps {
     name: nameOf(target),
     dtypes: new Set(DTYPES),
     lanes: 32,
-    maxThreads: 256,
-    sharedBytes: 48 * 1024,
+    maxThreads: 1024,
+    sharedBytes: ARCHITECTURES.get(target.computeCapability)!.shared * 1024,
     vectorBytes: 16,
-    asyncCopy: false,
+    asyncCopy: true,
     // registers have no numbers at run time: loops over them are written out by the compiler
     indexableRegisters: false,
     directOperands: false,

@@ -4,12 +4,14 @@ import { accessesOf, eachStmt, expressionsOf } from "../../compiler/ir/thread-wa
 import type { Stmt, ThreadProgram } from "../../compiler/ir/thread.ts";
 
 /**
- * How many of a program's first statements depend on nothing that happens while programs run: they read constant parameters, registers and shared memory
- * only, and write no more than the latter two. A kernel may run them while the kernels before it still work. Symbols are written by the driver's
+ * How many of a program's first statements depend on nothing that other kernels of a program do: they read constant parameters, states that are this kernel's
+ * alone, registers and shared memory only, and write no more than the latter three. A kernel may run them while the kernels before it still work. Symbols are written by the driver's
  * own first step, so they count as memory that changes.
  */
 export function independentStatements(p: ThreadProgram): number {
-  const free = new Set([...p.params.filter((q) => q.constant === true && q.access === "read"), ...p.shared].map(({ name }) => name));
+  const free = new Set(
+    [...p.params.filter((q) => q.alone === true || (q.constant === true && q.access === "read")), ...p.shared].map(({ name }) => name),
+  );
   const symbols = new Set<Expr>(p.symbols);
   const first = p.body.findIndex((s) => depends(s, free, symbols));
   return first < 0 ? p.body.length : first;

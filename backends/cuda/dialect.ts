@@ -33,6 +33,21 @@ const streamed = (type: string, letter: string, form: string): string =>
     "return y;",
   );
 
+/** Past L1 where the instruction can: of 16 bytes. With a condition, the bytes that are not read are zeros. */
+const asyncCopy = (bytes: number, where: boolean): string =>
+  fn(
+    `void async_copy${where ? "_where" : ""}_${bytes}(void* to, const void* from${where ? ", bool holds" : ""})`,
+    `asm volatile("cp.async.${bytes === 16 ? "cg" : "ca"}.shared.global [%0], [%1], ${bytes}${where ? ", %2" : ""};"`,
+    `  :: "r"(unsigned(__cvta_generic_to_shared(to))), "l"(from)${where ? `, "r"(holds ? ${bytes} : 0)` : ""} : "memory");`,
+  );
+
+const copyHelpers = Object.fromEntries(
+  [4, 8, 16].flatMap((bytes) => [
+    [`async_copy_${bytes}`, helper([], asyncCopy(bytes, false))],
+    [`async_copy_where_${bytes}`, helper([], asyncCopy(bytes, true))],
+  ]),
+);
+
 const matrixLoad = (count: 2 | 4, trans: "" | ".trans"): string => {
   const parts = ["x", "y", "z", "w"].slice(0, count);
   const registers = parts.map((_, i) => `%${i}`).join(", ");
@@ -144,6 +159,7 @@ export const cudaDialect: Dialect = {
     ...conversion("bf16"),
     ...conversion("f16"),
     ...matrices,
+    ...copyHelpers,
     streamed_uint4: helper([], streamed("uint4", "r", "u32")),
     streamed_float4: helper([], streamed("float4", "f", "f32")),
   },
@@ -152,6 +168,11 @@ export const cudaDialect: Dialect = {
   floatOf: (bits) => `__uint_as_float(${bits})`,
   shuffle: (x, mask) => `__shfl_xor_sync(0xffffffffu, ${x}, ${mask})`,
   barrier: "__syncthreads();",
+  copies: {
+    start: (bytes) => `async_copy_${bytes}`,
+    startWhere: (bytes) => `async_copy_where_${bytes}`,
+    wait: (pending) => ['asm volatile("cp.async.commit_group;");', `asm volatile("cp.async.wait_group ${pending};" ::: "memory");`],
+  },
   // written out, the operands of several steps of a product would take more registers than there are
   unroll: { out: "#pragma unroll", loop: "#pragma unroll 1", product: "#pragma unroll 1" },
 };

@@ -9,10 +9,12 @@ import { complaintOf, reportsOf } from "./report.ts";
 /** Grows when the same text would be made into something else for the same compiler: a change in how it is driven. */
 const FORMAT = 1;
 
+const ASSEMBLER_REPORT = "--ptxas-options=-v";
+
 /** A real architecture, so that the driver has nothing left to compile; and the assembler's report. */
 const optionsFor = (caps: Caps): readonly string[] => [
   `--gpu-architecture=sm_${parseTarget(caps.name).computeCapability}`,
-  "--ptxas-options=-v",
+  ASSEMBLER_REPORT,
 ];
 
 /** Sources to one archive of cubins (ffi/cubins.ts), one a kernel, by the compiler that `load` gives when it is first needed. */
@@ -25,6 +27,11 @@ export const toolchain: Toolchain = toolchainWith(loadNvrtc);
 
 async function compileSources(sources: readonly Source[], caps: Caps, nvrtc: Nvrtc): Promise<Uint8Array> {
   const unique = [...new Map(sources.map((s) => [s.entry, s])).values()];
+  for (const s of sources)
+    checkSame(
+      s,
+      unique.find(({ entry }) => entry === s.entry)!,
+    );
   const options = optionsFor(caps);
   const settings = JSON.stringify([FORMAT, nvrtc.version, ...options]);
   const jobs = unique.map((s) => ({ settings, text: s.text, make: () => compileOne(s, options, nvrtc) }));
@@ -43,13 +50,25 @@ function launchOf(s: Source): NonNullable<Source["launch"]> {
   return s.launch;
 }
 
+/** Kernels of one name are compiled once and launched alike: a symbol that nothing reads leaves no trace in the text, and would be lost here. */
+function checkSame(a: Source, b: Source): void {
+  const [one, other] = [launchOf(a), launchOf(b)];
+  if (a.text !== b.text || one.threads !== other.threads || one.symbols !== other.symbols)
+    throw new Error(
+      `two kernels are called ${a.entry}: of ${one.threads} threads and ${one.symbols} symbols, and of ${other.threads} and ${other.symbols}; expected a name for each`,
+    );
+}
+
 async function compileOne(s: Source, options: readonly string[], nvrtc: Nvrtc): Promise<Uint8Array> {
   launchOf(s);
   const { binary, log } = await nvrtc.compileInBackground(s.text, s.entry, options);
-  // an assembler that says nothing about a kernel is not held against it
   const report = reportsOf(log).get(s.entry);
-  const complaint = report ? complaintOf(report) : null;
-  if (complaint !== null)
-    throw new Error(`${s.entry}${s.about === undefined ? "" : ` (${s.about})`}: ${complaint}; take another configuration`);
+  const what = `${s.entry}${s.about === undefined ? "" : ` (${s.about})`}`;
+  if (report === undefined)
+    throw new Error(
+      `${what}: NVRTC ${nvrtc.version} (${nvrtc.path}) gave no report of its registers, so nobody knows whether it keeps them in memory; expected the assembler's lines that ${ASSEMBLER_REPORT} asks for, got ${log === "" ? "nothing" : JSON.stringify(log.slice(0, 200))}; name another NVRTC with CULM_NVRTC`,
+    );
+  const complaint = complaintOf(report);
+  if (complaint !== null) throw new Error(`${what}: ${complaint}; take another configuration`);
   return binary;
 }

@@ -19,6 +19,8 @@ export function metalDialect({ bfloat }: Target, readsBack: boolean): Dialect {
       int: { 1: "int", 2: "int2", 4: "int4" },
       bits: { 1: "uint", 2: "uint2", 4: "uint4" },
     },
+    // no family has copies of its own to threadgroup memory that the language offers
+    copies: null,
     makeVector: (type) => type,
     functions: {
       abs: "fabs",

@@ -10,7 +10,7 @@ import type { Param, View } from "./tile.ts";
 export function printThread(p: ThreadProgram): string {
   const lines = [
     `thread ${p.name}`,
-    ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}`),
+    ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}${q.alone ? " alone" : ""}`),
     ...p.symbols.map((s) => `  symbol ${s.name} in [${s.min}, ${s.max}]`),
     `  grid [${p.grid.map(print).join(", ")}]`,
     `  threads ${p.threads} lanes ${p.lanes}`,

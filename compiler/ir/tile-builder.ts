@@ -33,6 +33,7 @@ export interface TileBuilder {
   load(dst: Tile, value: ElementFn): void;
   stage(dst: Tile, src: Tile): void;
   map(dst: Tile, value: ElementFn): void;
+  /** `dst`: a fragment of one column, or a shared tile with a column for each of the warps along the columns of `src`. */
   rowReduce(dst: Tile, fn: ReduceFn, src: Tile, accumulate?: boolean): void;
   scan(dst: Tile): void;
   /** `rows`: how many rows of acc count; null, or a constant not below acc's rows, for all. */
@@ -155,9 +156,9 @@ export function tileBuilder(
       body.push({ op: "map", dst, value: valueOf(dst, value, dst.dtype) });
     },
     rowReduce(dst, fn, src, accumulate = false) {
-      isScope(dst, "frag", "rowReduce");
       isScope(src, "frag", "rowReduce");
-      need(dst.cols === 1 && dst.rows === src.rows && dst.dtype === src.dtype, () => `rowReduce of ${shape(src)} into ${shape(dst)}`);
+      const columns = dst.scope === "frag" ? dst.cols === 1 : src.cols % dst.cols === 0 && !accumulate;
+      need(columns && dst.rows === src.rows && dst.dtype === src.dtype, () => `rowReduce of ${shape(src)} into ${shape(dst)}`);
       body.push({ op: "rowReduce", dst, fn, src, accumulate });
     },
     scan(dst) {

@@ -9,7 +9,7 @@ import type { Stmt, Tile, TileProgram, View } from "./tile.ts";
 export function printTile(p: TileProgram): string {
   const lines = [
     `tile ${p.name}`,
-    ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}`),
+    ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}${q.alone ? " alone" : ""}`),
     ...p.symbols.map((s) => `  symbol ${s.name} in [${s.min}, ${s.max}]`),
     `  grid [${p.grid.map(print).join(", ")}]`,
     `  groups [${p.groups.join(", ")}]`,
@@ -106,12 +106,14 @@ export function verifyTile(p: TileProgram): void {
     if (!place.domain) return void report(where, `${print(x)}: a tile is read where the value must be the same for the whole block`);
     if (t.scope === "frag") {
       const [row, col] = coordinates(place.domain);
-      const own =
-        t.rows === place.domain.rows &&
-        x.row === row &&
-        (t.cols === 1 ? isConst(x.col, 0) || x.col === col : t.cols === place.domain.cols && x.col === col);
+      const ownRow = (t.rows === place.domain.rows && x.row === row) || (t.rows === 1 && t.cols > 1 && isConst(x.row, 0));
+      const own = ownRow && (t.cols === 1 ? isConst(x.col, 0) || x.col === col : t.cols === place.domain.cols && x.col === col);
       if (!place.frags) report(where, `${print(x)}: a fragment cannot be read here`);
-      else if (!own) report(where, `${print(x)}: a fragment is read only at [row, col], or at [row, 0] when it has one column`);
+      else if (!own)
+        report(
+          where,
+          `${print(x)}: a fragment is read only at [row, col], or at [row, 0] when it has one column, or at [0, col] when it has one row`,
+        );
     } else if (!place.shared) report(where, `${print(x)}: a shared tile cannot be read here`);
     else {
       const r = rangeOf(x.row),
@@ -188,10 +190,11 @@ export function verifyTile(p: TileProgram): void {
         typed(s.value, s.dst.dtype, "the value");
         return void expression(s.value, { domain: s.dst, frags: true, shared: true }, vars, where);
       case "rowReduce":
-        scope(s.dst, "frag");
+        declared(s.dst, where);
         scope(s.src, "frag");
-        if (s.dst.cols !== 1 || s.dst.rows !== s.src.rows || s.dst.dtype !== s.src.dtype)
-          report(where, "the result is not one column of the source's rows and dtype");
+        if (s.dst.scope === "shared" ? s.src.cols % s.dst.cols !== 0 || s.accumulate : s.dst.cols !== 1)
+          report(where, "the result is not one column, or in shared memory one for each of equal runs of columns");
+        if (s.dst.rows !== s.src.rows || s.dst.dtype !== s.src.dtype) report(where, "the result is not of the source's rows and dtype");
         return;
       case "scan":
         scope(s.dst, "shared");

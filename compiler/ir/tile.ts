@@ -29,11 +29,14 @@ export interface Param {
   readonly elements?: number;
   /** Nothing writes the buffer while a program runs (a weight, a literal): what is read of it need not wait for the kernels before. */
   readonly constant?: boolean;
+  /** No other kernel of the program touches the buffer, a state: what is read of it need not wait for the kernels before either. */
+  readonly alone?: boolean;
 }
 
 /**
  * A two-dimensional tile, row-major. `shared`: one copy for the block, any lane reads any element, in memory. `frag`: spread over the lanes by
- * the layout that `place` chooses; expressions may read it only at [row, col] of the element being computed, or at [row, 0] when it has one column.
+ * the layout that `place` chooses; expressions may read it only at [row, col] of the element being computed, or at [row, 0] when it has one column, or at
+ * [0, col] when it has one row.
  */
 export interface Tile {
   readonly name: string;
@@ -67,7 +70,10 @@ export type Stmt =
   | { readonly op: "stage"; readonly dst: Tile; readonly src: Tile }
   /** frag dst[row, col] = value(row, col), each lane its own elements; may read dst itself, other fragments at [row, col] or [row, 0], shared tiles anywhere, global memory. */
   | { readonly op: "map"; readonly dst: Tile; readonly value: Expr }
-  /** frag dst[row, 0] = fn over col of value(row, col), value over the domain of frag `src`; with `accumulate` dst's old value takes part. */
+  /**
+   * frag dst[row, 0] = fn over col of src[row, col], of a fragment; with `accumulate` dst's old value takes part. Or shared dst[rows, parts]: dst[row, j] = fn over
+   * the j-th of `parts` equal runs of columns; where as many warps lie along a row, each has found one of them and need not wait for the others.
+   */
   | { readonly op: "rowReduce"; readonly dst: Tile; readonly fn: ReduceFn; readonly src: Tile; readonly accumulate: boolean }
   /** shared tile dst[rows, 1]: inclusive running sum down the rows, in place, f32, in row order. */
   | { readonly op: "scan"; readonly dst: Tile }

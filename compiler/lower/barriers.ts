@@ -6,6 +6,8 @@ import type { Stmt } from "../ir/thread.ts";
 /** A lowered program on its way to Thread IR: its statements in pieces within which no lane depends on another. */
 export type Piece =
   | { readonly op: "piece"; readonly body: readonly Stmt[] }
+  /** Lanes meet here for a reason that the tracked memory does not show. */
+  | { readonly op: "barrier" }
   | { readonly op: "for"; readonly var: Var; readonly count: Expr; readonly body: readonly Piece[] }
   | { readonly op: "if"; readonly cond: Expr; readonly body: readonly Piece[]; readonly otherwise: readonly Piece[] };
 
@@ -51,6 +53,10 @@ function flow(pieces: readonly Piece[], start: Pending, tracked: Tracked): { bod
       case "piece":
         meet(touches(p.body, tracked));
         body.push(...p.body);
+        break;
+      case "barrier":
+        body.push({ op: "barrier" });
+        now = NOTHING;
         break;
       case "for": {
         meet({ reads: readsOf(p.count, tracked), writes: new Set() });

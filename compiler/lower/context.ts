@@ -10,6 +10,9 @@ import type { Loop } from "./copy.ts";
 import { chooseLayouts, eachStatement } from "./fragments.ts";
 import { laneOf, placeOf, rowPlaceOf } from "./layout.ts";
 import type { FragLayout, Lane, Place } from "./layout.ts";
+import { ownElement } from "./own-element.ts";
+import { ringsOf } from "./rings.ts";
+import type { Rings } from "./rings.ts";
 
 /** What placing one program needs everywhere: the target, the lane's place, the layouts, and the declarations made on the way. */
 export interface Context {
@@ -22,6 +25,11 @@ export interface Context {
   readonly layouts: ReadonlyMap<string, FragLayout>;
   /** Elements from one row of a shared tile to the next. */
   readonly strides: ReadonlyMap<string, number>;
+  /** Loops whose tiles the hardware copies ahead of their turns, and in such a loop where in its array each of those tiles begins. */
+  readonly rings: Rings;
+  readonly slots: ReadonlyMap<string, Expr>;
+  /** What comes before all other statements. */
+  readonly ahead: Stmt[];
   readonly shared: ArrayDecl[];
   readonly regs: RegDecl[];
   readonly loop: Loop;
@@ -51,6 +59,8 @@ export function context(program: TileProgram, caps: Caps): Context {
   };
   const layouts = chooseLayouts(program, caps);
   const strides = sharedStrides(program, caps);
+  const rings = ringsOf(program, { caps, threads, layouts, strides });
+  const slots = new Map([...rings.values()].flatMap((r) => [...r.sizes].map(([name, size]) => [name, r.stages * size])));
   return {
     program,
     caps,
@@ -60,15 +70,15 @@ export function context(program: TileProgram, caps: Caps): Context {
     tiles: new Map(program.tiles.map((t) => [t.name, t])),
     layouts,
     strides,
+    rings,
+    slots: new Map(),
+    ahead: [],
     shared: program.tiles
-      .filter((t) => t.scope === "shared")
-      .map((t) => ({ name: t.name, dtype: t.dtype, count: t.rows * strides.get(t.name)! })),
-    regs: [...layouts.values()].map((l) => ({
-      name: l.tile.name,
-      dtype: l.tile.dtype,
-      count: l.count,
-      uniform: l.tile.cols === 1 && sharedByAll(l),
-    })),
+      .filter((t) => t.scope === "shared" || slots.has(t.name))
+      .map((t) => ({ name: t.name, dtype: t.dtype, count: slots.get(t.name) ?? t.rows * strides.get(t.name)! })),
+    regs: [...layouts.values()]
+      .filter((l) => !slots.has(l.tile.name))
+      .map((l) => ({ name: l.tile.name, dtype: l.tile.dtype, count: l.count, uniform: l.tile.cols === 1 && sharedByAll(l) })),
     loop: (hint, count, unroll, body) => {
       if (count < 1) return [];
       if (count === 1) return body(i32(0));
@@ -87,16 +97,16 @@ export function uniform(e: Expr, ctx: Context): Expr {
   return lowerExpr(e, null, null, ctx);
 }
 
+type Point = Pick<Place, "row" | "col" | "index" | "rowIndex" | "colIndex">;
+
+/** A place where no fragment is. */
+export const NOWHERE: Point = { row: i32(0), col: i32(0), index: i32(0), rowIndex: i32(0), colIndex: i32(0) };
+
 /**
  * Puts this lane's place in: `row` and `col` become coordinates of the element, fragment elements become registers, elements of shared tiles
  * become loads. `over` is the layout that the place is of, null where fragments cannot be read.
  */
-export function lowerExpr(
-  e: Expr,
-  at: Pick<Place, "row" | "col" | "index" | "rowIndex"> | null,
-  over: FragLayout | null,
-  ctx: Context,
-): Expr {
+export function lowerExpr(e: Expr, at: Point | null, over: FragLayout | null, ctx: Context): Expr {
   const env = new Map<Expr, Expr>();
   walk(e, (x) => {
     if (x.op !== "var" || (x.name !== "row" && x.name !== "col")) return;
@@ -108,18 +118,23 @@ export function lowerExpr(
     if (x.op !== "elem") return undefined;
     const tile = ctx.tiles.get(x.tile);
     if (!tile) throw ctx.error(`an expression reads the tile ${x.tile}, which is not declared`);
-    if (tile.scope === "shared") return load(tile.name, x.dtype, rowMajor(x.row, ctx.strides.get(tile.name)!, x.col));
+    const slot = ctx.slots.get(tile.name) ?? i32(0);
+    if (tile.scope === "shared") return load(tile.name, x.dtype, add(slot, rowMajor(x.row, ctx.strides.get(tile.name)!, x.col)));
     const layout = ctx.layouts.get(tile.name)!;
     if (!at || !over) throw ctx.error(`the fragment ${tile.name} is read where no fragment is computed`);
     const columnOk =
       tile.cols === 1
         ? isConst(x.col, 0) || (isVar(x.col, "col") && over.tile.cols === 1)
         : isVar(x.col, "col") && tile.cols === over.tile.cols;
-    if (!isVar(x.row, "row") || !columnOk || tile.rows !== over.tile.rows || layout.unit !== over.unit)
+    // lanes of every row hold the only row of such a fragment
+    const everyRow = isConst(x.row, 0) && tile.rows === 1 && tile.cols > 1 && layout.unit.m === 1 && layout.groups[0] === 1;
+    const rowOk = (isVar(x.row, "row") && tile.rows === over.tile.rows) || everyRow;
+    if (!rowOk || !columnOk || layout.unit !== over.unit)
       throw ctx.error(
         `the fragment ${tile.name} [${tile.rows}, ${tile.cols}] is read at another element than the one of ${over.tile.name} [${over.tile.rows}, ${over.tile.cols}] being computed`,
       );
-    return reg(tile.name, x.dtype, tile.cols === 1 ? at.rowIndex : at.index);
+    const index = tile.cols === 1 ? at.rowIndex : everyRow ? at.colIndex : at.index;
+    return ctx.slots.has(tile.name) ? load(tile.name, x.dtype, ownElement(index, x.dtype, slot, ctx)) : reg(tile.name, x.dtype, index);
   });
   return env.size === 0 ? plain : substitute(plain, env);
 }

@@ -6,14 +6,15 @@ import type { Expr } from "../ir/expr.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
 import { isVector, mentions } from "./affine.ts";
-import { fragLayout, lanesUnit } from "./layout.ts";
+import { fragLayout, lanesUnit, rowsUnit } from "./layout.ts";
 import type { FragLayout } from "./layout.ts";
 
 type Mma = Extract<Stmt, { op: "mma" }>;
 
 /**
  * Gives every fragment its layout. Fragments that meet in a statement must agree on where their elements live, so they form classes; a class with
- * an mma takes the layout of a matrix unit that can compute all its products, the others lie across the lanes.
+ * an mma takes the layout of a matrix unit that can compute all its products. Of the others rows lie across the lanes, or, where nothing but columns meet,
+ * each lane has rows of its own.
  */
 export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<string, FragLayout> {
   const frags = program.tiles.filter((t) => t.scope === "frag");
@@ -42,10 +43,9 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
   const acrossLanes = (root: string): MatrixUnit => {
     const unit =
       rows.get(root) ??
-      lanesUnit(
-        caps.lanes,
-        neighbours(program, (name) => find(name) === root, caps),
-      );
+      (!caps.indexableRegisters && frags.every((t) => t.cols === 1 || find(t.name) !== root)
+        ? rowsUnit(caps.lanes)
+        : lanesUnit(caps.lanes, ...neighbours(program, (name) => find(name) === root, caps)));
     rows.set(root, unit);
     return unit;
   };
@@ -59,10 +59,11 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
 }
 
 /**
- * How many neighbours in a row a lane should own, of fragments of one class: as many as one load takes, where everything that the class reads or writes lies
- * along its columns, and where its rows are whole multiples.
+ * How many neighbours in a row a lane should own, of fragments of one class, and how many rows the lanes of a warp then take at a time: as many neighbours as
+ * one load takes, where everything that the class reads or writes lies along its columns, and where its rows are whole multiples, or equal parts of what a
+ * warp takes.
  */
-function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): number {
+function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): readonly [each: number, rows: number] {
   const tiles = program.tiles.filter((t) => t.scope === "frag" && t.cols > 1 && inClass(t.name));
   const found: { widest: number; fits: boolean } = { widest: 1, fits: true };
   const access = (tile: Tile, dtype: DType, index: Expr): void => {
@@ -80,15 +81,20 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
   };
   eachStatement(program.body, (s) => {
     if (s.op === "map" && inClass(s.dst.name)) loads(s.dst, s.value);
-    if (s.op === "store" && inClass(s.over.name)) {
+    if (s.op === "store" && s.over.scope === "frag" && inClass(s.over.name)) {
       access(s.over, s.dtype, s.index);
       loads(s.over, s.value);
     }
   });
-  if (!found.fits) return 1;
-  let { widest } = found;
-  while (widest > 1 && tiles.some((t) => t.cols % (caps.lanes * program.groups[1] * widest) !== 0)) widest /= 2;
-  return widest;
+  const [down, across] = program.groups;
+  for (let each = found.fits ? found.widest : 1; each > 1; each /= 2) {
+    const whole = caps.lanes * each;
+    if (tiles.every((t) => t.cols % (whole * across) === 0)) return [each, 1];
+    const rows = whole / tiles[0]!.cols;
+    const short = Number.isInteger(Math.log2(rows)) && rows <= caps.lanes && across === 1;
+    if (short && tiles.every((t) => t.cols * rows === whole && t.rows % (down * rows) === 0)) return [each, rows];
+  }
+  return [1, 1];
 }
 
 /** Of the smallest type that vectors are loaded of, 16 bits, as many as 16 bytes hold. */

@@ -34,20 +34,30 @@ const fail = (message: string): never => {
   throw new Error(`layout: ${message}`);
 };
 
-/** The layout of fragments that no matrix unit touches: a row across the lanes, `each` neighbours a lane. */
-export function lanesUnit(lanes: number, each = 1): MatrixUnit {
+/** The layout of fragments that no matrix unit touches: rows across the lanes, `each` neighbours a lane, and `rows` of them next to each other where they are short. */
+export function lanesUnit(lanes: number, each = 1, rows = 1): MatrixUnit {
+  const across = lanes / rows;
   return {
-    name: each === 1 ? `lanes${lanes}` : `lanes${lanes}x${each}`,
-    m: 1,
-    n: lanes * each,
+    name: `lanes${across}${each === 1 ? "" : `x${each}`}${rows === 1 ? "" : `r${rows}`}`,
+    m: rows,
+    n: across * each,
     k: 1,
     lanes,
     elems: each,
     inputs: [],
-    coord: (lane, i) => [i32(0), add(mul(lane, each), i)],
+    coord: (lane, i) => [rows === 1 ? i32(0) : idiv(lane, across), add(mul(rows === 1 ? lane : mod(lane, across), each), i)],
     block: [1, 1],
   };
 }
+
+/** The layout of columns that meet no rows: a row a lane, so that few rows are few statements. */
+export const rowsUnit = (lanes: number): MatrixUnit => ({
+  ...lanesUnit(lanes),
+  name: `rows${lanes}`,
+  m: lanes,
+  n: 1,
+  coord: (lane) => [lane, i32(0)],
+});
 
 const known = new WeakMap<MatrixUnit, UnitRows>();
 
@@ -139,6 +149,8 @@ export interface Place {
   readonly index: Expr;
   /** Where the row's element of a row vector lives in its register array. */
   readonly rowIndex: Expr;
+  /** Where the column's element of a fragment of one row lives, in a layout whose unit has one row. */
+  readonly colIndex: Expr;
   /** False where the register is past the tile's edge. */
   readonly inside: Expr;
 }
@@ -153,6 +165,7 @@ export function placeOf(l: FragLayout, at: Lane, r: Expr, c: Expr, i: number): P
     col,
     index: add(mul(add(mul(r, l.fn), c), l.unit.elems), i),
     rowIndex: add(mul(r, l.rows.slots), l.rows.slotOf[i]!),
+    colIndex: add(mul(c, l.unit.elems), i),
     inside: and(lt(row, l.tile.rows), lt(col, l.tile.cols)),
   };
 }
@@ -162,7 +175,7 @@ export function rowPlaceOf(l: FragLayout, at: Lane, r: Expr, s: number): Place {
   const [er] = l.unit.coord(at.lane, i32(l.rows.first[s]!));
   const row = add(add(rowBase(l, at), mul(r, l.unit.m)), er);
   const index = add(mul(r, l.rows.slots), s);
-  return { row, col: i32(0), index, rowIndex: index, inside: lt(row, l.tile.rows) };
+  return { row, col: i32(0), index, rowIndex: index, colIndex: i32(0), inside: lt(row, l.tile.rows) };
 }
 
 /** True in the one lane of the block that stands for a row of a row vector: the first of those that share it, in the first column of warps. */

@@ -9,23 +9,28 @@ import { isVector, isVectorCondition, mentions, rowMajor } from "./affine.ts";
 import { insertBarriers } from "./barriers.ts";
 import type { Piece } from "./barriers.ts";
 import { plainLoad } from "./copy.ts";
-import { both, context, eachElement, layoutOf, lowerExpr, together, uniform, unrolled, when } from "./context.ts";
+import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, together, uniform, unrolled, when } from "./context.ts";
 import type { Context } from "./context.ts";
 import { colBase, leads, rowBase } from "./layout.ts";
 import type { FragLayout, Place } from "./layout.ts";
 import { prefetch } from "./prefetch.ts";
 import { lowerReduce } from "./reduce.ts";
+import { isIndependent, ringTurns } from "./ring-turns.ts";
+import type { Loop, Ring } from "./rings.ts";
 
 /**
  * Tile IR to Thread IR: the only pass that knows of lanes. Fragments become register arrays by their layouts, shared tiles become arrays that all
  * lanes fill together, reductions go over the lanes that share a row, and barriers are put where lanes would otherwise race.
- * Loops with `stages` > 1 fetch the next turn's tiles into registers (prefetch.ts); copies are synchronous.
+ * Loops with `stages` > 1 have the hardware copy later turns' tiles (rings.ts), or fetch the next turn's into registers (prefetch.ts).
  */
 export function place(program: TileProgram, caps: Caps): ThreadProgram {
   const ctx = context(program, caps);
   const pieces = lowerAll(program.body, ctx);
   const global = new Set(program.params.filter((p) => p.access === "readwrite").map((p) => p.name));
-  const body = insertBarriers(pieces, { shared: new Set(ctx.shared.map((d) => d.name)), global });
+  // what a ring's loop copies, it orders itself
+  const copied = new Set([...ctx.rings.values()].flatMap((r) => [...r.sizes.keys()]));
+  const shared = new Set(ctx.shared.map((d) => d.name).filter((name) => !copied.has(name)));
+  const body = [...ctx.ahead, ...insertBarriers(pieces, { shared, global })];
   const bytes = ctx.shared.reduce((n, d) => n + d.count * BYTES[d.dtype], 0);
   if (bytes > caps.sharedBytes) throw ctx.error(`needs ${bytes} bytes of shared memory, ${caps.name} has ${caps.sharedBytes}`);
   return {
@@ -71,10 +76,33 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
 }
 
 function lowerFor(s: Extract<TileStmt, { op: "for" }>, ctx: Context): readonly Piece[] {
-  const loop = (body: readonly Piece[]): Piece => ({ op: "for", var: s.var, count: uniform(s.count, ctx), body });
-  const early = prefetch(s, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
-  if (!early) return [loop(lowerAll(s.body, ctx))];
-  return [...piece(early.first), loop([...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)])];
+  const ring = ctx.rings.get(s);
+  if (ring) return lowerRing(s, ring, ctx);
+  const { first, turn } = turnOf(s, s.body, ctx);
+  return [...first, { op: "for", var: s.var, count: uniform(s.count, ctx), body: turn }];
+}
+
+/** What a part of the statements of a loop becomes: tiles that its turns begin with are fetched a turn ahead where that can be done, the first before the loop. */
+function turnOf(s: Loop, part: readonly TileStmt[], ctx: Context): { readonly first: readonly Piece[]; readonly turn: readonly Piece[] } {
+  const early = prefetch({ ...s, body: part }, s.body, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
+  if (!early) return { first: [], turn: lowerAll(part, ctx) };
+  return { first: piece(early.first), turn: [...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)] };
+}
+
+/** The first turns' copies, and the loop. In a loop around it, lanes may still read what the last turns of the time before have copied. */
+function lowerRing(s: Loop, ring: Ring, ctx: Context): readonly Piece[] {
+  const { first, before, turn, rest, inside } = ringTurns(s, ring, ctx);
+  // what the hardware cannot copy comes through registers
+  const front = turnOf(s, before, inside);
+  const back = turnOf(s, rest, inside);
+  const loop: Piece = { op: "for", var: s.var, count: uniform(s.count, ctx), body: [...front.turn, ...turn, ...back.turn] };
+  const fetched = [...front.first, ...back.first];
+  const outermost = ctx.program.body.includes(s);
+  if (outermost && isIndependent(s, ring, ctx)) {
+    ctx.ahead.push(...first);
+    return [...fetched, loop];
+  }
+  return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(first), ...fetched, loop];
 }
 
 const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
@@ -105,7 +133,7 @@ function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
   return together({ ...dst, cols: dst.cols / width }, ctx, (row, group, inside) =>
     Array.from({ length: width }, (_, i): Stmt => {
       const col = add(mul(group, width), i);
-      const v = cast(lowerExpr(value, { row, col, index: i32(0), rowIndex: i32(0) }, null, ctx), dst.dtype);
+      const v = cast(lowerExpr(value, { ...NOWHERE, row, col }, null, ctx), dst.dtype);
       const index = rowMajor(row, strideOf(dst, ctx), col);
       return { op: "store", buffer: dst.name, dtype: dst.dtype, index, value: v, guard: both(inside, null) };
     }),
@@ -138,7 +166,7 @@ function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | nul
   ctx.regs.push({ name, dtype, count: width, uniform: false });
   const narrow: Tile = { ...dst, cols: dst.cols / width };
   return together(narrow, ctx, (row, group, inside) => {
-    const at = { row, col: mul(group, width), index: i32(0), rowIndex: i32(0) };
+    const at = { ...NOWHERE, row, col: mul(group, width) };
     const holds = guard && lowerExpr(guard, at, null, ctx);
     return when(inside, [
       {
@@ -190,7 +218,7 @@ function lowerMap(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
 
 function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readonly Stmt[] {
   const { over, buffer, dtype } = s;
-  const make = (at: Pick<Place, "row" | "col" | "index" | "rowIndex">, inside: Expr, l: FragLayout | null): Stmt => ({
+  const make = (at: Omit<Place, "inside">, inside: Expr, l: FragLayout | null): Stmt => ({
     op: "store",
     buffer,
     dtype,
@@ -198,8 +226,7 @@ function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readon
     value: cast(lowerExpr(s.value, at, l, ctx), dtype),
     guard: both(inside, s.guard && lowerExpr(s.guard, at, l, ctx)),
   });
-  if (over.scope === "shared")
-    return together(over, ctx, (row, col, inside) => [make({ row, col, index: i32(0), rowIndex: i32(0) }, inside, null)]);
+  if (over.scope === "shared") return together(over, ctx, (row, col, inside) => [make({ ...NOWHERE, row, col }, inside, null)]);
   const l = layoutOf(over, ctx);
   const owner = over.cols === 1 ? leads(l, ctx.tid, ctx.lane) : null;
   return eachElement(l, ctx, (at) => [make(at, both(at.inside, owner) ?? at.inside, l)]);
@@ -210,7 +237,8 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
   const view = (v: typeof s.a): typeof s.a => {
     const tile = v.source === "tile" ? ctx.tiles.get(v.name)! : null;
     const stride = (e: Expr): Expr => (tile && isConst(e, tile.cols) ? i32(strideOf(tile, ctx)) : uniform(e, ctx));
-    return { ...v, base: uniform(v.base, ctx), rowStride: stride(v.rowStride), colStride: stride(v.colStride) };
+    const base = add(ctx.slots.get(v.name) ?? i32(0), uniform(v.base, ctx));
+    return { ...v, base, rowStride: stride(v.rowStride), colStride: stride(v.colStride) };
   };
   return [
     {

@@ -23,16 +23,21 @@ export interface Prefetched {
 }
 
 /**
- * Software pipelining for targets without asynchronous copies: while a turn computes, the lanes hold the next turn's tiles in registers, on their way from
- * memory. Null where the loop does not begin with loads of memory that nothing in it writes, or where registers do not suffice. `load`: lowers one
- * of the loads.
+ * Software pipelining where the hardware copies nothing by itself: while a turn computes, the lanes hold the next turn's tiles in registers, on their way from
+ * memory. Null where the loop does not begin with loads of memory that nothing in it writes, or where registers do not suffice. `whole`: what a
+ * turn does, `s` with that or a part of it. `load`: lowers one of the loads.
  */
-export function prefetch(s: For, ctx: Context, load: (s: Extract<TileStmt, { op: "load" }>) => readonly Stmt[]): Prefetched | null {
-  if (s.stages < 2 || ctx.caps.asyncCopy || ctx.caps.indexableRegisters || rangeOf(s.count).min < 1) return null;
+export function prefetch(
+  s: For,
+  whole: readonly TileStmt[],
+  ctx: Context,
+  load: (s: Extract<TileStmt, { op: "load" }>) => readonly Stmt[],
+): Prefetched | null {
+  if (s.stages < 2 || ctx.caps.indexableRegisters || rangeOf(s.count).min < 1) return null;
   const at = s.body.findIndex((x) => x.op !== "load");
   const loads = s.body.slice(0, at < 0 ? s.body.length : at).filter((x) => x.op === "load");
   const changed = new Set<string>(ctx.program.params.filter((p) => p.access !== "read").map((p) => p.name));
-  eachStatement(s.body, (x) => {
+  eachStatement(whole, (x) => {
     if (x.op === "load" || x.op === "stage" || x.op === "fill" || x.op === "scan") changed.add(x.dst.name);
   });
   if (loads.length === 0 || loads.some((x) => reads(x.value, changed))) return null;

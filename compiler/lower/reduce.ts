@@ -23,11 +23,13 @@ function identity(fn: ReduceFn, dtype: DType): Expr {
 /** Running values a lane keeps while it reduces a long row of its own elements, so that one addition need not wait for the last. */
 const CHAINS = 4;
 
-/** Each lane reduces its own elements of a row, the lanes that share the row reduce theirs, and the warps along the row meet in shared memory. */
+/**
+ * Each lane reduces its own elements of a row, the lanes that share the row reduce theirs, and the warps along the row meet in shared memory, which is all where
+ * the result lies there. */
 export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Context): readonly Piece[] {
   const { dst, fn, src } = s;
   const l = layoutOf(src, ctx);
-  if (dst.rows !== src.rows || dst.cols !== 1)
+  if (dst.rows !== src.rows || (dst.cols !== 1 && dst.scope === "frag"))
     throw ctx.error(`rowReduce of ${src.name} [${src.rows}, ${src.cols}] into ${dst.name} [${dst.rows}, ${dst.cols}]`);
   const combine = (a: Expr, b: Expr): Expr => binary(COMBINE[fn], a, b);
   const perRow = (body: (at: Place, r: Expr, slot: number) => readonly Stmt[]): readonly Stmt[] =>
@@ -42,13 +44,18 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
     return [{ op: "piece", body: perRow((at) => when(at.inside, [finish(at, cast(reg(src.name, src.dtype, at.index), dst.dtype))])) }];
 
   const across = l.groups[1];
+  if (dst.scope === "shared" && (across !== dst.cols || l.fn * l.unit.n * across !== src.cols))
+    throw ctx.error(
+      `rowReduce of ${src.name} into ${dst.name}: its ${dst.cols} columns are not what ${across} warps side by side have found`,
+    );
   // Where warps meet, all rows are reduced before any is written: a target whose lanes meet in shared memory too then needs its barriers once for several.
-  const together = across > 1 ? l.fm * l.rows.slots : 1;
+  const together = across > 1 || dst.scope === "shared" ? l.fm * l.rows.slots : 1;
   const own = ownElements(s, l, identity(fn, dst.dtype), combine, together, ctx);
-  const direct = across === 1 && !s.accumulate;
+  const direct = across === 1 && !s.accumulate && dst.scope === "frag";
   // the reduced value of a row, the same in all lanes that share it
   const row = direct ? dst.name : ctx.fresh("u");
-  if (!direct) ctx.regs.push({ name: row, dtype: dst.dtype, count: together, uniform: across === 1 && spansWarp(l, ctx) });
+  if (!direct)
+    ctx.regs.push({ name: row, dtype: dst.dtype, count: together, uniform: across === 1 && together === 1 && spansWarp(l, ctx) });
   const meet = (r: Expr, slot: number, index: Expr): Stmt =>
     l.rows.masks.length > 0
       ? { op: "laneReduce", reg: row, index, fn, value: own.value(r, slot), masks: l.rows.masks }
@@ -56,33 +63,33 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
   const lanes = (r: Expr, slot: number, index: Expr): readonly Stmt[] => [...own.body(r, slot), meet(r, slot, index)];
   if (direct) return [{ op: "piece", body: perRow((at, r, slot) => lanes(r, slot, at.index)) }];
   const reduced = reg(row, dst.dtype, 0);
-  if (across === 1)
+  if (across === 1 && dst.scope === "frag")
     return [{ op: "piece", body: perRow((at, r, slot) => [...lanes(r, slot, i32(0)), ...when(at.inside, [finish(at, reduced)])]) }];
 
-  const meeting = ctx.fresh("part");
-  ctx.shared.push({ name: meeting, dtype: dst.dtype, count: across * src.rows });
+  const meeting = dst.scope === "shared" ? dst.name : ctx.fresh("part");
+  if (dst.scope === "frag") ctx.shared.push({ name: meeting, dtype: dst.dtype, count: across * src.rows });
   const first = and(...l.rows.masks.map((mask) => lt(mod(idiv(ctx.lane.lane, mask), 2), 1)));
   const held = (index: Expr): Expr => (together === 1 ? i32(0) : index);
   const put = (at: Place): Stmt => ({
     op: "store",
     buffer: meeting,
     dtype: dst.dtype,
-    index: rowMajor(ctx.lane.warpCol, src.rows, at.row),
+    index:
+      dst.scope === "shared"
+        ? rowMajor(at.row, ctx.strides.get(dst.name)!, ctx.lane.warpCol)
+        : rowMajor(ctx.lane.warpCol, src.rows, at.row),
     value: reg(row, dst.dtype, held(at.index)),
     guard: both(at.inside, first),
   });
   const parts = (at: Place): Expr[] => Array.from({ length: across }, (_, j) => load(meeting, dst.dtype, add(at.row, j * src.rows)));
-  return [
-    {
-      op: "piece",
-      body: [
-        ...perRow((_, r, slot) => own.body(r, slot)),
-        ...perRow((at, r, slot) => [meet(r, slot, held(at.index))]),
-        ...perRow((at) => [put(at)]),
-      ],
-    },
-    { op: "piece", body: perRow((at) => when(at.inside, [finish(at, parts(at).reduce(combine))])) },
-  ];
+  const found: Piece = {
+    op: "piece",
+    body: [...perRow((_, r, slot) => own.body(r, slot)), ...perRow((at, r, slot) => [meet(r, slot, held(at.index))])],
+  };
+  // a piece of its own: before it, and no earlier, lanes wait for those that still read what was put there before
+  const shared: Piece = { op: "piece", body: perRow((at) => [put(at)]) };
+  if (dst.scope === "shared") return [found, shared];
+  return [found, shared, { op: "piece", body: perRow((at) => when(at.inside, [finish(at, parts(at).reduce(combine))])) }];
 }
 
 /** This lane's elements of a row, combined into `value`; `together` rows have theirs at the same time. */

@@ -1,6 +1,7 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, cast, div, exp, f32, i32, idiv, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
+import { add, div, exp, f32, i32, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
+import { isStep } from "../graph/decompose-ssd.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -138,8 +139,10 @@ function timeStep(k: Kernel, n: NodeOf<"ssdScan">, b: Expr, t: Expr, h: Expr): E
   return dtMax < Infinity ? min(low, f32(dtMax)) : low;
 }
 
+/** The scan, or where there is one token a row, a step of it: the same problem, for which there is a template of its own. */
 export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdScan">): KernelPlan {
-  const k = begin(d, sink, "ssd_scan");
+  const step = isStep(n);
+  const k = begin(d, sink, step ? "ssd_step" : "ssd_scan");
   const [x, , A, B, C, D] = n.inputs as [Node, Node, Node, Node, Node, Node, Node, Node];
   const [batch, seq, H, P] = typeOf(x).shape as [Dim, Dim, number, number];
   const [, , G, N] = typeOf(B).shape as [Dim, Dim, number, number];
@@ -179,73 +182,10 @@ export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
   out.index(v0, v1, v2, v3);
   out.value([f32(0)], v0, v1, v2, v3);
   const q = n.attrs.chunk;
-  return plan(k, n, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), 2 * q * N * G + H * (2 * q * P + 4 * N * P)));
+  const each = step ? 5 * H * P * N : 2 * q * N * G + H * (2 * q * P + 4 * N * P);
+  return plan(k, n, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), each));
 }
 
-/** One token: state and output in one pass over the state, rows (b, h, p) and columns n. */
-export function ssdStep(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdScan">): KernelPlan {
-  const k = begin(d, sink, "ssd_step");
-  const [x, , A, B, C, D] = n.inputs as [Node, Node, Node, Node, Node, Node, Node, Node];
-  const [batch, , H, P] = typeOf(x).shape as [Dim, Dim, number, number];
-  const [, , G, N] = typeOf(B).shape as [Dim, Dim, number, number];
-  const state = d.stateOf.get(n)!;
-  const stateName = k.scope.use(state, "readwrite");
-  const t = i32(0);
-  const where = (row: Expr): [Expr, Expr, Expr] => delinearize([batch, H, P], row) as [Expr, Expr, Expr];
-  const out = outOf(d, k, sink, [anchor], (row: Expr, _col: Expr) => {
-    const [b, h, p] = where(row);
-    return [b, t, h, p];
-  });
-  const problem: RowProblem = {
-    frame: k.frame,
-    rows: mul(dimExpr(batch), H * P),
-    cols: N,
-    steps: [
-      {
-        name: "state",
-        kind: "temp",
-        value: (row, col) => {
-          const [b, h, p] = where(row);
-          const dt = timeStep(k, n, b, t, h);
-          const old = f32Of(load(stateName, state.dtype, bufferIndex(state, [b, h, p, col])));
-          const input = mul(mul(dt, f32Of(k.at(x, [b, t, h, p]))), f32Of(k.at(B, [b, t, idiv(h, H / G), col])));
-          return add(mul(old, exp(mul(dt, f32Of(k.at(A, [h]))))), input);
-        },
-      },
-      {
-        name: "y",
-        kind: "sum",
-        value: (row, col, get) => {
-          const [b, h] = where(row);
-          return mul(get("state"), f32Of(k.at(C, [b, t, idiv(h, H / G), col])));
-        },
-      },
-    ],
-    stores: [
-      {
-        buffer: stateName,
-        dtype: state.dtype,
-        per: "element",
-        index: (row, col) => bufferIndex(state, [...where(row), col]),
-        value: (_r, _c, get) => cast(get("state"), state.dtype),
-        guard: null,
-      },
-      {
-        buffer: out.buffer,
-        dtype: out.dtype,
-        per: "row",
-        index: (row, col) => out.index(row, col),
-        value: (row, col, get) => {
-          const [b, h, p] = where(row);
-          return out.value([add(get("y"), mul(f32Of(k.at(D, [h])), f32Of(k.at(x, [b, t, h, p]))))], row, col);
-        },
-        guard: null,
-      },
-    ],
-  };
-  warmRows(problem);
-  return plan(k, n, { kind: "rows", ...problem }, times(toIntExpr(dimExpr(batch)), 5 * H * P * N));
-}
 export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalConv1d">): KernelPlan {
   const k = begin(d, sink, "conv1d");
   const [x, weight, bias] = n.inputs as [Node, Node, Node];

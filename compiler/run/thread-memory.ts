@@ -112,7 +112,11 @@ export function sharedMemory(d: ArrayDecl, now: Moment, report: Report, describe
     peek: (i) => data[i] ?? NaN,
     fly(i, on) {
       if (!on) flying[i] = 0;
-      else if (usable(i, "copies to")) flying[i] = 1;
+      else if (usable(i, "copies to")) {
+        // from here on it may be replaced, whoever still reads it
+        trace.write(i);
+        flying[i] = 1;
+      }
     },
     clear() {
       written.fill(0);

@@ -236,11 +236,14 @@ function compileStmt(s: Stmt, m: Machine): () => void {
         src = lookup(m.tiles, s.src.name);
       const fn = COMBINE[s.fn];
       return () => {
-        for (let row = 0; row < s.src.rows; row++) {
-          let x = s.accumulate ? applyBinary(fn, dst.get(row, 0), src.get(row, 0)) : src.get(row, 0);
-          for (let col = 1; col < s.src.cols; col++) x = applyBinary(fn, x, src.get(row, col));
-          dst.set(row, 0, x);
-        }
+        const run = s.src.cols / s.dst.cols;
+        for (let row = 0; row < s.src.rows; row++)
+          for (let part = 0; part < s.dst.cols; part++) {
+            const first = src.get(row, part * run);
+            let x = s.accumulate ? applyBinary(fn, dst.get(row, 0), first) : first;
+            for (let i = 1; i < run; i++) x = applyBinary(fn, x, src.get(row, part * run + i));
+            dst.set(row, part, x);
+          }
       };
     }
     case "scan": {

@@ -1,5 +1,6 @@
 import { UserError } from "../../runtime/errors.ts";
-import type { Session, Snapshot } from "../../runtime/session.ts";
+import { bf16ToF32, f16ToF32 } from "../../runtime/numeric.ts";
+import type { Session, Snapshot, StateValue } from "../../runtime/session.ts";
 import { snapshotOfRows } from "../../runtime/states.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 
@@ -64,8 +65,8 @@ export class BambaCache {
     const snapshot = await this.value();
     if (snapshot === null) return [];
     const state = (layer: number, name: string): Values => {
-      const { shape, data } = snapshot.states.get(`layers.${layer}.${name}`)!;
-      return { shape, data: data as Float32Array };
+      const held = snapshot.states.get(`layers.${layer}.${name}`)!;
+      return { shape: held.shape, data: floatsOf(held) };
     };
     return this.config.layerKinds.map((kind, layer) =>
       kind === "attention"
@@ -95,6 +96,15 @@ export class BambaCache {
     this.snapshot = await session.snapshot();
     this.session = null;
   }
+}
+
+/** A state's numbers, whatever it is stored as. */
+function floatsOf({ dtype, data }: StateValue): Float32Array {
+  if (data instanceof Float32Array) return data;
+  const floats = new Float32Array(data.length);
+  const widen = dtype === "bf16" ? bf16ToF32 : f16ToF32;
+  widen(data as Uint16Array, floats);
+  return floats;
 }
 
 /** [rows, width, channels] as [rows, channels, width]. */

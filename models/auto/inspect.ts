@@ -18,7 +18,7 @@ export async function compileFolder(nameOrFolder: string, options: LoadOptions =
     const programs: KernelProgram[] = [];
     const compiled = await compileBamba(
       source.config,
-      planModel(source.config, source.dtype, options),
+      planModel(source.config, source.dtype, options, options.backend),
       {
         backend,
         parameters: source.parameters,

@@ -199,8 +199,8 @@ export async function openCausalLM(nameOrFolder: string, options: LoadOptions = 
 async function open(nameOrFolder: string, options: LoadOptions, head: boolean): Promise<Opened> {
   const source = openModelSource(await resolveModel(nameOrFolder, options), { head });
   try {
-    const plan = planModel(source.config, source.dtype, options);
     const backend = options.backend ?? "llvm";
+    const plan = planModel(source.config, source.dtype, options, backend);
     const engine = await openEngine(backend, source, options);
     return { source, plan, backend, engine, forwards: new ForwardRunner(engine, plan, source.config) };
   } catch (error) {

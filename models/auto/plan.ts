@@ -21,6 +21,9 @@ export interface ModelPlan {
   readonly head: boolean;
   readonly embeds: boolean;
   readonly loss: boolean;
+  /** How keys and values of attention are stored, and the states of the Mamba layers, which are computed in f32 all the same. */
+  readonly kvCache: WeightDType;
+  readonly state: "f32" | "bf16";
   /** Rounding of the rotary frequencies. */
   readonly rotary: "f32" | "bf16";
   /** Transformers' rounding points, for weights of 16 bits. */
@@ -35,6 +38,10 @@ export interface PlanOptions {
   readonly prefillChunk?: number;
   /** Most prompts at once; 1 unless given. */
   readonly batch?: number;
+  /** How keys and values of attention are stored: auto, unless given, is as the weights on CUDA, where they are what limits batches, and f32 elsewhere. */
+  readonly kvCache?: WeightDType | "auto";
+  /** How the states of the Mamba layers are stored between calls; f32 unless given. Half the bytes in bf16, rounded once a token. */
+  readonly state?: "f32" | "bf16";
   /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
   /**
@@ -48,18 +55,23 @@ export interface PlanOptions {
 const defaultLength = 4096;
 const defaultChunk = 512;
 
-/** Fills in what is not given. @throws UserError when a number is out of its range. */
-export function planModel(config: BambaConfig, stored: WeightDType, options: PlanOptions): ModelPlan {
+/** Fills in what is not given, as it is best for a backend. @throws UserError when a number is out of its range, or for options that contradict each other. */
+export function planModel(config: BambaConfig, stored: WeightDType, options: PlanOptions, backend = "llvm"): ModelPlan {
   const count = (name: string, flag: string, value: number | undefined, fallback: number): number => {
     if (value === undefined) return fallback;
     if (!Number.isInteger(value) || value < 1 || value >= 2 ** 31)
       throw new UserError(`${name} (${flag}): expected a whole number from 1, got ${value}`);
     return value;
   };
-  const { strict = false } = options;
+  const { strict = false, state = "f32", kvCache = "auto" } = options;
+  if (strict && state !== "f32")
+    throw new UserError(
+      `state (--state): ${state} is a rounding that Transformers does not do, and strict (--strict) is to be Transformers in all`,
+    );
+  const dtype = options.dtype === undefined || options.dtype === "auto" ? stored : options.dtype;
   const capacity = count("maxLength", "--max-length", options.maxLength, Math.min(config.maxPositionEmbeddings, defaultLength));
   return {
-    dtype: options.dtype === undefined || options.dtype === "auto" ? stored : options.dtype,
+    dtype,
     capacity,
     chunk: Math.min(capacity, count("prefillChunk", "--prefill-chunk", options.prefillChunk, defaultChunk)),
     batch: count("batch", "--batch", options.batch, 1),
@@ -69,6 +81,8 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     head: true,
     embeds: false,
     loss: false,
+    kvCache: kvCache !== "auto" ? kvCache : backend === "cuda" ? dtype : "f32",
+    state,
     rotary: options.rotary ?? "f32",
     strict,
   };
@@ -77,8 +91,8 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const [{ bambaGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
-  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, rotary, strict } = plan;
-  const common = { capacity, weights: dtype, rotary, strict };
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, kvCache, state, rotary, strict } = plan;
+  const common = { capacity, weights: dtype, kvCache, state, rotary, strict };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
     const logits = loss ? "all" : head ? "kept" : "none";

@@ -1,16 +1,21 @@
 import type { Executor } from "../../runtime/executor.ts";
 import { createSession } from "../../runtime/model-session.ts";
-import type { Session } from "../../runtime/session.ts";
+import type { Session, SessionOptions } from "../../runtime/session.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import { ropeRows } from "../bamba/rope.ts";
 import { positionAxes } from "./plan.ts";
 import type { ModelPlan } from "./plan.ts";
 
 /** A session on a Bamba model's programs, with what the session cannot know of the model: its states' axes and its rotary embedding. */
-export function createModelSession(executor: Executor, config: BambaConfig, rotary: ModelPlan["rotary"]): Session {
+export function createModelSession(
+  executor: Executor,
+  config: BambaConfig,
+  rotary: ModelPlan["rotary"],
+  options: Pick<SessionOptions, "startAt"> = {},
+): Session {
   const cos = executor.input("rope_cos");
   const sin = executor.input("rope_sin");
-  const common = { positionAxes: positionAxes(config), vocabSize: config.vocabSize };
+  const common = { ...options, positionAxes: positionAxes(config), vocabSize: config.vocabSize };
   // Tables are inputs only where they change from call to call.
   if (!(cos instanceof Float32Array && sin instanceof Float32Array)) return createSession(executor, common);
   const tables = { cos, sin };

@@ -5,6 +5,7 @@ import {
   amax,
   and,
   at,
+  cast,
   eq,
   exp,
   full,
@@ -53,20 +54,22 @@ export function attend(
     readonly scale: number;
     /** A query sees keys of its own sequence, and no padding (see the language's Sequences). */
     readonly sequenceIds: Tensor<["batch", "capacity"], "i32">;
-    readonly cache: KvCache<["batch", "kv_heads", "capacity", "size"]>;
+    readonly cache: KvCache<["batch", "kv_heads", "capacity", "size"], Float>;
     readonly rounding: Float;
   },
 ): { readonly mixed: Heads<"query_heads">; readonly weights: Tensor<["batch", "query_heads", "seq", "capacity"]> } {
   const { scale, cache, rounding } = options;
   const rounded = <S extends Shape>(x: Tensor<S>): Tensor<S> => round(x, rounding);
-  const append = (held: State<["batch", "kv_heads", "capacity", "size"]>, fresh: Heads<"kv_heads">) =>
-    reshape(writeState(held, { axis: "capacity", start: cache.past }, transpose(fresh, ["batch", "kv_heads", "seq", "size"])), [
+  const append = (held: State<["batch", "kv_heads", "capacity", "size"], Float>, fresh: Heads<"kv_heads">) => {
+    const given = cast(transpose(fresh, ["batch", "kv_heads", "seq", "size"]), held.dtype);
+    return reshape(cast(writeState(held, { axis: "capacity", start: cache.past }, given), "f32"), [
       "batch",
       "kv_heads",
       1,
       "capacity",
       "size",
     ]);
+  };
   const queries = transpose(reshape(rename(q, { query_heads: "kv_heads*sharing" }), ["batch", "seq", "kv_heads", "sharing", "size"]), [
     "batch",
     "kv_heads",

@@ -52,6 +52,10 @@ export interface BambaOptions {
   readonly capacity: number;
   /** How the weights are stored. Default f32. */
   readonly weights?: Float;
+  /** How keys and values are stored. Default f32. */
+  readonly kvCache?: Float;
+  /** How the recurrent states are stored, which are computed in f32 all the same: rounded once a call. Default f32. */
+  readonly state?: Float;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
   /**
@@ -101,6 +105,9 @@ interface Positions {
   readonly rounding: Float;
   /** Whether the attention weights are outputs. */
   readonly attentions: boolean;
+  /** How keys and values, and the recurrent states, are stored. */
+  readonly kvCache: Float;
+  readonly state: Float;
   readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
 }
 
@@ -118,6 +125,8 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     batch,
     capacity,
     weights = "f32",
+    kvCache = "f32",
+    state = "f32",
     rotary = "f32",
     logits: which = "last",
     hiddenStates = false,
@@ -131,6 +140,12 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     throw new CulmError({ what: "bamba: the loss needs the logits of all positions", fix: 'trace with logits: "all"' });
   if (maxSeq > capacity)
     throw new CulmError({ what: `bamba: ${maxSeq} tokens a call do not fit ${capacity} positions`, fix: "lower maxSeq or raise capacity" });
+  if (strict && state !== "f32")
+    throw new CulmError({
+      what: "bamba: strict keeps the recurrent states in f32, as Transformers does",
+      got: state,
+      fix: 'trace with state: "f32"',
+    });
   const stepLimit = phase === "prefill" || !strict ? c.timeStepLimit : ([0, Infinity] as const);
   const decode = phase === "decode";
   const length = decode ? 1 : ([1, maxSeq] as const);
@@ -144,7 +159,15 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
 
   return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
     const table = param("embed_tokens.weight", ["vocab", "hidden"]);
-    const positions: Positions = { ...positionsOf(c, phase, capacity, rotary, strict), stepLimit, decode, rounding, attentions };
+    const positions: Positions = {
+      ...positionsOf(c, phase, capacity, rotary, strict),
+      stepLimit,
+      decode,
+      rounding,
+      attentions,
+      kvCache,
+      state,
+    };
     const extra: Record<string, AnyTensor> = {};
 
     let x: Hidden = embeds
@@ -244,7 +267,11 @@ function feedForward(x: Hidden, c: BambaConfig, rounding: Float): Hidden {
   return round(linear(product, "feed_forward.down_proj", { out: "hidden", bias: c.mlpBias }), rounding);
 }
 
-function mambaMixer(x: Hidden, c: BambaConfig, { sequences, keep, stepLimit, decode, rounding }: Positions): { readonly mixed: Hidden } {
+function mambaMixer(
+  x: Hidden,
+  c: BambaConfig,
+  { sequences, keep, stepLimit, decode, rounding, state }: Positions,
+): { readonly mixed: Hidden } {
   const strict = rounding !== "f32";
   const following = sequences ? { sequences } : {};
   const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
@@ -271,12 +298,18 @@ function mambaMixer(x: Hidden, c: BambaConfig, { sequences, keep, stepLimit, dec
     dt: strict ? stepSizes(dt, dtBias, stepLimit, rounding) : dt,
     A: neg(exp(param("mamba.A_log", ["heads"]))),
     D: param("mamba.D", ["heads"]),
-    state: ssmState(["batch", "heads", "head_dim", "state"]),
   };
+  const axes = ["batch", "heads", "head_dim", "state"] as const;
   const y =
     strict && decode
-      ? ssdStep(common, rounding)
-      : ssdScan({ ...common, ...(strict ? {} : { dtBias, dtLimit: stepLimit }), chunk: c.chunkSize, ...following });
+      ? ssdStep({ ...common, state: ssmState([...axes]) }, rounding)
+      : ssdScan({
+          ...common,
+          state: ssmState([...axes], state),
+          ...(strict ? {} : { dtBias, dtLimit: stepLimit }),
+          chunk: c.chunkSize,
+          ...following,
+        });
   // Transformers' scan of many tokens gives f32, which stays f32 until the norm is done; a single step's result was rounded, and its norm rounds too.
   const inNorm = decode ? rounding : "f32";
   const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps, inNorm);
@@ -287,7 +320,7 @@ function mambaMixer(x: Hidden, c: BambaConfig, { sequences, keep, stepLimit, dec
 function attentionMixer(
   x: Hidden,
   c: BambaConfig,
-  { ids, sequenceIds, past, tables, rounding, attentions }: Positions,
+  { ids, sequenceIds, past, tables, rounding, attentions, kvCache: stored }: Positions,
 ): { readonly mixed: Hidden; readonly weights?: Weights } {
   if (!tables) throw new Error("bamba: an attention layer without rotary tables");
   const bias = c.attentionBias;
@@ -297,7 +330,7 @@ function attentionMixer(
   const q = rope(reshape(query, ["batch", "seq", "query_heads", "size"]), ids, tables, rounding);
   const k = rope(reshape(key, ["batch", "seq", "kv_heads", "size"]), ids, tables, rounding);
   const v = reshape(value, ["batch", "seq", "kv_heads", "size"]);
-  const cache = kvCache(["batch", "kv_heads", "capacity", "size"], past);
+  const cache = kvCache(["batch", "kv_heads", "capacity", "size"], past, stored);
   const scale = c.attentionScale;
   const { mixed, weights } =
     attentions || rounding !== "f32"

@@ -13,6 +13,8 @@ interface Flags extends Omit<ModelFlags, "threads"> {
   readonly model?: string;
   readonly config?: string;
   readonly threads?: readonly number[];
+  readonly batch?: readonly number[];
+  readonly context?: number;
   readonly prefill: number;
   readonly decode: number;
   readonly repeat: number;
@@ -25,10 +27,13 @@ Examples:
   $ culm bench --config tests/bench/configs/bamba-1b.json --dtype bf16  a model of random weights, in a temporary folder
   $ culm bench --model DIR --threads 1,2 --profile                      time of each kernel, with one thread and with two
   $ culm bench --model DIR --backend webgpu --profile                   on the GPU
+  $ culm bench --config tests/bench/configs/bamba-9b.json --device cuda --batch 1,8,64 --context 1024
 
 Everything is measured in the same run: decoding one token after the other against the rate at which this machine reads
 memory (each token reads all weights once), and prefill against its rate of multiplications and additions in f32.
-With --backend webgpu the same of the GPU, whose memory is measured by copying.`;
+With --backend webgpu the same of the GPU, whose memory is measured by copying.
+With --device cuda, a decode step at a position for each --batch: as the graph that it is, as a token of the loop that
+generates, and by kernel, beside what the GPU can do. Weights of --config are then made on the GPU.`;
 
 export function defineBench(program: Command, terminal: Terminal, run: Run): Command {
   const command = program
@@ -36,6 +41,8 @@ export function defineBench(program: Command, terminal: Terminal, run: Run): Com
     .description("measure how fast a model runs, beside what this machine can do")
     .option("--model <model>", modelDescription)
     .option("--config <file>", "config.json of a model that is made of random weights first")
+    .option("--batch <n>", "with cuda: rows at once, or a list of numbers to measure one after the other (default: 1)", numberList)
+    .option("--context <n>", "with cuda: position at which a token is decoded (default: 1024)", wholeNumber)
     .option("--prefill <n>", "tokens of the prompt", wholeNumber, 512)
     .option("--decode <n>", "tokens of the answer", wholeNumber, 32)
     .option("--repeat <n>", "repetitions, of which the best counts", wholeNumber, 3)
@@ -54,8 +61,15 @@ async function bench(flags: Flags, terminal: Terminal): Promise<undefined> {
   if (flags.backend === "interpret") throw new UserError("the interpreter is not for measuring", { hint: "leave out --backend" });
   if ((flags.model === undefined) === (flags.config === undefined))
     throw new UserError("expected one of --model and --config", { hint: "culm bench --help has examples" });
-  for (const [flag, value] of Object.entries({ prefill: flags.prefill, decode: flags.decode, repeat: flags.repeat }))
-    if (value < 1) throw new UserError(`--${flag}: expected a whole number from 1, got ${value}`);
+  const onCuda = flags.backend === "cuda" || /^cuda(:|$)/.test(flags.target ?? "");
+  const least = { prefill: onCuda ? 0 : 1, decode: 1, repeat: 1, context: 1 };
+  for (const [flag, from] of Object.entries(least)) {
+    const value = flags[flag as keyof typeof least];
+    if (value !== undefined && value < from) throw new UserError(`--${flag}: expected a whole number from ${from}, got ${value}`);
+  }
+  if (onCuda) return benchOnCuda(flags, terminal);
+  for (const flag of ["batch", "context"] as const)
+    if (flags[flag] !== undefined) throw new UserError(`--${flag} goes with --device cuda`, { hint: "leave it out, or add --device cuda" });
   const { folder, remove } =
     flags.model === undefined ? await randomModel(flags, terminal) : { folder: flags.model, remove: () => undefined };
   try {
@@ -77,6 +91,31 @@ async function bench(flags: Flags, terminal: Terminal): Promise<undefined> {
   } finally {
     remove();
   }
+}
+
+/** Decode steps, and a prompt, on an NVIDIA GPU. */
+async function benchOnCuda(flags: Flags, terminal: Terminal): Promise<undefined> {
+  if (flags.threads !== undefined) throw new UserError("--threads are the CPU's", { hint: "leave them out with --device cuda" });
+  const batches = flags.batch ?? [1];
+  if (batches.some((batch) => batch < 1)) throw new UserError(`--batch: expected whole numbers from 1, got ${batches.join(",")}`);
+  const [{ benchSteps }, { printStepBench }] = await Promise.all([
+    import("../../models/auto/bench-cuda.ts"),
+    import("./bench-cuda-text.ts"),
+  ]);
+  const { threads: _, ...rest } = flags;
+  const { options, stop } = loadOptions(rest, terminal);
+  const report = await benchSteps(flags.model === undefined ? { config: flags.config! } : { model: flags.model }, {
+    ...options,
+    batches,
+    context: flags.context ?? 1024,
+    prefill: flags.prefill,
+    decode: flags.decode,
+    repeat: flags.repeat,
+    onNote: (what) => {
+      if (flags.json !== true && terminal.interactive) terminal.err(`${what}\n`);
+    },
+  }).finally(stop);
+  terminal.out(flags.json === true ? `${JSON.stringify(report, null, 2)}\n` : printStepBench(report));
 }
 
 /** A model of random weights in a temporary folder. */

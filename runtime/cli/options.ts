@@ -51,6 +51,8 @@ export interface ModelFlags extends HubFlags {
   readonly backend?: string;
   readonly target?: string;
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
+  readonly kvCache?: NonNullable<LoadOptions["kvCache"]>;
+  readonly state?: NonNullable<LoadOptions["state"]>;
   readonly rotary?: NonNullable<LoadOptions["rotary"]>;
   readonly strict?: boolean;
   readonly threads?: number;
@@ -89,6 +91,16 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
       "how weights are held: auto (as the checkpoint says), f32, bf16 or f16",
       oneOf("auto", "f32", "bf16", "f16"),
       "auto",
+    )
+    .option(
+      "--kv-cache <type>",
+      "how keys and values are held: f32, bf16 or f16 (default: as the weights on CUDA, f32 elsewhere)",
+      oneOf("auto", "f32", "bf16", "f16"),
+    )
+    .option(
+      "--state <type>",
+      "how the states of Mamba layers are held between tokens: f32, or bf16 in half the memory",
+      oneOf("f32", "bf16"),
     )
     .option(
       "--rotary <type>",
@@ -180,10 +192,10 @@ export function loadOptions(
   const hub = hubOptions(flags, terminal, interactive);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
-  const { dtype, rotary, strict, threads, maxLength, prefillChunk } = flags;
+  const { dtype, kvCache, state, rotary, strict, threads, maxLength, prefillChunk } = flags;
   const options: LoadOptions = {
     ...hub.options,
-    ...definedOnly({ ...targetOf(flags), dtype, rotary, strict, threads, maxLength, prefillChunk, batch }),
+    ...definedOnly({ ...targetOf(flags), dtype, kvCache, state, rotary, strict, threads, maxLength, prefillChunk, batch }),
     ...(flags.cache ? {} : { cache: null }),
     onCompile: ({ done, total }) => {
       terminal.signal.throwIfAborted();

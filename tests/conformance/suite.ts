@@ -11,10 +11,12 @@ import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
+import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits as processLogitsTemplate } from "../../compiler/templates/process-logits.ts";
 import { sampleToken as sampleTokenTemplate } from "../../compiler/templates/sample-token.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import { add, input, model, mul, processLogits, sampleToken } from "../../dsl/index.ts";
 import { compileFused } from "../support/execute.ts";
 import type { FusedProgram } from "../support/execute.ts";
@@ -26,7 +28,7 @@ import { attentionCase, DECODE, PREFILL } from "../support/problems/attention.ts
 import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
-import { gemmCase } from "../support/problems/gemm.ts";
+import { gemmCase, longRows } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
@@ -65,6 +67,7 @@ export const conformance = (target: Target): unknown =>
       test("rows", () => agrees(rows, rowCase(), 40));
       test("gemm", () => agrees(gemm, gemmCase(caps), 40));
       test("gemv", () => agrees(gemv, gemmCase(caps, 5), 40));
+      test.skipIf(!caps.asyncCopy)("gemv-stream", () => agrees(gemvStream, gemmCase(caps, 4, longRows(caps)), 20));
       test("conv1d", () => agrees(conv1d, convCase(), 30));
       test("attention", () => agrees(attention, attentionCase(PREFILL), 20));
       test("attention-decode", () => agrees(attentionDecode, attentionCase(DECODE), 20));
@@ -72,6 +75,7 @@ export const conformance = (target: Target): unknown =>
       const vocab = target.share < 1 ? 300 : 6000;
       test("process-logits", () => agrees(processLogitsTemplate, logitsCase(vocab), 30));
       test("sample-token", () => agrees(sampleTokenTemplate, tokenCase(vocab), 40));
+      test("ssd-step", () => agrees(ssdStep, ssdCases({ steep: target.coarse === 0, step: true }), 20));
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 

@@ -49,6 +49,7 @@ test("the tokenizer's ids and texts are Transformers'", () => {
 describe.each([
   ["bf16, 2 threads", { dtype: "auto", threads: 2 }],
   ["bf16, 1 thread, prompts in chunks of 5", { dtype: "bf16", threads: 1, prefillChunk: 5 }],
+  ["bf16, caches and states too", { dtype: "bf16", kvCache: "bf16", state: "bf16" }],
   ["f32", { dtype: "f32" }],
   ["f16", { dtype: "f16" }],
 ] as const)("bamba-tiny, %s", (_, options) => {

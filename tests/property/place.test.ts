@@ -10,13 +10,14 @@ import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
+import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
 import { differences, placed } from "../support/placed.ts";
 import { attentionCase, DECODE, PREFILL } from "../support/problems/attention.ts";
 import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
-import { gemmCase } from "../support/problems/gemm.ts";
+import { gemmCase, longRows } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { ssdCase } from "../support/problems/ssd.ts";
 
@@ -53,6 +54,9 @@ describe.each(["null-cpu8", "null-32", "null-simd8"])("on %s", (device) => {
   });
   test("gemv", () => {
     agrees(gemv, gemmCase(caps, 5), caps, 40);
+  });
+  test.skipIf(!caps.asyncCopy)("gemv-stream", () => {
+    agrees(gemvStream, gemmCase(caps, 4, longRows(caps)), caps, 30);
   });
   test("conv1d", () => {
     agrees(conv1d, convCase(), caps, 40);

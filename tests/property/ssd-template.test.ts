@@ -1,15 +1,44 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { isConst } from "../../compiler/ir/expr.ts";
 import { printTile } from "../../compiler/ir/tile-text.ts";
 import { interpretTile } from "../../compiler/run/tile.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import type { Caps } from "../../compiler/backend.ts";
 import { fmaUnit, vectorCaps, warpCaps } from "../support/caps.ts";
 import { copyBuffers, differences } from "../support/problems/case.ts";
-import { ssdCase } from "../support/problems/ssd.ts";
+import { ssdCase, ssdCases } from "../support/problems/ssd.ts";
 
 /** So little shared memory that the state dimension is staged in slices. */
 const small: Caps = { ...warpCaps, name: "test-small", sharedBytes: 4 * 1024, units: [fmaUnit] };
+
+describe.each([vectorCaps, warpCaps])("ssd-step on $name", (caps) => {
+  test("is one position of the recurrence, in every configuration, with a state of any type", () => {
+    fc.assert(
+      fc.property(ssdCases({ steep: true, step: true }), fc.nat(3), (c, pick) => {
+        const configs = ssdStep.configs(c.problem, caps);
+        if ("reject" in configs) throw new Error(`rejected: ${configs.reject}\n${c.about}`);
+        const config = configs[pick % configs.length]!;
+        const buffers = copyBuffers(c);
+        interpretTile(ssdStep.build(c.problem, config, caps), buffers, c.symbols);
+        expect(differences(c, buffers), `${c.about}\n${JSON.stringify(config)}`).toEqual([]);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  test("leaves what is more than a step to the scan", () => {
+    fc.assert(
+      fc.property(ssdCase, (c) => {
+        const why = ssdStep.configs(c.problem, caps);
+        fc.pre(c.problem.ids !== null || !isConst(c.problem.seq, 1));
+        expect(why).toHaveProperty("reject");
+      }),
+      { numRuns: 20 },
+    );
+  });
+});
 
 describe.each([vectorCaps, warpCaps, small])("ssd-scan on $name", (caps) => {
   test("is the recurrence, in every configuration", () => {

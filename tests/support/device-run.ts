@@ -13,7 +13,7 @@ export class DeviceRunner {
   private readonly device: Device;
   private readonly backend: Backend;
   private readonly caps: Caps;
-  /** By the kernel's text: a property runs one program many times. */
+  /** By the kernel's text and its symbols, of which one that nothing reads leaves no trace in the text: a property runs one program many times. */
   private readonly modules = new Map<string, Promise<KernelModule>>();
 
   constructor(device: Device, backend: Backend, caps: Caps) {
@@ -26,7 +26,9 @@ export class DeviceRunner {
     const { device, backend, caps } = this;
     const program = backend.legalize?.(placed, caps) ?? placed;
     const source = backend.print(program, caps);
-    const module = await (this.modules.get(source.text) ?? this.load(source));
+    const names = program.symbols.map(({ name }) => name);
+    const key = `${names.join(" ")}\n${source.text}`;
+    const module = await (this.modules.get(key) ?? this.load(key, source));
     const params = program.params.map(({ name }) => {
       const data = buffers[name];
       if (data === undefined) throw new Error(`there is no buffer for ${name}`);
@@ -36,7 +38,6 @@ export class DeviceRunner {
       buffer.write(new Uint8Array(MARGIN).fill(BEYOND), bytes.length);
       return { name, bytes, buffer };
     });
-    const names = program.symbols.map(({ name }) => name);
     const args = params.map(({ buffer }) => ({ buffer, offset: 0 }));
     const list = device.prepare([{ kernel: module.kernel(source.entry), args, symbols: names, sharedBytes: source.sharedBytes }], names);
     list.grids.set(program.grid.map((size) => evaluateInt(size, symbols)));
@@ -51,9 +52,9 @@ export class DeviceRunner {
     list.free();
   }
 
-  private load(source: ReturnType<Backend["print"]>): Promise<KernelModule> {
+  private load(key: string, source: ReturnType<Backend["print"]>): Promise<KernelModule> {
     const loading = this.backend.toolchain!.compile([source], this.caps).then((binary) => this.device.load(binary));
-    this.modules.set(source.text, loading);
+    this.modules.set(key, loading);
     return loading;
   }
 }

@@ -305,10 +305,10 @@ export class FakeCuda implements Cuda {
     this.functions.set(this.next, name);
     return this.next as CudaFunction;
   }
-  parameterBytes(fn: CudaFunction): readonly number[] | null {
+  parameterBytes(fn: CudaFunction, most: number): readonly number[] | null {
     if (this.options.tellsParameters === false) return null;
     const { params, symbols } = this.options.kernels![this.functions.get(fn)!]!;
-    return new Array<number>(params + (symbols > 0 ? 1 : 0)).fill(8);
+    return new Array<number>(Math.min(most, params + (symbols > 0 ? 1 : 0))).fill(8);
   }
   allowSharedBytes(fn: CudaFunction, bytes: number): void {
     this.inContext("cuFuncSetAttribute", bytes);

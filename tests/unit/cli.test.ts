@@ -53,6 +53,19 @@ describe("help", () => {
   });
 });
 
+test.each([
+  [["--context", "5"], "--context goes with --device cuda"],
+  [["--batch", "1,2"], "--batch goes with --device cuda"],
+  [["--device", "cuda", "--threads", "2"], "--threads are the CPU's"],
+  [["--device", "cuda", "--batch", "0"], "--batch: expected whole numbers from 1, got 0"],
+  [["--device", "cuda", "--context", "0"], "--context: expected a whole number from 1, got 0"],
+  [["--target", "cuda:sm_90", "--decode", "0"], "--decode: expected a whole number from 1, got 0"],
+])("bench %j is refused", async (flags, message) => {
+  const { code, err, out } = await culm("bench", "--model", tinyFolder, ...flags);
+  expect({ code, out }).toEqual({ code: 1, out: "" });
+  expect(err).toContain(message);
+});
+
 describe("generate", () => {
   const { generations } = JSON.parse(
     readFileSync(new URL("../reference/bamba-tiny/reference_generations.json", import.meta.url), "utf8"),

@@ -44,6 +44,13 @@ test("writes to caches share a kernel, as many as the device can bind the buffer
   expect(writes(8)).toEqual([8, 8]);
 });
 
+test("a state that one kernel alone touches is marked, and one that two touch is not", () => {
+  const alone = kernels("base", "decode").flatMap(({ args }) => args.filter((a) => a.alone === true).map(({ buffer }) => buffer.name));
+  expect(alone).toEqual(
+    [0, 1, 3].flatMap((layer) => [`layers.${layer}.mamba.conv`, `layers.${layer}.mamba.ssm`]).map((n) => n.replace(".mamba", "")),
+  );
+});
+
 describe("a convolution of one position and the product before it", () => {
   interface Shape {
     readonly seq?: number;

@@ -6,6 +6,7 @@ import { UserError } from "../../errors.ts";
 import { copyBetween, CudaBuffer } from "./buffer.ts";
 import type { CudaFacts } from "./facts.ts";
 import { architecture, factsOf, shortfalls } from "./facts.ts";
+import { openFault } from "./faults.ts";
 import { CudaKernel, loadKernels, parseKernels } from "./kernels.ts";
 import { List } from "./list.ts";
 import { Downloads, UploadRing } from "./pinned.ts";
@@ -15,6 +16,8 @@ import { Work } from "./work.ts";
 export interface CudaDevice extends Device {
   readonly workers: number;
   readonly facts: CudaFacts;
+  /** How long the device is at work on what `body` calls, by its own clock: for measuring. */
+  milliseconds(body: () => void | Promise<void>): Promise<number>;
 }
 
 export interface CudaDriver extends Driver {
@@ -72,8 +75,7 @@ class OpenDevice implements CudaDevice {
     this.name = facts.name;
     this.workers = facts.multiprocessors;
     this.fingerprint = `cuda ${facts.name} ${architecture(facts.computeCapability)} ${facts.multiprocessors}`;
-    const context = library.retain(facts.index);
-    this.work = new Work(library, facts.name, context, process.env["CULM_CUDA_SYNC"] === "1");
+    this.work = openWork(library, facts);
     this.uploads = new UploadRing(this.work);
     this.downloads = new Downloads(this.work);
   }
@@ -123,6 +125,20 @@ class OpenDevice implements CudaDevice {
     return list;
   }
 
+  async milliseconds(body: () => void | Promise<void>): Promise<number> {
+    const { work } = this;
+    const [start, end] = work.call((library) => [library.createEvent(), library.createEvent()] as const);
+    try {
+      work.call((library) => library.record(start, work.stream));
+      await body();
+      work.call((library) => library.record(end, work.stream));
+      await work.idle();
+      return work.call((library) => library.milliseconds(start, end));
+    } finally {
+      for (const event of [start, end]) work.release((library) => library.destroyEvent(event));
+    }
+  }
+
   close(): Promise<void> {
     if (this.closed) return DONE;
     this.closed = true;
@@ -139,6 +155,21 @@ class OpenDevice implements CudaDevice {
       if (!lost) throw error;
     }
     return DONE;
+  }
+}
+
+/** The context that all of a process shares: one of our own would be no safer, a fault in any takes them all. */
+function openWork(library: Cuda, { index, name }: CudaFacts): Work {
+  try {
+    const context = library.retain(index);
+    try {
+      return new Work(library, name, context, process.env["CULM_CUDA_SYNC"] === "1");
+    } catch (error) {
+      library.release(index);
+      throw error;
+    }
+  } catch (error) {
+    throw openFault(error, name);
   }
 }
 

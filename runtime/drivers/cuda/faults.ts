@@ -79,6 +79,15 @@ export function faultOf(error: unknown, device: string, running: readonly string
   };
 }
 
+/** Why a device cannot be opened. What a kernel broke stays broken for the whole process, whatever is done with its contexts (seen with CUDA 13.0). */
+export function openFault(error: unknown, device: string): unknown {
+  if (!(error instanceof CudaError) || !LOST.has(error.code)) return error;
+  return new DeviceLostError(
+    `${device} cannot be opened: in this process a kernel broke off, or the GPU was lost, after which CUDA refuses it everything: ${error.message}`,
+    { cause: error, hint: "start the program again" },
+  );
+}
+
 /** Why the driver does not load kernels, for the user. @param what "kernels.bin: gemv.cubin" @param driver version, as text */
 export function loadFault(error: unknown, what: string, device: string, driver: string): unknown {
   if (!(error instanceof CudaError)) return error;

@@ -37,14 +37,14 @@ export class CudaKernel implements Kernel {
 
   /**
    * Checks a launch's buffers against what the kernel was compiled with, and asks for its shared memory.
-   * @throws UserError when they do not fit: a driver that reads parameters that are not there reads anything
+   * @throws UserError when there are more of them than the kernel takes, or it takes something else than pointers
    */
   check(buffers: number, sharedBytes: number): void {
     const given = buffers + (this.symbols > 0 ? 1 : 0);
-    const wanted = this.work.call((cuda) => cuda.parameterBytes(this.fn), this.entry);
+    const wanted = this.work.call((cuda) => cuda.parameterBytes(this.fn, given), this.entry);
     if (wanted !== null && (wanted.length !== given || wanted.some((bytes) => bytes !== PARAMETER_BYTES)))
       throw new UserError(
-        `kernels.bin: kernel ${this.entry} takes ${wanted.length} parameters (of ${wanted.join(", ")} bytes), its step gives ${given} pointers`,
+        `kernels.bin: kernel ${this.entry} takes ${wanted.length} parameters${wanted.length === 0 ? "" : ` (of ${wanted.join(", ")} bytes)`}, its step gives ${given} pointers`,
         { hint: "manifest.json and kernels.bin are not of one compilation: compile the model again" },
       );
     if (sharedBytes > this.facts.sharedBytes)

@@ -24,13 +24,23 @@ interface Shape {
   readonly seed: number;
 }
 
+interface Sizes {
+  readonly n: fc.Arbitrary<number>;
+  readonly k: fc.Arbitrary<number>;
+}
+
+/** Rows of weights that are whole vectors for several warps, and more of them than workers. */
+export const longRows = ({ workers }: Caps): Sizes => ({
+  n: fc.integer({ min: workers, max: 4 * workers + 24 }),
+  k: fc.constantFrom(1024, 1024, 1536, 2048),
+});
+
 /** Products for `gemm` and `gemv`, up to `rows` rows: one or two weights, a norm or nothing before, a gate, a bias and a second result after, a step of a state for some columns. */
-export const gemmCase = (caps: Caps, rows = 40): fc.Arbitrary<Case<GemmProblem>> =>
+export const gemmCase = (caps: Caps, rows = 40, sizes: Sizes = { n: size(70), k: size(70) }): fc.Arbitrary<Case<GemmProblem>> =>
   fc
     .record({
       m: size(rows),
-      n: size(70),
-      k: size(70),
+      ...sizes,
       symbolic: fc.boolean(),
       weights: fc.constantFrom(1, 1, 2),
       panels: fc.boolean(),

@@ -6,24 +6,32 @@ import { layout, sequenceIds } from "../sequences.ts";
 import type { Array_, Case } from "./case.ts";
 import { dimension, memory, random, seed, size, storage } from "./case.ts";
 
+interface SsdCases {
+  readonly steep: boolean;
+  /** One position a row, which continues its sequence. */
+  readonly step?: boolean;
+}
+
 /**
  * Random scans (`steep`: some with time steps and decays so large that terms of order 100 cancel): any number of heads a group, state already there, time
  * steps from nothing to large, and a reference that is the recurrence. With sequence ids, B and dt of padding are NaN and x is infinite.
  */
-export const ssdCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrary<Case<SsdProblem>> =>
+export const ssdCases = ({ steep, step = false }: SsdCases): fc.Arbitrary<Case<SsdProblem>> =>
   fc
     .record({
       seed,
       batch: fc.integer({ min: 1, max: 2 }),
-      seq: size(150),
+      seq: step ? fc.constant(1) : size(150),
       groups: fc.integer({ min: 1, max: 2 }),
       perGroup: fc.integer({ min: 1, max: 2 }),
       headDim: size(20),
-      stateSize: size(20),
+      // of one position the state is in vectors of memory where it is long enough
+      stateSize: step ? fc.oneof(size(20), fc.constantFrom(64, 128, 256)) : size(20),
       symbolic: fc.boolean(),
       steep: steep ? fc.boolean() : fc.constant(false),
       stored: storage,
-      ids: fc.option(layout),
+      held: storage,
+      ids: step ? fc.constant(null) : fc.option(layout),
       past: fc.constantFrom(0, 1, 5),
     })
     .map((c) => {
@@ -36,7 +44,7 @@ export const ssdCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrary<C
       const B = m.input(c.stored, c.batch * c.seq * G * N);
       const C = m.input("f32", c.batch * c.seq * G * N);
       const D = m.input("f32", H);
-      const state = m.output("f32", c.batch * H * P * N, "readwrite");
+      const state = m.output(c.held, c.batch * H * P * N, "readwrite");
       for (let i = 0; i < state.data.length; i++) state.set(i, Math.fround(Math.sin(i + c.seed)));
       const y = m.output("f32", c.batch * c.seq * H * P);
       const length = c.past + c.seq;
@@ -57,7 +65,7 @@ export const ssdCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrary<C
       spoil(x, H * P, Infinity);
 
       const batch = dimension("batch", c.batch, c.symbolic, 4);
-      const seq = dimension("seq", c.seq, c.symbolic, 200);
+      const seq = dimension("seq", c.seq, c.symbolic && !step, 200);
       const past = c.symbolic ? intVar("past", 0, 8) : i32(c.past);
       const flat = (sizes: readonly Operand[], at: readonly Expr[]): Expr =>
         at.reduce<Expr>((index, e, i) => add(mul(index, sizes[i]!), e), i32(0));
@@ -77,7 +85,7 @@ export const ssdCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrary<C
         C: (b, t, g, n) => read(C, [0, seq.expr, G, N], b, t, g, n),
         D: (h) => D.at(h),
         ids: given && ((b, t) => idBuffer.at(add(mul(b, length), max(add(past, t), 0)))),
-        state: { buffer: state.name, dtype: "f32", index: (b, h, p, n) => flat([0, H, P, N], [b, h, p, n]) },
+        state: { buffer: state.name, dtype: c.held, index: (b, h, p, n) => flat([0, H, P, N], [b, h, p, n]) },
         outs: [
           { buffer: y.name, dtype: "f32", index: (b, t, h, p) => flat([0, seq.expr, H, P], [b, t, h, p]), value: ([acc]) => mul(acc!, 2) },
         ],

@@ -240,15 +240,59 @@ describe("lists", () => {
     expect(() => device.prepare([step(300_000)], [])).toThrow("count needs 300000 bytes of shared memory a block, NVIDIA H200 has 232448");
   });
 
-  test("a step must give as many buffers as the kernel was compiled with", async () => {
+  test("a step gives no more buffers than the kernel was compiled with", async () => {
     for (const tellsParameters of [true, false]) {
       const { device } = await open({ tellsParameters });
       const module = await device.load(fakeKernels(kernels));
-      const step = { kernel: module.kernel("count"), args: [], symbols: [], sharedBytes: 0 };
+      const slice = { buffer: device.alloc(4, "io"), offset: 0 };
+      const step = { kernel: module.kernel("count"), args: [slice, slice], symbols: [], sharedBytes: 0 };
       if (tellsParameters)
-        expect(() => device.prepare([step], [])).toThrow("count takes 1 parameters (of 8 bytes), its step gives 0 pointers");
+        expect(() => device.prepare([step], [])).toThrow("count takes 1 parameters (of 8 bytes), its step gives 2 pointers");
       else expect(device.prepare([step], []).grids).toHaveLength(3);
     }
+  });
+});
+
+describe("time", () => {
+  test("of groups of steps: each is a graph that runs twice, its steps one right after the other", async () => {
+    const { device, library } = await open();
+    const { list } = await adding(device);
+    const before = library.live.size;
+    const [both, one, none] = await list.timeGroups!([[0, 1], [1], []]);
+    expect(both).toBeGreaterThan(one!);
+    expect(one).toBeGreaterThan(0);
+    expect(none).toBe(0);
+    const launched = library.launched.map(({ entry, early, inGraph }) => `${entry}${early ? " early" : ""}${inGraph ? "" : " alone"}`);
+    // 32 launches of each group at least, in a run that counts and in one before it
+    expect(launched).toHaveLength(2 * 32 + 2 * 32);
+    expect(launched.slice(0, 4)).toEqual(["add", "count early", "add early", "count early"]);
+    expect(launched.slice(64, 66)).toEqual(["count", "count early"]);
+    expect(library.live.size).toBe(before);
+    await device.close();
+  });
+
+  test("of groups with nothing to do is none", async () => {
+    const { device } = await open();
+    const { list } = await adding(device);
+    list.grids.set([0, 1, 1], 3);
+    expect([...(await list.timeGroups!([[1]]))]).toEqual([0]);
+  });
+
+  test("of what a body calls is the device's", async () => {
+    const { device, library } = await open();
+    const { list } = await adding(device);
+    await list.runInBackground();
+    const before = library.live.size;
+    const [once, thrice] = [
+      await device.milliseconds(() => list.run()),
+      await device.milliseconds(async () => {
+        for (let i = 0; i < 3; i += 1) await list.run();
+      }),
+    ];
+    expect(thrice).toBeGreaterThan(once);
+    expect(library.live.size).toBe(before + 1); // the graph of the list
+    await expect(device.milliseconds(() => Promise.reject(new Error("not this time")))).rejects.toThrow("not this time");
+    expect(library.live.size).toBe(before + 1);
   });
 });
 

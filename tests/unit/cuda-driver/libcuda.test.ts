@@ -119,15 +119,17 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
       expect(second).toEqual([past, 6, 7, 8, 96, 1, 1, 50_000, 1]);
     }
     expect([...(await list.runTimed())]).toEqual([250_000, 250_000]);
-    expect(() => device.prepare([{ ...steps[0]!, args: [] }], ["past"])).toThrow(
-      "store takes 2 parameters (of 8, 8 bytes), its step gives 1",
+    const twice = [...steps[0]!.args, ...steps[0]!.args];
+    expect(() => device.prepare([{ ...steps[0]!, args: twice }], ["past"])).toThrow(
+      "store takes 2 parameters (of 8, 8 bytes), its step gives 3",
     );
     await device.close();
   });
 
   test("a kernel's fault, and an error that the driver has no name for", async () => {
     vi.stubEnv("FAKE_FAULT", "1");
-    const device = await open();
+    const driver = cuda(loadCuda(library()));
+    const device = await driver.open();
     const module = await device.load(kernels);
     const buffer = device.alloc(64, "io");
     const step = { kernel: module.kernel("store"), args: [{ buffer, offset: 0 }], symbols: ["past"], sharedBytes: 0 };
@@ -136,6 +138,8 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
     await expect(list.runInBackground()).rejects.toThrow(DeviceLostError);
     await expect(buffer.read()).rejects.toThrow("CUDA_ERROR_ILLEGAL_ADDRESS (700): an illegal memory access was encountered");
     await device.close();
+    await expect(driver.open()).rejects.toThrow(DeviceLostError);
+    await expect(driver.open()).rejects.toThrow("Fake 70 cannot be opened: in this process a kernel broke off");
 
     const other = loadCuda(library());
     expect(() => other.freeBytes()).toThrow(CudaError);

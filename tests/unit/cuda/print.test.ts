@@ -118,6 +118,14 @@ describe("what comes before the wait for kernels in front", () => {
     expect(found).not.toContain("p0[");
   });
 
+  test("statements that read a state which is the kernel's alone, but none that come after a wait for others", () => {
+    const params = [param("p0", "f32", "readwrite", { alone: true }), param("p1", "f32", "read"), param("p2", "bf16", "read")];
+    const found = early({ params, body: [assign("r", 0, load("p0", "f32", tid)), assign("r", 1, load("p1", "f32", tid)), out(f32(1))] });
+    expect(found).toContain("r_r[0] = p0[tid];");
+    expect(found).not.toContain("p1[");
+    expect(text({ params, body: [assign("r", 0, load("p0", "f32", tid)), out(f32(1))] })).toContain("float* p0, const float* p1");
+  });
+
   test.each<[string, Stmt]>([
     ["a buffer that another kernel writes", assign("r", 1, load("p1", "f32", tid))],
     ["its guard", assign("r", 1, cast(load("p2", "bf16", tid, lt(tid, cast(load("p1", "f32", i32(0)), "i32"))), "f32"))],

@@ -71,7 +71,7 @@ describe.skipIf(!compiler)(compiler ? "NVRTC" : "NVRTC (skipped: there is no cc 
   test("gets the text and the options, and gives the cubin and what was said", async () => {
     const { binary, log } = await nvrtc.compileInBackground("kernel text", "k", ["--first", "--second=2"]);
     expect(decode(binary)).toBe("\x7fELF--first\n--second=2\nkernel text");
-    expect(log).toBe("");
+    expect(log).toContain("Compiling entry function 'k'");
   });
 
   test("says what it refused, by the kernel's name and in its own words", async () => {
@@ -116,9 +116,23 @@ describe.skipIf(!compiler)(compiler ? "NVRTC" : "NVRTC (skipped: there is no cc 
     expect(cached()).toHaveLength(3);
   });
 
+  test("two kernels of one name, which would be launched as one, are refused", async () => {
+    const other = { ...source("a"), launch: { threads: 64, symbols: 2 } };
+    await expect(toolchain.compile([source("a"), other], caps)).rejects.toThrow(
+      "two kernels are called a: of 64 threads and 1 symbols, and of 64 and 2",
+    );
+  });
+
   test("a kernel that spills is an error that names it and its configuration, and is not kept", async () => {
     await expect(toolchain.compile([source("spilling", "spill")], caps)).rejects.toThrow(
       'spilling (layers.3.mlp: gemm {"bm":64}): it keeps registers in memory: 8 bytes of stack, 4 bytes of spill stores and 4 of spill loads with 255 registers; take another configuration',
+    );
+    expect(() => cached()).toThrow();
+  });
+
+  test("a kernel of whose registers nobody says anything is an error, and is not kept", async () => {
+    await expect(toolchain.compile([source("quiet", "silent")], caps)).rejects.toThrow(
+      /quiet \(layers.3.mlp: gemm .*\): NVRTC 13.7 \(.*\) gave no report of its registers.*--ptxas-options=-v asks for, got nothing/,
     );
     expect(() => cached()).toThrow();
   });

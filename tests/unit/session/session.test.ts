@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { openCausalLM } from "../../../models/auto/index.ts";
 import { isUserError } from "../../../runtime/errors.ts";
 import { openCheckpoint } from "../../../runtime/node/checkpoint.ts";
+import { createSession } from "../../../runtime/model-session.ts";
 import { decodeFloats, decodeIntegers } from "../../../runtime/numeric.ts";
 import type { Session } from "../../../runtime/session.ts";
 import { goldenFolder } from "../../support/model-folder.ts";
@@ -90,6 +91,26 @@ describe("prefill", () => {
   });
 });
 
+test("a session that starts at a position goes on as one that was restored to it with empty states", async () => {
+  const { executor } = mamba;
+  await mamba.reset();
+  const begin = { rows: 2, past: 30 };
+  const session = createSession(executor, { startAt: begin });
+  expect([session.rows, session.past, session.lastOf(1)]).toEqual([2, 30, { label: 0, nextPosition: 30 }]);
+  await session.decode(ids.subarray(0, 2));
+  expect(session.past).toBe(31);
+  const decoded = await logitsOf(session);
+  await session.reset();
+  await session.prefill(ids.subarray(0, 2), { rows: 2 });
+  // a recurrence does not know how long ago it began
+  const fresh = await logitsOf(session);
+  for (const row of [0, 1]) expect(distance(decoded[row]!, fresh[row]!)).toBeLessThan(1e-5);
+  expect(await refusal(() => Promise.resolve(createSession(executor, { startAt: { rows: 2, past: 49 } })))).toContain(
+    "at most 48 positions",
+  );
+  expect(await refusal(() => Promise.resolve(createSession(executor, { startAt: { rows: 3, past: 1 } })))).toContain("at most 2");
+});
+
 describe("a snapshot", () => {
   for (const [name, session] of [
     ["with attention", chunked],
@@ -136,6 +157,13 @@ describe("a snapshot", () => {
     await mamba.prefill(ids.subarray(0, 7));
     const other = await mamba.snapshot();
     expect(await refusal(() => whole.restore(other))).toContain("snapshot is of another model: state layers.2.");
+    const narrow = await openCausalLM(goldenFolder("all-mamba"), { ...load, state: "bf16" });
+    const rounded = await narrow.session();
+    expect(await refusal(() => rounded.restore(other))).toContain("layers.0.ssm is f32 [1, 8, 16, 16], expected bf16 [1, 8, 16, 16]");
+    await narrow.close();
+    expect(await refusal(() => openCausalLM(goldenFolder("all-mamba"), { ...load, state: "bf16", strict: true }))).toContain(
+      "state (--state): bf16 is a rounding that Transformers does not do",
+    );
     expect(await refusal(() => whole.restore({ ...other, past: 49 }))).toContain("49 positions, the session has room for 2 and 48");
   });
 });

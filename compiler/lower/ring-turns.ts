@@ -1,0 +1,91 @@
+import { BYTES } from "../ir/dtype.ts";
+import { add, intVar, i32, lt, mod, mul, some } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import { substituteStmts } from "../ir/thread-walk.ts";
+import type { Stmt } from "../ir/thread.ts";
+import type { Stmt as TileStmt } from "../ir/tile.ts";
+import { rowMajor } from "./affine.ts";
+import type { Piece } from "./barriers.ts";
+import { both, eachUnitRow, lowerExpr, NOWHERE, together, uniform, unrolled, when } from "./context.ts";
+import type { Context } from "./context.ts";
+import { placeOf } from "./layout.ts";
+import type { Place } from "./layout.ts";
+import { ownElement } from "./own-element.ts";
+import type { Loop, Ring, RingCopy } from "./rings.ts";
+
+/**
+ * A loop with a ring, in parts: what comes before the loop; what a turn does before it waits, and how it waits; and the rest of the body. What is still of Tile IR
+ * is to be lowered in the context `inside`.
+ */
+export interface RingTurns {
+  readonly first: readonly Stmt[];
+  readonly before: readonly TileStmt[];
+  readonly turn: readonly Piece[];
+  readonly rest: readonly TileStmt[];
+  readonly inside: Context;
+}
+
+/**
+ * The hardware copies turns 0 .. stages-2 before the loop, and in each turn the one that is `stages - 1` further, into the slot that the turn before has read.
+ * Shared tiles: wait, meet, copy, compute; by meeting, lanes know both that all copies of this turn have come and that all have read that slot.
+ * Fragments: copy, wait, compute; a lane reads what it copied itself. An empty group of copies stands for a turn beyond the last.
+ */
+export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
+  const { stages, meets } = ring;
+  const count = uniform(s.count, ctx);
+  const slot = intVar(ctx.fresh("slot"), 0, stages - 1);
+  const offset = (of: Expr, tile: string): Expr => mul(of, ring.sizes.get(tile)!);
+  const copies = ring.copies.flatMap((c) => lowerCopy(c, offset(slot, c.dst.name), ctx));
+  const copyTurn = (turn: Expr): readonly Stmt[] =>
+    when(lt(turn, count), substituteStmts(copies, new Map<Expr, Expr>([[s.var, turn], [slot, mod(turn, stages)]]))); // prettier-ignore
+  const wait = (pending: number): Stmt => ({ op: "asyncWait", pending });
+
+  // a group of copies ends where something is waited for: those before the loop end without a wait that lasts, the last with the loop's own
+  const begin = Array.from({ length: stages - 1 }, (_, i) => copyTurn(i32(i)));
+  const first = begin.flatMap((body, i) => (meets && i === stages - 2 ? body : [...body, wait(stages - 1)]));
+  const next = copyTurn(add(s.var, stages - 1));
+  const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
+  const before = s.body.slice(0, s.body.findIndex(isCopy));
+  const here = ring.copies.map(({ dst }) => [dst.name, offset(mod(s.var, stages), dst.name)] as const);
+  return {
+    first,
+    before,
+    turn: meets
+      ? [{ op: "piece", body: [wait(stages - 2)] }, { op: "barrier" }, { op: "piece", body: next }]
+      : [{ op: "piece", body: [...next, wait(stages - 1)] }],
+    rest: s.body.slice(before.length).filter((x) => !isCopy(x)),
+    inside: { ...ctx, slots: new Map([...ctx.slots, ...here]) },
+  };
+}
+
+function lowerCopy({ dst, from, layout }: RingCopy, slot: Expr, ctx: Context): readonly Stmt[] {
+  const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
+  const copy = (at: Pick<Place, "row" | "col">, dstAt: Expr): Stmt => {
+    const here = { ...NOWHERE, row: at.row, col: at.col };
+    const guard = from.guard && lowerExpr(from.guard, here, null, ctx);
+    const srcAt = lowerExpr(from.index, here, null, ctx);
+    return { op: "asyncCopy", dst: dst.name, dstAt, src: from.buffer, srcAt, dtype: dst.dtype, width, guard: guard && both(guard, null) };
+  };
+  if (layout === null)
+    return together({ ...dst, cols: dst.cols / width }, ctx, (row, group, inside) => {
+      const col = mul(group, width);
+      return when(inside, [copy({ row, col }, add(slot, rowMajor(row, ctx.strides.get(dst.name)!, col)))]);
+    });
+  const vectors = Array.from({ length: layout.unit.elems / width }, (_, j) => j * width);
+  return eachUnitRow(layout, ctx, (r) =>
+    ctx.loop("c", layout.fn, unrolled(layout, ctx), (c) =>
+      vectors.map((i) => {
+        const at = placeOf(layout, ctx.lane, r, c, i);
+        return copy(at, ownElement(at.index, dst.dtype, slot, ctx));
+      }),
+    ),
+  );
+}
+
+/** Whether copies read only what nothing changes while programs run, at addresses that no symbol takes part in: they may come before everything else. */
+export function isIndependent(s: Loop, ring: Ring, ctx: Context): boolean {
+  const constant = new Set(ctx.program.params.filter((p) => p.constant === true && p.access === "read").map((p) => p.name));
+  const symbols = new Set<Expr>(ctx.program.symbols);
+  const depends = (e: Expr): boolean => some(e, (x) => symbols.has(x) || (x.op === "load" && !constant.has(x.buffer)));
+  return ![s.count, ...ring.copies.map((c) => c.from)].some(depends);
+}

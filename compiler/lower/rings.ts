@@ -1,0 +1,143 @@
+import type { Caps } from "../backend.ts";
+import { BYTES } from "../ir/dtype.ts";
+import { some } from "../ir/expr.ts";
+import type { Expr, Load } from "../ir/expr.ts";
+import { coordinates } from "../ir/tile.ts";
+import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
+import { isVector, isVectorCondition } from "./affine.ts";
+import { plainLoad } from "./copy.ts";
+import { eachStatement } from "./fragments.ts";
+import type { FragLayout } from "./layout.ts";
+
+export type Loop = Extract<Stmt, { op: "for" }>;
+
+/** A tile that a loop fills from memory at the start of each turn, in whole vectors. */
+export interface RingCopy {
+  readonly dst: Tile;
+  /** The load that it is filled with, at [row, col]. */
+  readonly from: Load;
+  /** Of a fragment: each lane copies what it reads itself, and nothing else. */
+  readonly layout: FragLayout | null;
+}
+
+/**
+ * What a loop lets the hardware copy while it computes other turns: each of the tiles has a slot in shared memory for every one of `stages` turns. A loop
+ * whose copies are all of fragments needs no barrier for them.
+ */
+export interface Ring {
+  readonly stages: number;
+  readonly copies: readonly RingCopy[];
+  /** Elements that a slot of each tile takes. */
+  readonly sizes: ReadonlyMap<string, number>;
+  readonly meets: boolean;
+}
+
+export type Rings = ReadonlyMap<Loop, Ring>;
+
+/** What an analysis needs besides the program. */
+interface Placement {
+  readonly caps: Caps;
+  readonly threads: number;
+  readonly layouts: ReadonlyMap<string, FragLayout>;
+  readonly strides: ReadonlyMap<string, number>;
+}
+
+/**
+ * The rings of a program: loops with `stages` > 1 that begin with plain copies of memory that the program does not write, into tiles that nothing else
+ * touches. What else a loop begins with is done in its turn, before the block waits if it stands before the first copy.
+ */
+export function ringsOf(program: TileProgram, placement: Placement): Rings {
+  const found = new Map<Loop, Ring>();
+  if (!placement.caps.asyncCopy) return found;
+  eachStatement(program.body, (s) => {
+    if (s.op !== "for" || s.stages < 2) return;
+    const copies = copiesOf(s, program, placement);
+    if (copies.length === 0) return;
+    const size = ({ dst, layout }: RingCopy): number =>
+      layout ? layout.count * placement.threads : dst.rows * placement.strides.get(dst.name)!;
+    found.set(s, {
+      stages: s.stages,
+      copies,
+      sizes: new Map(copies.map((c) => [c.dst.name, size(c)])),
+      meets: copies.some((c) => c.layout === null),
+    });
+  });
+  return found;
+}
+
+function copiesOf(loop: Loop, program: TileProgram, placement: Placement): readonly RingCopy[] {
+  const end = loop.body.findIndex((s) => !isFetch(s));
+  return loop.body.slice(0, end < 0 ? loop.body.length : end).flatMap((s, i) => {
+    if (s.op !== "load" && s.op !== "map") return [];
+    const copy = copyOf(s, program, placement);
+    return copy && isOwn(s.dst.name, i, loop, program) ? [copy] : [];
+  });
+}
+
+/** Of what a turn begins with: tiles are filled, some of them under conditions. */
+const isFetch = (s: Stmt): boolean =>
+  s.op === "load" || s.op === "map" || (s.op === "if" && s.body.every(isFetch) && s.otherwise.every(isFetch));
+
+function copyOf(s: Extract<Stmt, { op: "load" | "map" }>, program: TileProgram, placement: Placement): RingCopy | null {
+  const { caps, strides, layouts } = placement;
+  const { dst } = s;
+  const width = caps.vectorBytes / BYTES[dst.dtype];
+  const from = plainLoad(s.value, dst.dtype);
+  if (!from || width <= 1 || !Number.isInteger(width) || !isConstantHere(from, program)) return null;
+  const [, col] = coordinates(dst);
+  if (!isVector(from.index, col, width) || (from.guard && !isVectorCondition(from.guard, col, width))) return null;
+  if (s.op === "load") return dst.cols % width === 0 && strides.get(dst.name)! % width === 0 ? { dst, from, layout: null } : null;
+  const layout = layouts.get(dst.name)!;
+  return isWhole(layout, width) ? { dst, from, layout } : null;
+}
+
+/** Whether a load, and all that its address takes, reads only what the program does not write; it reads no tile. */
+function isConstantHere(from: Load, program: TileProgram): boolean {
+  const read = new Set(program.params.filter((p) => p.access === "read").map((p) => p.name));
+  return !some(from, (e) => e.op === "elem" || (e.op === "load" && !read.has(e.buffer)));
+}
+
+/** Whether lanes hold whole vectors of neighbours, all of them elements of the tile: so it is where a row lies across the lanes. */
+const isWhole = ({ tile, unit, groups: [gr, gc], fm, fn }: FragLayout, width: number): boolean =>
+  unit.m === 1 && unit.inputs.length === 0 && unit.elems % width === 0 && fm * gr === tile.rows && fn * gc * unit.n === tile.cols;
+
+/** Whether the loop alone touches a tile: its `at`-th statement writes it, and statements after that read elements of it. */
+function isOwn(name: string, at: number, loop: Loop, program: TileProgram): boolean {
+  const count = (body: readonly Stmt[]): number => {
+    let n = 0;
+    eachStatement(body, (s) => (n += touches(s, name) === null ? 0 : 1));
+    return n;
+  };
+  if (count(program.body) !== count(loop.body) || count(loop.body.slice(0, at)) > 0) return false;
+  let onlyRead = true;
+  eachStatement(loop.body.slice(at + 1), (s) => {
+    if (touches(s, name) === "otherwise") onlyRead = false;
+  });
+  return onlyRead;
+}
+
+/** How a statement itself touches a tile: it reads single elements, or a view of a shared one; or it does anything else. */
+function touches(s: Stmt, name: string): "reads" | "otherwise" | null {
+  const isElement = (x: Expr): boolean => x.op === "elem" && x.tile === name;
+  const reads = (...es: readonly (Expr | null)[]): "reads" | null => (es.some((e) => e && some(e, isElement)) ? "reads" : null);
+  switch (s.op) {
+    case "for":
+      return reads(s.count);
+    case "if":
+      return reads(s.cond);
+    case "fill":
+    case "scan":
+      return s.dst.name === name ? "otherwise" : null;
+    case "load":
+    case "map":
+      return s.dst.name === name ? "otherwise" : reads(s.value);
+    case "stage":
+    case "rowReduce":
+      return s.dst.name === name || s.src.name === name ? "otherwise" : null;
+    case "mma":
+      if (s.acc.name === name) return "otherwise";
+      return [s.a, s.b].some((v) => v.source === "tile" && v.name === name) ? "reads" : null;
+    case "store":
+      return reads(s.index, s.value, s.guard);
+  }
+}

@@ -1,0 +1,152 @@
+import type { Caps } from "../backend.ts";
+import { BYTES } from "../ir/dtype.ts";
+import { add, binary, ceilDiv, children, i32, lt, mul, rangeOf, rewrite, some, sub, variable } from "../ir/expr.ts";
+import type { Expr, Operand } from "../ir/expr.ts";
+import { at, tileBuilder } from "../ir/tile-builder.ts";
+import type { TileBuilder } from "../ir/tile-builder.ts";
+import { coordinates } from "../ir/tile.ts";
+import type { Tile, TileProgram } from "../ir/tile.ts";
+import type { Config, GemmProblem, Reject, Template } from "../template.ts";
+import { clamp, COMBINE, isVector, shareOut, weightAt } from "./common.ts";
+import { loadEarly, storeOuts } from "./product-outs.ts";
+
+/**
+ * out = a * wᵀ for a few rows, where hardware copies weights to shared memory while lanes multiply. One block a worker stays for the whole kernel; its warps lie
+ * along k and hold all of `a`, prologue included, in registers. Tiles of some rows of the weights come through a ring, each lane copying the vectors that it
+ * multiplies itself, so that nothing but the sums of a tile ever waits for other lanes. Blocks take tiles in turns: what all of them read at a time lies side by
+ * side in memory.
+ *
+ * Two tiles of 64 KiB are on their way at any time in each block. Measured on an H200: that many bytes, in that few blocks, are what 98 % of the bandwidth takes.
+ */
+export const gemvStream: Template<GemmProblem> = { name: "gemv-stream", configs, build };
+
+interface StreamConfig extends Config {
+  /** Rows of each weight in a tile. */
+  readonly per: number;
+  /** Tiles in the ring. */
+  readonly stages: number;
+  /** Warps of a block, all along k. */
+  readonly groups: number;
+}
+
+const MOST_ROWS = 4;
+const MOST_WARPS = 16;
+/** With fewer, too few lanes copy and multiply. */
+const LEAST_WARPS = 4;
+const TILE_BYTES = 64 * 1024;
+const STAGES = 3;
+/** Registers of a lane for `a`. */
+const MOST_REGISTERS = 64;
+/** What is left of shared memory for sums. */
+const SUMS_BYTES = 4 * 1024;
+
+function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
+  const { dtype } = p.weights[0]!;
+  const m = rangeOf(p.m).max;
+  if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
+  if (m > MOST_ROWS) return { reject: `up to ${m} rows; a stream is for at most ${MOST_ROWS}` };
+  if (p.weights.some((w) => w.panel !== 0 || w.dtype !== dtype)) return { reject: "weights in panels, or of several types" };
+  const steps = p.k / (caps.lanes * (caps.vectorBytes / BYTES[dtype]));
+  const groups = Number.isInteger(steps) ? warpsFor(steps, Math.min(MOST_WARPS, caps.maxThreads / caps.lanes)) : 0;
+  if (groups < LEAST_WARPS) return { reject: `rows of ${p.k} elements of ${dtype} are not whole vectors for ${LEAST_WARPS} warps or more` };
+  const registers = (m * p.k) / (groups * caps.lanes);
+  if (registers > MOST_REGISTERS) return { reject: `${m} rows of ${p.k} elements do not fit in registers` };
+  const rowBytes = p.k * BYTES[dtype] * p.weights.length;
+  const most = Math.floor(Math.min(TILE_BYTES, (caps.sharedBytes - SUMS_BYTES) / STAGES) / rowBytes);
+  if (most < 1) return { reject: `${STAGES} rows of ${rowBytes} bytes do not fit in shared memory` };
+  const enough = Math.floor(p.n / caps.workers);
+  if (enough < 1) return { reject: `${p.n} columns are fewer than ${caps.workers} workers` };
+  const sizes = [...new Set([most, most / 2, 1].map((n) => shareOut(p.n, Math.min(n, enough))))];
+  return sizes.map((per) => ({ per, stages: STAGES, groups }));
+}
+
+/** The most warps that share the steps of a row evenly. */
+function warpsFor(steps: number, most: number): number {
+  let n = Math.min(steps, Math.floor(most));
+  while (n > 0 && steps % n !== 0) n--;
+  return n;
+}
+
+function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
+  const { per, stages, groups } = config as StreamConfig;
+  const m = rangeOf(p.m).max;
+  const tiles = Math.ceil(p.n / per);
+  const blocks = Math.min(caps.workers, tiles);
+  const b = tileBuilder(p.frame, [blocks, 1, 1], [1, groups]);
+  const rows = Array.from({ length: m }, (_, r) => holdRow(b, p, r, groups));
+  const w = p.weights.map(({ dtype }, i) => b.frag(`w${i}`, per, p.k, dtype));
+  const products = rows.map((_, r) => p.weights.map((_, i) => b.frag(`product${i}_${r}`, per, p.k)));
+  const parts = rows.map((_, r) => p.weights.map((_, i) => b.shared(`parts${i}_${r}`, per, groups)));
+  const own = b.frag("own", per, 1);
+
+  b.loop(
+    "tile",
+    ceilDiv(sub(i32(tiles), b.bx), blocks),
+    (i) => {
+      const first = mul(add(mul(i, blocks), b.bx), per);
+      const column = (j: Expr): Expr => add(first, j);
+      const ready = loadEarly(b, p, { rows: m, first, count: per });
+      for (const [x, tile] of w.entries()) b.map(tile, (j, k) => weightAt(p.weights[x]!, p.k, clamp(column(j), p.n), k));
+      for (const [r, row] of rows.entries())
+        for (const [x, tile] of w.entries()) {
+          b.map(products[r]![x]!, (j, k) => mul(at(tile, j, k), at(row, 0, k)));
+          b.rowReduce(parts[r]![x]!, "sum", products[r]![x]!);
+        }
+      for (const r of rows.keys())
+        storeOuts(b, p, {
+          over: own,
+          place: (j) => [i32(r), column(j)],
+          first,
+          width: per,
+          hasRow: () => lt(i32(r), p.m),
+          value: (out, j) => ready(out, parts[r]!.map((t) => sumOf(t, j)), r, j), // prettier-ignore
+        });
+    },
+    stages,
+  );
+  return b.build();
+}
+
+/** What the warps have found of a row, together. */
+const sumOf = (parts: Tile, row: Expr): Expr => partsOf(parts, row).reduce((x, y) => add(x, y));
+
+/** Row `r` of `a` in registers, each lane its columns. What the statistic and the value have in common is computed once. */
+function holdRow(b: TileBuilder, p: GemmProblem, r: number, groups: number): Tile {
+  const row = clamp(i32(r), p.m);
+  const x = b.frag(`a${r}`, 1, p.k);
+  const { stat } = p.a;
+  if (!stat) {
+    b.map(x, (_, k) => p.a.value(row, k, null));
+    return x;
+  }
+  const [, k] = coordinates(x);
+  const held = new Map<Expr, Expr>();
+  for (const [i, e] of commonOf(p, row, k).entries()) {
+    const tile = b.frag(`held${r}_${i}`, 1, p.k);
+    b.map(tile, () => e);
+    held.set(e, at(tile, 0, k));
+  }
+  const known = (e: Expr): Expr => rewrite(e, () => undefined, new Map(held));
+  const [terms, total] = [b.frag(`terms${r}`, 1, p.k), b.frag(`total${r}`, 1, 1)];
+  const parts = b.shared(`stat${r}`, 1, groups);
+  b.map(terms, () => known(stat.value(row, k)));
+  b.rowReduce(parts, stat.fn, terms);
+  b.map(total, () => partsOf(parts, 0).reduce((y, z) => binary(COMBINE[stat.fn], y, z)));
+  b.map(x, (own) => known(p.a.value(row, k, at(total, own, 0))));
+  return x;
+}
+
+const partsOf = (parts: Tile, row: Operand): Expr[] => Array.from({ length: parts.cols }, (_, j) => at(parts, row, j));
+
+/** The largest parts of the statistic's values that the operand is computed of too, without the statistic. */
+function commonOf(p: GemmProblem, row: Expr, k: Expr): readonly Expr[] {
+  const total = variable("%stat", "f32");
+  const square = p.a.stat!.value(row, k);
+  const found = new Set<Expr>();
+  const visit = (e: Expr): void => {
+    if (e.dtype === "f32" && some(e, (x) => x.op === "load") && some(square, (x) => x === e)) found.add(e);
+    else for (const x of children(e)) visit(x);
+  };
+  visit(p.a.value(row, k, total));
+  return [...found];
+}

@@ -1,0 +1,208 @@
+import type { Manifest } from "../../compiler/artifact.ts";
+import { evaluateIntExpr } from "../../compiler/artifact.ts";
+import type { CudaDevice } from "../../runtime/drivers/cuda/device.ts";
+import type { Executor, Symbols } from "../../runtime/executor.ts";
+import type { MemoryPlan } from "../../runtime/memory-plan.ts";
+import { summarizeProfile } from "../../runtime/profile.ts";
+import type { KernelTime } from "../../runtime/profile.ts";
+import type { Session } from "../../runtime/session.ts";
+import type { BambaConfig } from "../bamba/config.ts";
+import type { ModelPlan } from "./plan.ts";
+import { positionAxes } from "./plan.ts";
+import { createModelSession } from "./sessions.ts";
+
+/** All a second: bytes copied (read and written counted) and read; operations of f32 multiply-adds, and of mma.sync with bf16. */
+export interface StepCeilings {
+  readonly copy: number;
+  readonly read: number;
+  readonly fma: number;
+  readonly mma: number;
+}
+
+export interface KernelShare extends KernelTime {
+  /** Of the least time that its bytes at the copy bandwidth, or its operations at the device's best rate, can take. */
+  readonly roofline: number;
+}
+
+export interface StepResult {
+  readonly batch: number;
+  readonly context: number;
+  readonly compile: { readonly milliseconds: number; readonly cached: boolean };
+  readonly memory: MemoryPlan;
+  /** Positions that there would be room for on this device, with nothing else on it. */
+  readonly largestContext: number;
+  readonly launches: number;
+  /** Of the step's graph, by the device's clock; of a token in the session's loop, with its read. */
+  readonly graphMilliseconds: number;
+  readonly wallMilliseconds: number;
+  readonly tokensPerSecond: number;
+  /** Weights, states read and written, and keys and values of the positions so far. */
+  readonly bytes: number;
+  readonly bytesPerSecond: number;
+  readonly shareOfCopy: number;
+  readonly kernels: readonly KernelShare[];
+}
+
+export interface PromptResult {
+  readonly tokens: number;
+  readonly milliseconds: number;
+  readonly tokensPerSecond: number;
+  readonly flopsPerSecond: number;
+  readonly kernels: readonly KernelShare[];
+}
+
+/** Runs of the graph between two looks at the device's clock. */
+const RUNS = 10;
+/** An idle GPU takes some tenths of a second of work to run at its full clock rate. */
+const WARM_MILLISECONDS = 300;
+/** A model that is open for so many rows. */
+export interface Measured {
+  readonly device: CudaDevice;
+  readonly executor: Executor;
+  readonly manifest: Manifest;
+  readonly config: BambaConfig;
+  readonly plan: ModelPlan;
+}
+
+/** What is measured of it. */
+export interface Measurement {
+  /** Position at which a token is decoded. */
+  readonly context: number;
+  /** Tokens of a prompt of one row. */
+  readonly prefill: number;
+  /** Tokens of which the median counts. */
+  readonly decode: number;
+  readonly repeat: number;
+}
+
+/** One decode step of all rows: its graph, a token of the loop, each kernel. */
+export async function measureStep(
+  { device, executor, manifest, config, plan }: Measured,
+  { context, decode, repeat }: Measurement,
+  limits: StepCeilings,
+): Promise<Omit<StepResult, "compile" | "memory" | "largestContext">> {
+  const { batch, dtype, rotary } = plan;
+  const session = createModelSession(executor, config, rotary, { startAt: { rows: batch, past: context } });
+  const wallMilliseconds = await tokenLoop(session, decode);
+  const symbols = { batch, seq: 1, past: context, kept: 1 };
+  const name = `decode.${batch}`;
+  const graphMilliseconds = await graphTime(device, () => executor.run(name, symbols), 3 * repeat);
+  const bytes = stepBytes(manifest, name, config, context);
+  const kernels = await profileOf(executor, name, symbols, repeat, rooflineOf(limits, dtype));
+  const bytesPerSecond = (bytes / graphMilliseconds) * 1000;
+  return {
+    batch,
+    context,
+    launches: manifest.programs.find((program) => program.name === name)!.steps.length,
+    graphMilliseconds,
+    wallMilliseconds,
+    tokensPerSecond: (batch / wallMilliseconds) * 1000,
+    bytes,
+    bytesPerSecond,
+    shareOfCopy: bytesPerSecond / limits.copy,
+    kernels,
+  };
+}
+
+/** Milliseconds of a run: the median of several looks, each at a few runs that follow each other without a pause. */
+async function graphTime(device: CudaDevice, run: () => void | Promise<void>, looks: number): Promise<number> {
+  const look = async (): Promise<number> =>
+    (await device.milliseconds(async () => {
+      for (let i = 0; i < RUNS; i += 1) await run();
+    })) / RUNS;
+  const started = performance.now();
+  do await look();
+  while (performance.now() - started < WARM_MILLISECONDS);
+  const times: number[] = [];
+  for (let i = 0; i < looks; i += 1) times.push(await look());
+  return median(times);
+}
+
+/** Milliseconds a token of greedy decoding. */
+async function tokenLoop(session: Session, tokens: number): Promise<number> {
+  const next = new Int32Array(session.rows);
+  const times: number[] = [];
+  for (let i = 0; i < tokens; i += 1) {
+    const started = performance.now();
+    next.set(session.next.subarray(0, session.rows));
+    await session.decode(next);
+    times.push(performance.now() - started);
+  }
+  return median(times);
+}
+
+/** A prompt of one row. */
+export async function measurePrompt(
+  { executor, manifest, config, plan }: Measured,
+  { prefill, repeat }: Measurement,
+  limits: StepCeilings,
+): Promise<PromptResult> {
+  const session = createModelSession(executor, config, plan.rotary);
+  const ids = Int32Array.from({ length: prefill }, (_, i) => (i * 7919 + 13) % session.vocabSize);
+  let milliseconds = Infinity;
+  for (let pass = 0; pass <= repeat; pass += 1) {
+    await session.reset();
+    const started = performance.now();
+    await session.prefill(ids);
+    milliseconds = Math.min(milliseconds, performance.now() - started);
+  }
+  const program = manifest.programs.find(({ name }) => name === "prefill")!;
+  let flops = 0;
+  for (let past = 0; past < prefill; past += session.chunk) {
+    const symbols = { batch: 1, seq: Math.min(session.chunk, prefill - past), past, kept: 1 };
+    for (const step of program.steps) flops += evaluateIntExpr(step.flops, symbols);
+  }
+  const seq = Math.min(session.chunk, prefill);
+  const kernels = await profileOf(executor, "prefill", { batch: 1, seq, past: 0, kept: 1 }, 1, rooflineOf(limits, plan.dtype));
+  await session.reset();
+  return {
+    tokens: prefill,
+    milliseconds,
+    tokensPerSecond: (prefill / milliseconds) * 1000,
+    flopsPerSecond: (flops / milliseconds) * 1000,
+    kernels,
+  };
+}
+
+async function profileOf(
+  executor: Executor,
+  program: string,
+  symbols: Symbols,
+  repeat: number,
+  limits: Roofline,
+): Promise<readonly KernelShare[]> {
+  const runs = [];
+  for (let pass = 0; pass < repeat; pass += 1) runs.push(await executor.profile!(program, symbols));
+  return summarizeProfile(runs).map((kernel) => ({
+    ...kernel,
+    roofline: Math.max((kernel.gigabytesPerSecond * 1e9) / limits.bytes, (kernel.gigaflopsPerSecond * 1e9) / limits.flops),
+  }));
+}
+
+/** The most that a kernel can move and compute in a second. */
+interface Roofline {
+  readonly bytes: number;
+  readonly flops: number;
+}
+
+/** The hardware for matrices takes operands of 16 bits. */
+const rooflineOf = ({ copy, fma, mma }: StepCeilings, dtype: ModelPlan["dtype"]): Roofline => ({
+  bytes: copy,
+  flops: dtype === "f32" ? fma : mma,
+});
+
+/** The least that a step has to move: its weights (of a table that it looks up a row in, nothing), each recurrent state twice, and the keys and values so far. */
+function stepBytes(manifest: Manifest, program: string, config: BambaConfig, past: number): number {
+  const { steps, symbols } = manifest.programs.find(({ name }) => name === program)!;
+  const capacity = symbols.find(({ name }) => name === "past")!.max + 1;
+  const read = new Set(steps.flatMap(({ args }) => args.flatMap((arg) => (arg.kind === "weight" ? [arg.name] : []))));
+  if (!config.tieWordEmbeddings) read.delete("model.embed_tokens.weight");
+  const weights = manifest.weights.reduce((sum, { name, bytes }) => sum + (read.has(name) ? bytes : 0), 0);
+  const cached = positionAxes(config);
+  return manifest.states.reduce(
+    (sum, { name, bytes }) => sum + (cached[name] === undefined ? 2 * bytes : (bytes * (past + 1)) / capacity),
+    weights,
+  );
+}
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
