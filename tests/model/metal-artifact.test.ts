@@ -4,10 +4,10 @@ import { delimiter, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseKernels } from "../../backends/metal/toolchain.ts";
 import { read } from "../../compiler/ir/dtype.ts";
-import { compileFolder } from "../../models/auto/inspect.ts";
 import type { KernelCase } from "../../models/auto/metal/cases.ts";
 import { hash, inputFor, PERIOD } from "../../models/auto/metal/inputs.ts";
-import { readArtifact, writeArtifact } from "../../runtime/node/artifact.ts";
+import { readArtifact } from "../../runtime/node/artifact.ts";
+import { culm } from "../support/cli.ts";
 import { skipsClang } from "../support/metal/clang.ts";
 import { runJob } from "../support/metal/run.ts";
 import { scratchFolder, tinyFolder } from "../support/model-folder.ts";
@@ -18,11 +18,25 @@ const folder = join(scratch.path, "tiny.culm");
 const text = (name: string): string => readFileSync(join(folder, name), "utf8");
 
 beforeAll(async () => {
-  const { artifact } = await compileFolder(tinyFolder, { backend: "metal", target: "m4", maxLength: 64, prefillChunk: 16 });
-  await writeArtifact(folder, artifact);
+  const plan = ["--max-length", "64", "--prefill-chunk", "16"];
+  const { code, err } = await culm("compile", "--model", tinyFolder, "--out", folder, "--target", "metal:m4", ...plan);
+  expect(err).toMatch(/kernels for m4, programs prefill, decode\.1, sample/);
+  expect(code).toBe(0);
 });
 afterAll(() => {
   scratch.remove();
+});
+
+test("nothing here runs it", async () => {
+  const { code, err } = await culm("generate", "--model", tinyFolder, "--target", "metal", "--prompt", "x");
+  expect(code).not.toBe(0);
+  expect(err).toMatch(/kernels for Metal run in an app on a Mac.*culm compile --target metal writes them/s);
+});
+
+test("a target that there is not is refused with those that there are", async () => {
+  const { code, err } = await culm("compile", "--model", tinyFolder, "--out", `${folder}.other`, "--target", "metal:m2");
+  expect(code).not.toBe(0);
+  expect(err).toContain('there is no target "m2"; the targets are m1, m3, m4, m5');
 });
 
 const cases = (): readonly KernelCase[] => (JSON.parse(text("verify/cases.json")) as { readonly cases: readonly KernelCase[] }).cases;
