@@ -128,18 +128,8 @@ class OpenDevice implements CudaDevice {
     return list;
   }
 
-  async milliseconds(body: () => void | Promise<void>): Promise<number> {
-    const { work } = this;
-    const [start, end] = work.call((library) => [library.createEvent(), library.createEvent()] as const);
-    try {
-      work.call((library) => library.record(start, work.stream));
-      await body();
-      work.call((library) => library.record(end, work.stream));
-      await work.idle();
-      return work.call((library) => library.milliseconds(start, end));
-    } finally {
-      for (const event of [start, end]) work.release((library) => library.destroyEvent(event));
-    }
+  milliseconds(body: () => void | Promise<void>): Promise<number> {
+    return this.work.milliseconds(body);
   }
 
   close(): Promise<void> {

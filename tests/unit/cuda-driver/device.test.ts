@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { cuda } from "../../../runtime/drivers/cuda/device.ts";
 import type { CudaDevice } from "../../../runtime/drivers/cuda/device.ts";
 import type { DeviceBuffer, StepList } from "../../../runtime/driver.ts";
@@ -279,6 +279,17 @@ describe("time", () => {
     expect(launched.slice(0, 4)).toEqual(["add", "count early", "add early", "count early"]);
     expect(launched.slice(64, 66)).toEqual(["count", "count early"]);
     expect(library.live.size).toBe(before);
+    await device.close();
+  });
+
+  test("of groups, where each launch is waited for, is taken without a graph", async () => {
+    vi.stubEnv("CULM_CUDA_SYNC", "1");
+    const { device, library } = await open();
+    vi.unstubAllEnvs();
+    const { list } = await adding(device);
+    const [both] = await list.timeGroups!([[0, 1]]);
+    expect(both).toBeGreaterThan(0);
+    expect(library.launched.map(({ early, inGraph }) => early || inGraph)).toEqual(new Array(64).fill(false));
     await device.close();
   });
 
