@@ -48,13 +48,21 @@ final class Model {
   private var buffers: [String: MTLBuffer] = [:]
   private var arenas: [MTLBuffer] = []
 
-  init(folder: URL, checkpoint: Checkpoint, device: MTLDevice) throws {
-    manifest = try readJson(Manifest.self, folder.appendingPathComponent("manifest.json"))
+  /// `fixed`: values of symbols that no run will change.
+  init(folder: URL, checkpoint: Checkpoint, device: MTLDevice, fixed: [String: Int32] = [:]) throws {
+    let manifest = try readJson(Manifest.self, folder.appendingPathComponent("manifest.json"))
+    self.manifest = manifest
     if manifest.target.backend != "metal" { throw Failure("\(folder.path) is for \(manifest.target.backend)") }
     guard let queue = device.makeCommandQueue() else { throw Failure("\(device.name) gives no command queue") }
     self.queue = queue
     let kernels = try Kernels(device: device, library: folder.appendingPathComponent("build/kernels.metallib"))
-    pipelines = try manifest.kernels.map { try kernels.pipeline($0.entry, threads: $0.threads) }
+    pipelines = try manifest.kernels.map { kernel in
+      var constants: [Int: Int32] = [:]
+      for (i, symbol) in kernel.symbols.enumerated() {
+        if let value = fixed[symbol] { constants[i] = value }
+      }
+      return try kernels.pipeline(kernel.entry, threads: kernel.threads, fixed: constants)
+    }
 
     for weight in manifest.weights {
       let buffer = try device.zeroed(weight.bytes)

@@ -11,7 +11,7 @@ func start(_ arguments: [String]) throws -> Bool {
   }
   if arguments.count == 5, arguments[0] == "generate", let count = Int(arguments[4]) {
     let checkpoint = try Checkpoint(folder: URL(fileURLWithPath: arguments[2]))
-    let model = try Model(folder: URL(fileURLWithPath: arguments[1]), checkpoint: checkpoint, device: device)
+    let model = try Model(folder: URL(fileURLWithPath: arguments[1]), checkpoint: checkpoint, device: device, fixed: ["batch": 1, "kept": 1])
     let prompt = arguments[3].split(separator: ",").compactMap { Int32($0) }
     try model.generate(prompt: prompt, count: count) { print($0) }
     return true
