@@ -48,7 +48,7 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     const caps = cudaBackend.caps("sm_90");
     const sources = printed(await modelPrograms("1B", caps), caps);
     expect(sources.filter((s) => s.text.includes("mma.sync")).length).toBeGreaterThan(3);
-    const early = sources.filter(
+    const early = printed(await modelPrograms("tiny", caps), caps).filter(
       (s) => s.text.indexOf("= streamed_uint4(") >= 0 && s.text.indexOf("= streamed_uint4(") < s.text.indexOf("wait;"),
     );
     expect(early.length).toBeGreaterThan(0);
