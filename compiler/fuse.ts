@@ -1,13 +1,15 @@
 import type { Caps } from "./backend.ts";
-import type { Dim, Graph, Node } from "./ir/graph.ts";
+import type { DType } from "./ir/dtype.ts";
+import type { Dim, Graph, Node, NodeOf } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
 import type { BufferInfo, KernelPlan } from "./plan.ts";
-import { elementCount, maxOf } from "./plan.ts";
+import { dimMax, elementCount, maxOf } from "./plan.ts";
 import { isAnchor, isLinear, isPointwise, isSource, isTuple } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
 import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
+import { streams } from "./templates/gemm-stream.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
 /**
@@ -21,8 +23,8 @@ export interface Fused {
   readonly outputs: readonly BufferInfo[];
 }
 
-/** Rows up to which a GEMM is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
-export const GEMV_ROWS = 8;
+/** Rows up to which a product with weights of a type is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
+export const gemvRows = (dtype: DType, k: number, caps: Caps): number => (streams({ dtype, k }, caps) ? 4 : 8);
 
 const rowsOf = (n: Node): number => maxOf(elementCount(typeOf(n).shape.slice(0, -1)));
 
@@ -55,7 +57,8 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   for (const n of order) {
     if ((n.op !== "rmsNorm" && n.op !== "gatedRmsNorm") || roots.has(n) || forced.has(n)) continue;
     const readers = usersOf(n);
-    if (readers.length > 0 && readers.every((u) => isLinear(u) && u.inputs[0] === n && rowsOf(u) <= GEMV_ROWS)) prologues.add(n);
+    if (readers.length > 0 && readers.every((u) => isLinear(u) && u.inputs[0] === n && rowsOf(u) <= mostGemvRows(u, caps)))
+      prologues.add(n);
   }
 
   const owner = new Map<Node, Node>(); // pointwise node -> the anchor whose epilogue it belongs to
@@ -126,7 +129,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const arena = (n: Node): BufferInfo => ({
     kind: "arena",
     name: `t${temporaries++}`,
-    dtype: typeOf(n).dtype,
+    dtype: operandType(n, usersOf(n), roots.has(n), caps) ?? typeOf(n).dtype,
     shape: typeOf(n).shape,
     panel: 0,
   });
@@ -167,6 +170,22 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
+}
+
+const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>
+  gemvRows(typeOf(w!).dtype, dimMax(typeOf(a!).shape.at(-1)!), caps);
+
+/**
+ * The type of the weights that a value is multiplied with, where nothing else is done with it, by hardware that copies both operands from memory: it rounds the value
+ * to that type anyway.
+ */
+function operandType(n: Node, readers: readonly Node[], isRoot: boolean, caps: Caps): DType | null {
+  if (isRoot || readers.length === 0 || typeOf(n).dtype !== "f32") return null;
+  const products = readers.filter((u) => isLinear(u) && u.inputs[0] === n && rowsOf(u) > mostGemvRows(u, caps));
+  const types = new Set(products.map((u) => typeOf(u.inputs[1]!).dtype));
+  const [dtype] = types;
+  const fits = products.length === readers.length && types.size === 1 && dtype !== undefined;
+  return fits && streams({ dtype, k: dimMax(typeOf(n).shape.at(-1)!) }, caps) ? dtype : null;
 }
 
 const tooWide = (kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan | undefined =>

@@ -13,6 +13,7 @@ import { pointwise, cacheWrite } from "./lowering/pointwise.ts";
 export function kernelsOf(d: Decisions, sink: Node, anchors: readonly Node[]): readonly KernelPlan[] {
   const anchor = anchors[0];
   if (anchor?.op === "attention") return attention(d, sink, anchor);
+  if (anchor?.op === "matmul" && isLinear(anchor)) return gemm(d, sink, anchors.filter(isLinear));
   if (anchor?.op === "reduce") return reduction(d, sink, anchor);
   return [kernelOf(d, sink, anchors)];
 }
@@ -23,7 +24,7 @@ function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPla
     return sink.op === "update" && d.buffers.get(sink)?.kind === "state" ? cacheWrite(d, sink) : pointwise(d, sink, d.buffers.get(sink)!);
   switch (anchor.op) {
     case "matmul":
-      return isLinear(anchor) ? gemm(d, sink, anchors.filter(isLinear)) : matmulRows(d, sink, anchor);
+      return matmulRows(d, sink, anchor);
     case "rmsNorm":
     case "gatedRmsNorm":
       return norm(d, sink, anchor);

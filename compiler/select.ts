@@ -1,15 +1,16 @@
 import type { Caps } from "./backend.ts";
 import { CulmError } from "./diagnostics.ts";
 import { rows } from "./generate/rows.ts";
-import { GEMV_ROWS } from "./fuse.ts";
+import { gemvRows } from "./fuse.ts";
 import { DECODE_QUERIES } from "./lowering/mixers.ts";
 import type { TileProgram } from "./ir/tile.ts";
 import type { KernelPlan } from "./plan.ts";
 import { maxOf } from "./plan.ts";
-import type { Config, Template } from "./template.ts";
+import type { Config, GemmProblem, Template } from "./template.ts";
 import { attentionDecode } from "./templates/attention-decode.ts";
 import { attention } from "./templates/attention.ts";
 import { conv1d } from "./templates/conv1d.ts";
+import { gemmStream } from "./templates/gemm-stream.ts";
 import { gemm } from "./templates/gemm.ts";
 import { gemvStream } from "./templates/gemv-stream.ts";
 import { gemv } from "./templates/gemv.ts";
@@ -31,7 +32,7 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
   const p = kernel.problem;
   switch (p.kind) {
     case "gemm":
-      return first(kernel, p, maxOf(p.m) <= GEMV_ROWS ? [gemvStream, gemv, gemm] : [gemm], caps);
+      return first(kernel, p, productTemplates(p, caps), caps);
     case "attention":
       return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionDecode, attention] : [attention], caps);
     case "ssd":
@@ -45,6 +46,11 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
     case "token":
       return first(kernel, p, [sampleToken], caps);
   }
+}
+
+function productTemplates(p: GemmProblem, caps: Caps): readonly Template<GemmProblem>[] {
+  if (p.parts) return [gemmStream];
+  return maxOf(p.m) <= gemvRows(p.weights[0]!.dtype, p.k, caps) ? [gemvStream, gemv, gemm] : [gemmStream, gemm];
 }
 
 function first<P>(kernel: KernelPlan, problem: NoInfer<P>, templates: readonly Template<P>[], caps: Caps): Choice {

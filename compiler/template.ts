@@ -52,6 +52,15 @@ export interface GemmProblem {
   /** Weight buffers [n, k] in the layout named; one accumulator each. */
   readonly weights: readonly { readonly buffer: string; readonly dtype: DType; readonly panel: number }[];
   readonly outs: readonly ProductOut[];
+  /**
+   * With `count` > 1 blocks share k: instead of `outs` the kernel of the one weight writes f32 to `buffer`, [count, rows, n]: part i has the sums of the i-th of as
+   * many equal runs of k. `templates/gemm-stream.ts` alone takes such a problem.
+   */
+  readonly parts?: {
+    readonly count: number;
+    readonly buffer: string;
+    readonly index: (part: Expr, row: Expr, col: Expr) => Expr;
+  };
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import { add, load } from "../../compiler/ir/expr.ts";
+import { eachStmt } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { ReduceFn } from "../../compiler/ir/tile.ts";
 import type { Block } from "../text/block.ts";
@@ -51,12 +52,21 @@ function printStmt(s: Stmt, b: Block, k: Kernel): void {
     case "for": {
       const inner = block(b, false, s.var);
       printBody(s.body, inner, k);
-      k.loop(inner, variableName(s.var.name), s.count, s.unroll ? "out" : "any");
+      k.loop(inner, variableName(s.var.name), s.count, s.unroll ? "out" : multiplies(s) ? "loop" : "any");
       return;
     }
     case "if":
       return void printIf(s, b, k);
   }
+}
+
+/** Whether tiles are multiplied in it: written out, a few such turns would keep the operands of all of them in registers, more than there are. */
+function multiplies(s: Stmt): boolean {
+  let found = false;
+  eachStmt([s], (x) => {
+    found ||= x.op === "unit";
+  });
+  return found;
 }
 
 function printIf(s: Extract<Stmt, { op: "if" }>, b: Block, k: Kernel): void {

@@ -73,18 +73,24 @@ function parameters(k: Kernel): string[] {
   return k.program.symbols.length > 0 ? [...buffers, "const int* symbols"] : buffers;
 }
 
-const ALIGN = 16;
+/** Bytes that all banks of shared memory deliver at a time, and where vectors may begin. */
+const LINE = 128;
+const VECTOR = 16;
 
-/** Shared arrays one after the other, each where vectors may begin. */
+/**
+ * Shared arrays one after the other; those of whole lines first, so that they begin with one. What comes from device memory comes in lines of as many bytes: into an
+ * array that begins elsewhere each would be written in two halves, and by that a GEMV loses a fifth of the bandwidth (measured on an H200).
+ */
 function sharedLayout(k: Kernel): { readonly text: readonly string[]; readonly bytes: number } {
-  const arrays = k.program.shared.map((d) => k.places.get(d.name)!);
-  if (arrays.length === 0) return { text: [], bytes: 0 };
-  const text = [`  extern __shared__ __align__(${ALIGN}) unsigned char shared[];`];
+  const sizes = k.program.shared.map((d) => ({ place: k.places.get(d.name)!, size: d.count * BYTES[d.dtype] }));
+  if (sizes.length === 0) return { text: [], bytes: 0 };
+  const isWhole = ({ size }: { readonly size: number }): boolean => size % LINE === 0;
+  const text = [`  extern __shared__ __align__(${LINE}) unsigned char shared[];`];
   let bytes = 0;
-  for (const { name, dtype, count } of arrays) {
-    const type = cudaDialect.memory[dtype];
-    text.push(`  ${type}* const ${name} = reinterpret_cast<${type}*>(shared + ${bytes});`);
-    bytes += Math.ceil((count * BYTES[dtype]) / ALIGN) * ALIGN;
+  for (const { place, size } of [...sizes.filter(isWhole), ...sizes.filter((s) => !isWhole(s))]) {
+    const type = cudaDialect.memory[place.dtype];
+    text.push(`  ${type}* const ${place.name} = reinterpret_cast<${type}*>(shared + ${bytes});`);
+    bytes += Math.ceil(size / VECTOR) * VECTOR;
   }
   return { text, bytes };
 }

@@ -51,8 +51,8 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
     Math.max(caps.lanes, Math.floor((vector ? L2 / 4 / 4 : registers * caps.lanes) / Math.max(1, p.steps.length)));
   const room = roomFor(laneRegisters(caps, 64));
   const warps = vector ? 1 : Math.max(1, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes));
-  // one row, or a few, of many columns (the logits): its warps walk over them side by side
-  const along = reduces && count * 8 <= warps ? Math.min(warps, Math.ceil(wide / (4 * caps.lanes))) : 1;
+  // where rows are fewer than blocks would be, of many columns (norms, the logits), warps take them side by side: what a row costs is waiting for it
+  const along = reduces && !vector && count <= 2 * caps.workers ? Math.min(warps, Math.ceil(wide / (4 * caps.lanes))) : 1;
   const groups = along > 1 ? 1 : Math.min(4, warps, count);
   const whole = readsOtherColumns(p);
   if (whole && wide > roomFor(64))

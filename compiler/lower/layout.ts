@@ -1,5 +1,5 @@
 import type { MatrixUnit } from "../backend.ts";
-import { add, and, i32, idiv, isConst, lt, mod, mul } from "../ir/expr.ts";
+import { TRUE, add, and, i32, idiv, isConst, lt, mod, mul } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Tile } from "../ir/tile.ts";
 
@@ -175,7 +175,9 @@ export function rowPlaceOf(l: FragLayout, at: Lane, r: Expr, s: number): Place {
   const [er] = l.unit.coord(at.lane, i32(l.rows.first[s]!));
   const row = add(add(rowBase(l, at), mul(r, l.unit.m)), er);
   const index = add(mul(r, l.rows.slots), s);
-  return { row, col: i32(0), index, rowIndex: index, colIndex: i32(0), inside: lt(row, l.tile.rows) };
+  // rows that a lane has for itself are of the first warps along them alone: others would read the same memory for nothing
+  const alone = l.rows.masks.length === 0 ? lt(at.warpCol, 1) : TRUE;
+  return { row, col: i32(0), index, rowIndex: index, colIndex: i32(0), inside: and(lt(row, l.tile.rows), alone) };
 }
 
 /** True in the one lane of the block that stands for a row of a row vector: the first of those that share it, in the first column of warps. */

@@ -14,13 +14,14 @@ import { ownElement } from "./own-element.ts";
 import type { Loop, Ring, RingCopy } from "./rings.ts";
 
 /**
- * A loop with a ring, in parts: what comes before the loop; what a turn does before it waits, and how it waits; and the rest of the body. What is still of Tile IR
- * is to be lowered in the context `inside`.
+ * A loop with a ring, in parts: what comes before the loop, and in a turn copies for a later one, statements of the loop's body that stand before its own copies,
+ * how it waits for those, and the rest of the body. What is still of Tile IR is to be lowered in the context `inside`.
  */
 export interface RingTurns {
   readonly first: readonly Stmt[];
+  readonly ahead: readonly Stmt[];
   readonly before: readonly TileStmt[];
-  readonly turn: readonly Piece[];
+  readonly wait: readonly Piece[];
   readonly rest: readonly TileStmt[];
   readonly inside: Context;
 }
@@ -50,9 +51,10 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   return {
     first,
     before,
-    turn: meets
+    ahead: meets ? [] : next,
+    wait: meets
       ? [{ op: "piece", body: [wait(stages - 2)] }, { op: "barrier" }, { op: "piece", body: next }]
-      : [{ op: "piece", body: [...next, wait(stages - 1)] }],
+      : [{ op: "piece", body: [wait(stages - 1)] }],
     rest: s.body.slice(before.length).filter((x) => !isCopy(x)),
     inside: { ...ctx, slots: new Map([...ctx.slots, ...here]) },
   };

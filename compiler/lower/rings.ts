@@ -44,7 +44,7 @@ interface Placement {
 
 /**
  * The rings of a program: loops with `stages` > 1 that begin with plain copies of memory that the program does not write, into tiles that nothing else
- * touches. What else a loop begins with is done in its turn, before the block waits if it stands before the first copy.
+ * touches. What else a loop begins with is done in its turn, before it waits if it stands before the first copy.
  */
 export function ringsOf(program: TileProgram, placement: Placement): Rings {
   const found = new Map<Loop, Ring>();

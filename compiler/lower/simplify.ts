@@ -1,10 +1,10 @@
-import { i32, isConst, walk } from "../ir/expr.ts";
+import { i32, isConst, some, walk } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { accessesOf, eachStmt, expressionsOf, substituteStmts } from "../ir/thread-walk.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";
 
 /**
- * Removes what does nothing: loops of no turns, loops and conditions around nothing, conditions that are known, barriers that nothing happens
+ * Removes what does nothing: loops of no turns, loops and conditions around nothing, conditions that are known or asked twice, barriers that nothing happens
  * between, arrays that nothing mentions. A loop of one turn becomes its body; expressions fold again as the counter is put in.
  */
 export function simplifyThread(p: ThreadProgram): ThreadProgram {
@@ -35,7 +35,22 @@ function mentioned(body: readonly Stmt[]): ReadonlySet<string> {
   return names;
 }
 
-const simplifyAll = (body: readonly Stmt[]): readonly Stmt[] => withoutIdleBarriers(body.flatMap(simplify));
+const simplifyAll = (body: readonly Stmt[]): readonly Stmt[] => withoutIdleBarriers(joinConditions(body.flatMap(simplify)));
+
+/** Neighbours under one condition, which neither of them can change, become one: their loads can then be on their way together. */
+function joinConditions(body: readonly Stmt[]): readonly Stmt[] {
+  const joined: Stmt[] = [];
+  for (const s of body) {
+    const last = joined.at(-1);
+    if (s.op === "if" && last?.op === "if" && last.cond === s.cond && s.otherwise.length + last.otherwise.length === 0 && isFixed(s.cond))
+      joined[joined.length - 1] = { ...last, body: [...last.body, ...s.body] };
+    else joined.push(s);
+  }
+  return joined;
+}
+
+/** Whether nothing that statements do changes the value. */
+const isFixed = (e: Expr): boolean => !some(e, (x) => x.op === "reg" || x.op === "shuffle" || x.op === "load");
 
 function simplify(s: Stmt): readonly Stmt[] {
   if (s.op === "for") {

@@ -89,6 +89,10 @@ export function withinRegisters<C extends { readonly registers: number }>(found:
   return found.filter((c) => c.registers <= Math.max(least, most));
 }
 
+/** The hardware for matrices of `dtype` that takes no wider type: operands that lie in memory in it are multiplied as they are. */
+export const halfUnit = (dtype: DType, caps: Caps): MatrixUnit | null =>
+  dtype === "f32" ? null : (caps.units.find((u) => u.inputs.includes(dtype) && !u.inputs.includes("f32")) ?? null);
+
 /** A target whose unit is a vector FMA: b needs adjacent columns, a is read as single elements, both from anywhere in memory. */
 export const isVector = (caps: Caps): boolean => unitOf(caps).m === 1 && unitOf(caps).k === 1 && caps.directOperands;
 

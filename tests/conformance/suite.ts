@@ -10,6 +10,7 @@ import type { Frame, Template } from "../../compiler/template.ts";
 import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
+import { gemmStream } from "../../compiler/templates/gemm-stream.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
@@ -28,7 +29,7 @@ import { attentionCase, DECODE, PREFILL } from "../support/problems/attention.ts
 import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
-import { gemmCase, longRows } from "../support/problems/gemm.ts";
+import { gemmCase, longRows, streamCase } from "../support/problems/gemm.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
@@ -66,6 +67,7 @@ export const conformance = (target: Target): unknown =>
       };
       test("rows", () => agrees(rows, rowCase(), 40));
       test("gemm", () => agrees(gemm, gemmCase(caps), 40));
+      test.skipIf(!caps.asyncCopy)("gemm-stream", () => agrees(gemmStream, streamCase(), 40));
       test("gemv", () => agrees(gemv, gemmCase(caps, 5), 40));
       test.skipIf(!caps.asyncCopy)("gemv-stream", () => agrees(gemvStream, gemmCase(caps, 4, longRows(caps)), 20));
       test("conv1d", () => agrees(conv1d, convCase(), 30));

@@ -52,7 +52,55 @@ export const gemmCase = (caps: Caps, rows = 40, sizes: Sizes = { n: size(70), k:
       out: storage,
       seed,
     })
-    .map(({ step, ...s }) => make({ ...s, step: step && rangeIn(s.n, step) }, caps, rows));
+    .map(({ step, ...s }) => make({ ...s, step: step && rangeIn(s.n, step) }, caps.panel, rows));
+
+/** Products whose operands both lie in memory in one 16-bit type, as `gemm-stream` takes them: as for `gemm`, or in parts of k. */
+export const streamCase = (rows = 40): fc.Arbitrary<Case<GemmProblem>> =>
+  fc
+    .record({
+      m: size(rows),
+      n: size(70),
+      k: fc.constantFrom(8, 64, 96, 136, 256, 512),
+      symbolic: fc.boolean(),
+      weights: fc.constantFrom(1, 1, 2),
+      outs: fc.constantFrom(1, 1, 2),
+      step: fc.option(fc.tuple(fc.nat(80), fc.nat(80))),
+      parts: fc.constantFrom(1, 1, 2, 4),
+      w: fc.constantFrom<DType>("bf16", "f16"),
+      out: storage,
+      seed,
+    })
+    .map(({ step, parts, ...s }) => {
+      const shape: Shape = { ...s, panels: false, stat: "none", a: s.w, step: step && rangeIn(s.n, step) };
+      return parts > 1 && s.k % (32 * parts) === 0 ? inParts(shape, parts, rows) : make(shape, 0, rows);
+    });
+
+/** The same product, of which the kernel stores the sums of `parts` equal runs of k. */
+function inParts(s: Shape, parts: number, most: number): Case<GemmProblem> {
+  const mem = memory(s.seed);
+  const a = mem.input(s.a, s.m * s.k);
+  const w = weight(mem, s.w, s.n, s.k, 0);
+  const sums = mem.output("f32", parts * s.m * s.n);
+  const m = dimension("rows", s.m, s.symbolic, most);
+  const expected = new Float64Array(parts * s.m * s.n);
+  const run = s.k / parts;
+  for (let i = 0; i < expected.length; i++) {
+    const [col, row, part] = [i % s.n, Math.floor(i / s.n) % s.m, Math.floor(i / s.n / s.m)];
+    for (let k = part * run; k < (part + 1) * run; k++) expected[i]! += a.get(row * s.k + k) * w.get(col, k);
+  }
+  const problem: GemmProblem = {
+    frame: mem.frame("gemm_test", m.symbols),
+    m: m.expr,
+    n: s.n,
+    k: s.k,
+    a: { stat: null, value: (row, k) => a.at(add(mul(row, s.k), k)) },
+    weights: [{ buffer: w.buffer.name, dtype: s.w, panel: 0 }],
+    outs: [],
+    parts: { count: parts, buffer: sums.name, index: (part, row, col) => add(mul(add(mul(part, m.expr), row), s.n), col) },
+  };
+  const about = JSON.stringify({ ...s, parts });
+  return { problem, buffers: mem.buffers, symbols: m.values, expected: { [sums.name]: expected }, tolerance: 2e-5, about };
+}
 
 const PLAIN = {
   symbolic: false,
@@ -69,7 +117,7 @@ const PLAIN = {
 
 /** One product of a given size. */
 export const gemmOf = (s: Pick<Shape, "m" | "n" | "k"> & Partial<Shape>, caps: Caps): Case<GemmProblem> =>
-  make({ ...PLAIN, ...s }, caps, s.m);
+  make({ ...PLAIN, ...s }, caps.panel, s.m);
 
 /** Columns from and to, at least one; half of the time where tiles end. */
 function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number, number] {
@@ -78,9 +126,9 @@ function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number
   return [from, to];
 }
 
-function make(s: Shape, caps: Caps, most: number): Case<GemmProblem> {
+function make(s: Shape, panels: number, most: number): Case<GemmProblem> {
   const mem = memory(s.seed);
-  const panel = s.panels ? caps.panel : 0;
+  const panel = s.panels ? panels : 0;
   const a = mem.input(s.a, s.m * s.k);
   const scale = mem.input("f32", s.k);
   const bias = mem.input("f32", s.n);

@@ -78,16 +78,40 @@ describe("the kernel's head", () => {
     expect(text({ params, body }).indexOf("p0[tid] =")).toBeGreaterThan(text({ params, body }).indexOf("griddepcontrol.wait"));
   });
 
-  test("shared arrays lie one after the other at multiples of 16 bytes", () => {
+  test("shared arrays lie one after the other at multiples of 16 bytes, those of whole lines first", () => {
     const shared = [
       { name: "a", dtype: "bf16", count: 5 },
       { name: "b", dtype: "f32", count: 3 },
+      { name: "c", dtype: "bf16", count: 128 },
     ] as const;
-    const body = [store("a", "bf16", i32(0), cast(f32(1), "bf16")), store("b", "f32", i32(0), f32(2))];
+    const body = shared.map(({ name, dtype }) => store(name, dtype, i32(0), cast(f32(1), dtype)));
     const source = on("sm_90", { shared, body });
-    expect(source.sharedBytes).toBe(32);
-    expect(source.text).toContain("s_a = reinterpret_cast<unsigned short*>(shared + 0);");
-    expect(source.text).toContain("s_b = reinterpret_cast<float*>(shared + 16);");
+    expect(source.sharedBytes).toBe(256 + 32);
+    expect(source.text).toContain("__align__(128)");
+    expect(source.text).toContain("s_c = reinterpret_cast<unsigned short*>(shared + 0);");
+    expect(source.text).toContain("s_a = reinterpret_cast<unsigned short*>(shared + 256);");
+    expect(source.text).toContain("s_b = reinterpret_cast<float*>(shared + 272);");
+  });
+
+  test("copies by the hardware: of 16 bytes past L1, with zeros where a condition does not hold", () => {
+    const shared = [{ name: "a", dtype: "bf16", count: 1024 }] as const;
+    const copy = (guard: Expr | null, width: number): Stmt => ({
+      op: "asyncCopy",
+      dst: "a",
+      dstAt: mul(tid, width),
+      src: "p2",
+      srcAt: add(mul(tid, width), 64),
+      dtype: "bf16",
+      width,
+      guard,
+    });
+    const printed = text({ shared, body: [copy(null, 8), copy(lt(tid, 4), 2), { op: "asyncWait", pending: 1 }] });
+    expect(printed).toContain("cp.async.cg.shared.global [%0], [%1], 16;");
+    expect(printed).toContain("cp.async.ca.shared.global [%0], [%1], 4, %2;");
+    expect(printed).toMatch(/async_copy_16\(s_a \+ x0, \(p2 \+ x0\) \+ 64\);/);
+    expect(printed).toMatch(/async_copy_where_4\(.*, \(tid < 4\)\);/);
+    expect(printed).toContain('asm volatile("cp.async.commit_group;");');
+    expect(printed).toContain('asm volatile("cp.async.wait_group 1;" ::: "memory");');
   });
 
   test("the name says what is in it", () => {

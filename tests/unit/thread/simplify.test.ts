@@ -37,6 +37,18 @@ const lines = (p: ThreadProgram): string[] =>
 const simplified = (...body: Stmt[]): string[] => lines(simplifyThread(program(body)));
 
 describe("simplifyThread", () => {
+  test("asks neighbours' condition once, unless the first of them may change it", () => {
+    const few = lt(tid, 4),
+      kept = lt(reg("r", "f32", 0), f32(1));
+    expect(simplified(when(few, [set(i32(0), f32(1))]), when(few, [set(i32(1), f32(2))]), when(lt(tid, 5), [set(i32(2), f32(3))]))).toEqual(
+      ["if (tid < 4)", "  r.0 = 1.0", "  r.1 = 2.0", "if (tid < 5)", "  r.2 = 3.0"],
+    );
+    expect(simplified(when(kept, [set(i32(0), f32(1))]), when(kept, [set(i32(0), f32(2))])).filter((l) => l.startsWith("if"))).toHaveLength(
+      2,
+    );
+    expect(simplified(when(few, [set(i32(0), f32(1))], [set(i32(0), f32(2))]), when(few, [set(i32(1), f32(3))]))).toHaveLength(6);
+  });
+
   test("drops loops and conditions around nothing", () => {
     expect(simplified(loop(i, i32(4), false), when(lt(tid, 3), []), loop(i, i32(0), false, set(i, f32(1))))).toEqual([]);
     expect(simplified(loop(i, i32(4), false, when(lt(tid, i), [loop(j, i32(2), false)])))).toEqual([]);
