@@ -17,6 +17,7 @@ export type { Finding } from "./thread-memory.ts";
  * Runs a program and defines what Thread IR means: all lanes of a block go through its statements in lock-step, blocks one after the other, and
  * values are rounded where they are kept. Returns what is wrong with the program: lanes that touch one element without a barrier between (one of
  * them writing), blocks that do so at all, reads of memory that nothing wrote, accesses out of range, barriers that not all lanes reach.
+ * @param blocks which ones of the grid are run; all unless given
  */
 export function emulateThread(
   p: ThreadProgram,

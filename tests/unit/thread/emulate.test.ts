@@ -95,6 +95,14 @@ function run(body: readonly Stmt[], blocks = 1): { found: readonly Finding[]; ou
 }
 const kinds = (body: readonly Stmt[], blocks = 1): string[] => run(body, blocks).found.map((f) => f.kind);
 
+test("of some blocks, only those are run", () => {
+  const bx = intVar("bx", 0, 1);
+  const buffers = { in: new Float32Array(16), out: new Float32Array(16).fill(-1), both: new Float32Array(16) };
+  const body = [store("out", add(mul(bx, THREADS), tid), asFloat(bx))];
+  expect(emulateThread(program(body, 2), caps, buffers, {}, [[1, 0, 0]])).toEqual([]);
+  expect([...buffers.out]).toEqual([...Array<number>(8).fill(-1), ...Array<number>(8).fill(1)]);
+});
+
 describe("memory between lanes", () => {
   const shift = s(mod(add(tid, 1), THREADS));
 
