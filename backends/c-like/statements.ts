@@ -49,13 +49,16 @@ function printStmt(s: Stmt, b: Block, k: Kernel): void {
     case "for": {
       const inner = block(b, false, s.var);
       printBody(s.body, inner, k);
-      k.loop(inner, variableName(s.var.name), s.count, s.unroll ? "out" : "any");
+      k.loop(inner, variableName(s.var.name), s.count, s.unroll ? "out" : streamsOperands(s.body) ? "loop" : "any");
       return;
     }
     case "if":
       return void printIf(s, b, k);
   }
 }
+
+/** Turns that multiply what hardware copies: a few of them written out, and the operands of all would be in registers at once. */
+const streamsOperands = (body: readonly Stmt[]): boolean => body.some((s) => s.op === "asyncWait") && body.some((s) => s.op === "unit");
 
 function printIf(s: Extract<Stmt, { op: "if" }>, b: Block, k: Kernel): void {
   const head = `if (${k.value(s.cond, b)})`;
