@@ -33,6 +33,8 @@ export interface Caps {
   readonly arena: "one" | "buffers";
   /** Buffers that a kernel may have as arguments. */
   readonly maxBuffers: number;
+  /** Sums of a product that a lane may hold, of a target with fewer registers than the 255 of most GPUs. */
+  readonly accumulators?: number;
   /** What the device must offer; the artifact says it. */
   readonly requires: Requirements;
   /** Workers that run blocks at the same time (cores, SMs): what a grid should at least fill. */

@@ -3,6 +3,8 @@ import { elementBytes, evaluateIntExpr } from "../compiler/artifact.ts";
 import type { BufferUse, Device, DeviceBuffer, Kernel, Slice, StepList } from "./driver.ts";
 import { UserError } from "./errors.ts";
 import type { Executor, HostArray, StepTime, Symbols } from "./executor.ts";
+import type { MemoryPlan } from "./memory-plan.ts";
+import { arenaSizes, largestRow, literalOffsets, memoryPlan, memoryRefusal } from "./memory-plan.ts";
 import { operationOf } from "./profile.ts";
 import { copyRows } from "./rows.ts";
 import { checkWeights, createStaging, isIgnoredTensor, loadWeight, sourceBytes } from "./weights.ts";
@@ -49,7 +51,10 @@ export async function openArtifact(
       hint: `compile the model with --target ${device.backend}`,
     });
   checkWeights(manifest, source, spare);
-  const memory = new Memory(device);
+  const memory = new Memory(
+    device,
+    memoryPlan(manifest, (entry) => bank.has(bankKey(entry))),
+  );
   const module = await device.load(artifact.kernels);
   const lists: StepList[] = [];
   const close = (): void => {
@@ -92,19 +97,21 @@ export async function openArtifact(
   }
 }
 
-/** Allocates, keeps account, and frees all at once. */
+/** Allocates, and frees all at once. */
 class Memory {
   private readonly device: Device;
+  private readonly plan: MemoryPlan;
   private readonly buffers = new Set<DeviceBuffer>();
-  /** Bytes by what they are for. */
-  private readonly taken = new Map<BufferUse, number>();
 
-  constructor(device: Device) {
+  /** @throws UserError when the device tells that it has less than is planned */
+  constructor(device: Device, plan: MemoryPlan) {
     this.device = device;
+    this.plan = plan;
+    const free = device.freeBytes?.();
+    if (free !== undefined && plan.total > free) throw memoryRefusal(device.name, plan, free);
   }
 
   take(bytes: number, use: BufferUse, what: string): DeviceBuffer {
-    this.taken.set(use, (this.taken.get(use) ?? 0) + bytes);
     try {
       const buffer = this.device.alloc(bytes, use);
       this.buffers.add(buffer);
@@ -136,35 +143,12 @@ class Memory {
 
   private refusal(cause: unknown, what: string): unknown {
     if (!(cause instanceof RangeError)) return cause;
-    const plan = bufferUses.flatMap(([use, name]) => (this.taken.has(use) ? [`${name} ${this.taken.get(use)!}`] : []));
-    return new UserError(`${this.device.name}: not enough memory${what}; bytes asked for: ${plan.join(", ")}`, {
-      cause,
-      hint: "a smaller --max-length or --batch, or another --dtype, needs less",
-    });
+    const { device, plan } = this;
+    // What was taken on the way here counts as free again.
+    const free = device.freeBytes?.();
+    const there = free === undefined ? undefined : free + [...this.buffers].reduce((sum, { bytes }) => sum + bytes, 0);
+    return memoryRefusal(device.name, plan, there, { what, cause });
   }
-}
-
-const bufferUses: readonly (readonly [BufferUse, string])[] = [
-  ["weights", "weights"],
-  ["state", "states"],
-  ["arena", "between kernels"],
-  ["io", "inputs and outputs"],
-];
-
-/** The arenas are all programs' (one runs at a time): each is as large as the program that needs most of it asks for. */
-function arenaSizes({ programs }: Manifest): readonly number[] {
-  const count = Math.max(0, ...programs.map(({ arenas }) => arenas.length));
-  return Array.from({ length: count }, (_, i) => Math.max(64, ...programs.map(({ arenas }) => arenas[i] ?? 0)));
-}
-
-/** Bytes of the largest row that may have to change places with another: of a state, or of an output that has one position a row. 0 with one row. */
-function largestRow({ states, programs }: Manifest): number {
-  const most = Object.fromEntries(programs.flatMap(({ symbols }) => symbols.map(({ name, max }) => [name, max])));
-  const outputs = programs.flatMap((program) => program.outputs).filter(({ shape }) => shape[0] === "batch" && shape.length <= 2);
-  return [...states, ...outputs].reduce((largest, { shape, bytes }) => {
-    const rows = shape[0] === undefined ? 1 : evaluateIntExpr(shape[0], most);
-    return rows > 1 ? Math.max(largest, bytes / rows) : largest;
-  }, 0);
 }
 
 /** Reads weights into memory that is there. */
@@ -213,17 +197,10 @@ function sinkOf(device: Device, buffer: DeviceBuffer): Parameters<typeof loadWei
   };
 }
 
-/** What WebGPU asks of the offset of a binding, at most; a multiple of a cache line. */
-const align = 256;
-
 /** All literals in one buffer, each where a binding or a vector load may begin. */
 function placeLiterals(memory: Memory, { manifest, literals }: LoadedArtifact): ReadonlyMap<string, Slice> {
-  const offsets: number[] = [];
-  let bytes = 0;
-  for (const entry of manifest.literals) {
-    offsets.push(bytes);
-    bytes += Math.ceil(entry.bytes / align) * align;
-  }
+  const offsets = literalOffsets(manifest);
+  const bytes = offsets.at(-1)!;
   if (bytes === 0) return new Map();
   const buffer = memory.take(bytes, "weights", "tables");
   return new Map(

@@ -1,6 +1,6 @@
-// What only the tests need: the two engines that WebGPU is tested on besides Dawn's null device. Lavapipe, Mesa's Vulkan device on the CPU, is
-// unpacked from the distribution's packages into node_modules/.cache and leaves the system as it is. Chromium is installed. `npm start` never
-// comes here.
+// What only the tests need: the two engines that WebGPU is tested on besides Dawn's null device, and the compiler that kernels for Metal are
+// checked with. Lavapipe, Mesa's Vulkan device on the CPU, is unpacked from the distribution's packages into node_modules/.cache and leaves the
+// system as it is. Chromium and clang are installed. `npm start` never comes here.
 
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join, relative, resolve } from "node:path";
 import { projectRoot } from "./build.mjs";
-import { aptAsRoot, hasApt, readJson, runs, say, SetupError } from "./setup.mjs";
+import { aptAsRoot, hasApt, hasPackage, readJson, runs, say, SetupError } from "./setup.mjs";
 
 const skipping = "CULM_SKIP_GPU_TESTS=1 skips the tests that need it.";
 
@@ -230,7 +230,41 @@ function ensureChromium() {
     throw new SetupError("installing chromium with apt failed (see above)", 2);
 }
 
-// --- both ---------------------------------------------------------------------------------------------------------------------------------
+// --- clang --------------------------------------------------------------------------------------------------------------------------------
+
+/** The release that Debian 12 and 13 both carry comes first; older ones lack what the kernels' tests need. */
+const clangVersions = [19, 22, 21, 20];
+
+/** @returns {string | undefined} the clang that CULM_CLANG names, else one of this system that has its sanitizers */
+export function findClang() {
+  const named = process.env["CULM_CLANG"];
+  if (named !== undefined && named !== "") return named;
+  return clangVersions
+    .map((version) => `/usr/lib/llvm-${String(version)}`)
+    .filter((root) => existsSync(join(root, "lib", "clang")))
+    .filter((root) =>
+      readdirSync(join(root, "lib", "clang"), { recursive: true, encoding: "utf8" }).some((file) => /tsan.*\.a$/.test(file)),
+    )
+    .map((root) => join(root, "bin", "clang++"))
+    .find((path) => existsSync(path));
+}
+
+function ensureClang() {
+  if (findClang() !== undefined) return;
+  const packages = (/** @type {number} */ version) => [`clang-${String(version)}`, `libclang-rt-${String(version)}-dev`];
+  if (!hasApt()) throw new SetupError("install clang (19 or newer) with its sanitizers, and name it in CULM_CLANG", 2);
+  const aptGet = aptAsRoot();
+  if (aptGet === undefined)
+    throw new SetupError(`run: sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages(19).join(" ")}`, 2);
+  say("installing clang for the tests ...");
+  if (!aptGet("update")) say("apt-get update failed; trying with the package lists as they are");
+  const version = clangVersions.find((v) => hasPackage(`libclang-rt-${String(v)}-dev`));
+  if (version === undefined) throw new SetupError(`apt knows no clang of ${clangVersions.join(", ")}`, 2);
+  if (!aptGet("install", "-y", "--no-install-recommends", ...packages(version)) || findClang() === undefined)
+    throw new SetupError("installing clang with apt failed (see above)", 2);
+}
+
+// --- all of them --------------------------------------------------------------------------------------------------------------------------
 
 /** Whether the tests that need an engine are to be skipped, and shown as skipped. */
 export const skipsEngines = process.env["CULM_SKIP_GPU_TESTS"] === "1";
@@ -241,6 +275,7 @@ export function ensureEngines() {
   for (const [name, ensure] of /** @type {const} */ ([
     ["lavapipe", ensureLavapipe],
     ["Chromium", ensureChromium],
+    ["clang", ensureClang],
   ])) {
     try {
       ensure();

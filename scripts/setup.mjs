@@ -156,15 +156,15 @@ export function aptAsRoot() {
   return (...args) => runs(/** @type {string} */ (command), [...before, ...args]);
 }
 
+/** Whether apt would install a package. @param {string} name */
+export function hasPackage(name) {
+  const policy = spawnSync("apt-cache", ["policy", name], { encoding: "utf8", env: { ...process.env, LC_ALL: "C" } });
+  return policy.status === 0 && /Candidate: (?!\(none\))/.test(policy.stdout);
+}
+
 /** @returns {number | undefined} the version that apt would install */
 function versionInApt() {
-  return preferredVersions.find((version) => {
-    const policy = spawnSync("apt-cache", ["policy", `libllvm${String(version)}`], {
-      encoding: "utf8",
-      env: { ...process.env, LC_ALL: "C" },
-    });
-    return policy.status === 0 && /Candidate: (?!\(none\))/.test(policy.stdout);
-  });
+  return preferredVersions.find((version) => hasPackage(`libllvm${String(version)}`));
 }
 
 function ensureLibLLVM() {

@@ -48,13 +48,20 @@ export interface Kernel extends Writer {
   readonly helpers: Helpers<string>;
   /** A matrix product by the hardware. */
   product(s: Unit, unit: MatrixUnit, b: Block): void;
+  /** Writes a statement by `write`, and what has to be around it. */
+  readonly around: Around;
 }
+
+/** `before`: the statements of the same body in front of `s`. */
+type Around = (s: Stmt, before: readonly Stmt[], b: Block, write: () => void) => void;
 
 /** How the values of a kernel and its accesses to memory are written; the functions are in files that know of kernels. */
 export interface Spelling {
   readonly operation: (e: Expr, b: Block, k: Kernel) => string;
   readonly elements: (place: Place, at: Expr, width: number, b: Block, k: Kernel) => readonly string[];
   readonly product: (s: Unit, unit: MatrixUnit, b: Block, k: Kernel) => void;
+  /** What has to be written around a statement, of a target whose accumulators are not always in registers. */
+  readonly around?: (...of: [...Parameters<Around>, k: Kernel]) => void;
 }
 
 /** More than caches next to lanes hold, on any GPU: weights of this size are read once by each block that needs them. */
@@ -103,6 +110,10 @@ export function kernelOf(program: ThreadProgram, caps: Caps, dialect: Dialect, s
     },
     product: (s, unit, b) => {
       spelling.product(s, unit, b, k);
+    },
+    around: (s, before, b, write) => {
+      if (spelling.around) spelling.around(s, before, b, write, k);
+      else write();
     },
   };
   return k;

@@ -13,8 +13,10 @@ import { valueType } from "./dialect.ts";
 import type { Kernel, Unit } from "./kernel.ts";
 
 export function printBody(body: readonly Stmt[], b: Block, k: Kernel): void {
-  for (const s of body) {
-    printStmt(s, b, k);
+  for (const [i, s] of body.entries()) {
+    k.around(s, body.slice(0, i), b, () => {
+      printStmt(s, b, k);
+    });
     forget(b);
   }
 }

@@ -1,59 +1,22 @@
 import type { MatrixUnit } from "../../compiler/backend.ts";
-import { add, i32, idiv, intVar, isConst, mul, substitute, walk } from "../../compiler/ir/expr.ts";
+import { add, i32, idiv, intVar, isConst, mul, substitute } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { accessesOf, eachStmt, expressionsOf } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { View } from "../../compiler/ir/tile.ts";
 import type { Block } from "../text/block.ts";
 import { block, line } from "../text/block.ts";
+import type { Accumulator, Exchange } from "../text/matrices.ts";
+import { eachMatrix } from "../text/matrices.ts";
 import { variableName } from "../text/writer.ts";
 import type { Kernel } from "./kernel.ts";
 import { isSubgroupMatrix } from "./units.ts";
 import { registerName } from "./values.ts";
 
-/**
- * Products by subgroup matrices. Which lane holds which element of one is nobody's business but the device's, so accumulators go between registers and
- * matrices through workgroup memory: into matrices before the outermost statement in which they are only multiplied into, usually the loop over k, and
- * out of them after it.
- */
+/** Products by subgroup matrices. Which lane holds which element of one is nobody's business but the device's. */
 type Unit = Extract<Stmt, { op: "unit" }>;
 
-const unitOf = (s: Unit, k: Kernel): MatrixUnit => k.caps.units.find((u) => u.name === s.unit)!;
-
-/** An accumulator that a statement multiplies into by subgroup matrices, and does nothing else with. */
-interface Accumulator {
-  readonly acc: string;
-  readonly unit: MatrixUnit;
-  readonly fm: number;
-  readonly fn: number;
-}
-
-export function accumulatorsOf(s: Stmt, k: Kernel): readonly Accumulator[] {
-  if (!k.caps.units.some(isSubgroupMatrix) || (s.op !== "unit" && s.op !== "for" && s.op !== "if")) return [];
-  const found = new Map<string, Accumulator>();
-  const touched = new Set<string>();
-  const seen = new Set<Expr>();
-  eachStmt([s], (x) => {
-    if (x.op === "unit" && isSubgroupMatrix(unitOf(x, k))) found.set(x.acc, { acc: x.acc, unit: unitOf(x, k), fm: x.fm, fn: x.fn });
-    else for (const name of accessesOf(x).regs) touched.add(name);
-    for (const e of expressionsOf(x))
-      walk(
-        e,
-        (y) => {
-          if (y.op === "reg") touched.add(y.name);
-        },
-        seen,
-      );
-  });
-  return [...found.values()].filter(({ acc }) => !touched.has(acc));
-}
-
-const matrixName = (acc: string, r: number, c: number): string => `m_${acc}_${r}_${c}`;
+const matrixName = (acc: string, index: number): string => `m_${acc}_${index}`;
 const typeOf = (unit: MatrixUnit): string => `subgroup_matrix_result<f32, ${unit.n}, ${unit.m}>`;
-
-function eachTile(a: Accumulator, f: (name: string, first: number) => void): void {
-  for (let r = 0; r < a.fm; r++) for (let c = 0; c < a.fn; c++) f(matrixName(a.acc, r, c), (r * a.fn + c) * a.unit.elems);
-}
 
 /** Where this warp's tile lies in the memory that matrices are taken apart in, and where each of a lane's elements does. */
 const OFFSET = "subgroup * ";
@@ -72,9 +35,10 @@ function elements(a: Accumulator, first: number, b: Block, k: Kernel): { readonl
 const modLanes = (tid: Expr, k: Kernel): Expr => add(tid, mul(idiv(tid, k.program.lanes), -k.program.lanes));
 
 /** Declares the matrices of an accumulator and fills them from the registers; `zero`: those are known to be 0. */
-export function openMatrices(a: Accumulator, zero: boolean, b: Block, k: Kernel): void {
+function openMatrices(a: Accumulator, zero: boolean, b: Block, k: Kernel): void {
   const size = a.unit.m * a.unit.n;
-  eachTile(a, (name, first) => {
+  eachMatrix(a, (i, first) => {
+    const name = matrixName(a.acc, i);
     k.matrices.set(name, typeOf(a.unit));
     if (zero) return void line(b, `${name} = ${typeOf(a.unit)}();`);
     line(b, "workgroupBarrier();");
@@ -85,19 +49,31 @@ export function openMatrices(a: Accumulator, zero: boolean, b: Block, k: Kernel)
 }
 
 /** Fills the registers from the matrices. */
-export function closeMatrices(a: Accumulator, b: Block, k: Kernel): void {
+function closeMatrices(a: Accumulator, b: Block, k: Kernel): void {
   const size = a.unit.m * a.unit.n;
-  eachTile(a, (name, first) => {
+  eachMatrix(a, (i, first) => {
     line(b, "workgroupBarrier();");
-    line(b, `subgroupMatrixStore<row_major>(&matrices, ${OFFSET}${size}u, ${name}, ${a.unit.n}u);`);
+    line(b, `subgroupMatrixStore<row_major>(&matrices, ${OFFSET}${size}u, ${matrixName(a.acc, i)}, ${a.unit.n}u);`);
     line(b, "workgroupBarrier();");
     for (const { register, cell } of elements(a, first, b, k)) line(b, `${register} = ${cell};`);
   });
 }
 
+/** Between a kernel's registers and its matrices, at the end of block `b`. */
+export const exchangeIn = (b: Block, k: Kernel): Exchange => ({
+  isMatrix: isSubgroupMatrix,
+  open: k.open,
+  enter: (a, zero) => {
+    openMatrices(a, zero, b, k);
+  },
+  leave: (a) => {
+    closeMatrices(a, b, k);
+  },
+});
+
 /** The product itself, between operands in workgroup memory. Rows that are not wanted are computed along: they belong to this warp alone. */
 export function printMatrixUnit(s: Unit, b: Block, k: Kernel): void {
-  const unit = unitOf(s, k);
+  const unit = k.caps.units.find((u) => u.name === s.unit)!;
   const step = intVar(k.fresh("k"), 0, 2 ** 20);
   const inner = block(b, false, step);
   const tile = (view: View, kind: "left" | "right", index: number): string => {
@@ -121,7 +97,7 @@ export function printMatrixUnit(s: Unit, b: Block, k: Kernel): void {
   for (let r = 0; r < s.fm; r++) {
     const left = tile(s.a, "left", r);
     for (let c = 0; c < s.fn; c++) {
-      const acc = matrixName(s.acc, r, c);
+      const acc = matrixName(s.acc, r * s.fn + c);
       line(inner, `${acc} = subgroupMatrixMultiplyAccumulate(${left}, ${rights[c]!}, ${acc});`);
     }
   }

@@ -1,17 +1,17 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { add, isConst, load, some } from "../../compiler/ir/expr.ts";
-import { accessesOf, eachStmt } from "../../compiler/ir/thread-walk.ts";
+import { add, load, some } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import { loadElements, storeElement, storeElements } from "./access.ts";
 import type { Block } from "../text/block.ts";
 import { block, close, line, where } from "../text/block.ts";
+import { aroundProducts } from "../text/matrices.ts";
 import { forget } from "../text/names.ts";
 import { variableName } from "../text/writer.ts";
 import type { Kernel } from "./kernel.ts";
 import type { LaneReduce } from "./lanes.ts";
 import { reduceLanes } from "./lanes.ts";
-import { accumulatorsOf, closeMatrices, openMatrices } from "./matrix.ts";
+import { exchangeIn } from "./matrix.ts";
 import { printUnit } from "./unit.ts";
 import { registerName } from "./values.ts";
 import { zeroOf } from "./types.ts";
@@ -24,27 +24,13 @@ export function printBody(body: readonly Stmt[], b: Block, k: Kernel): void {
       printReductions(run, b, k);
       i += run.length;
     } else {
-      const products = accumulatorsOf(s, k).filter(({ acc }) => !k.open.has(acc));
-      for (const a of products) openMatrices(a, isZero(body.slice(0, i), a.acc, k), b, k);
-      for (const { acc } of products) k.open.add(acc);
-      printStmt(s, b, k);
-      for (const { acc } of products) k.open.delete(acc);
-      for (const a of products) closeMatrices(a, b, k);
+      aroundProducts(s, body.slice(0, i), k, exchangeIn(b, k), () => {
+        printStmt(s, b, k);
+      });
       i++;
     }
     forget(b);
   }
-}
-
-/** Whether the statements before end with all registers of an array being 0. */
-function isZero(before: readonly Stmt[], reg: string, k: Kernel): boolean {
-  const zeros = new Set<number>();
-  eachStmt(before, (s) => {
-    if (!accessesOf(s).regs.includes(reg)) return;
-    if (s.op === "assign" && isConst(s.index) && isConst(s.value, 0)) zeros.add(s.index.value);
-    else if (s.op !== "storeVec") zeros.clear();
-  });
-  return zeros.size === k.program.regs.find((d) => d.name === reg)!.count;
 }
 
 const dtypeOf = (reg: string, k: Kernel): DType => k.program.regs.find((d) => d.name === reg)!.dtype;

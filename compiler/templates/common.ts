@@ -80,7 +80,8 @@ export const leastUnit = (caps: Caps): MatrixUnit => unitsOf(caps).at(-1)!;
 export const laneRegisters = (caps: Caps, most: number): number => (caps.lanes < 16 ? most / 4 : most);
 
 /** Accumulators a lane should have: `most` where the hardware multiplies, fewer where lanes do and hold the operands too. */
-export const mostRegisters = (caps: Caps, most: number): number => laneRegisters(caps, unitOf(caps).block[0] > 1 ? most / 2 : most);
+export const mostRegisters = (caps: Caps, most: number): number =>
+  Math.min(caps.accumulators ?? Infinity, laneRegisters(caps, unitOf(caps).block[0] > 1 ? most / 2 : most));
 
 /** Those of `found` that keep to a number of registers, or what comes nearest. */
 export function withinRegisters<C extends { readonly registers: number }>(found: readonly C[], most: number): readonly C[] {

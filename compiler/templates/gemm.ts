@@ -1,5 +1,6 @@
 import type { Caps, MatrixUnit } from "../backend.ts";
 import { TRUE, add, and, ceilDiv, i32, lt, min, mul, sub } from "../ir/expr.ts";
+import type { DType } from "../ir/dtype.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, bufferView, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { Tile, TileProgram, View } from "../ir/tile.ts";
@@ -129,11 +130,12 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
         // of two tiles as good as each other the wider one: a lane holds its rows of the left operand while it goes from column to column
         for (const right of [8, 4, 2, 1])
           for (const down of [4, 2, 1])
-            for (const depth of unit.block[0] > 1 ? [32, 16, 8] : [32]) {
+            for (const [depth, direct] of depthsOf(unit, caps)) {
               const bm = unit.m * groupRows * down,
                 bn = unit.n * groupCols * right;
               const kc = Math.min(roundUp(depth, unit.k), roundUp(p.k, unit.k));
-              const operands = operandBytes(bm, kc, dtype, caps) + p.weights.length * operandBytes(bn, kc, dtype, caps);
+              if (direct && !readsInPlace(p, bn, kc, dtype)) continue;
+              const operands = operandBytes(bm, kc, dtype, caps) + (direct ? 0 : p.weights.length * operandBytes(bn, kc, dtype, caps));
               const exchange = groupRows * groupCols * (unit.exchangeBytes ?? 0);
               const shared = copies * operands + (p.a.stat ? bytesOf(bm, 1, "f32") : 0) + exchange;
               const registers = down * right * unit.elems * p.weights.length;
@@ -146,7 +148,7 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
               const blocks = Math.ceil(m / bm) * Math.ceil(p.n / bn);
               const reuse = (bm * bn) / (bm + p.weights.length * bn);
               found.push({
-                config: { bm, bn, kc, direct: 0, stages: 2, groupRows, groupCols, unit: exact ? caps.units.indexOf(unit) : 0 },
+                config: { bm, bn, kc, direct: direct ? 1 : 0, stages: 2, groupRows, groupCols, unit: exact ? caps.units.indexOf(unit) : 0 },
                 // hardware for matrices is several times faster than lanes
                 worth: atWork(blocks, threads, caps) * reuse * (kc / (kc + 8)) * (1 + registers / 1000) * (exact ? 4 : 1),
               });
@@ -154,8 +156,20 @@ function tiledConfigs(p: GemmProblem, caps: Caps): GemmConfig[] {
   }
   found.sort((a, b) => b.worth - a.worth);
   // units of two sizes come to the same tiles
-  return [...new Map(found.map((f) => [JSON.stringify(f.config), f.config])).values()].slice(0, 8);
+  const unique = [...new Map(found.map((f) => [JSON.stringify(f.config), f.config])).values()];
+  const [inPlace, staged] = [1, 0].map((direct) => unique.filter((c) => c.direct === direct)) as [GemmConfig[], GemmConfig[]];
+  return inPlace.length === 0 ? staged.slice(0, 8) : [...inPlace.slice(0, 4), ...staged.slice(0, 4)];
 }
+
+/** How far along k a step may go, and whether the unit then reads weights where they lie, which saves the block's waiting for them. */
+const depthsOf = (unit: MatrixUnit, caps: Caps): (readonly [depth: number, direct: boolean])[] =>
+  (unit.block[0] > 1 ? [32, 16, 8] : [32]).flatMap((depth) =>
+    (caps.directOperands ? [true, false] : [false]).map((d) => [depth, d] as const),
+  );
+
+/** Whether there is nothing in a weight's tiles to convert, and nothing beyond its end: memory is read there. */
+const readsInPlace = (p: GemmProblem, bn: number, kc: number, dtype: DType): boolean =>
+  p.n % bn === 0 && p.k % kc === 0 && p.weights.every((w) => w.panel === 0 && w.dtype === dtype);
 
 function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   const { bm, bn, kc, direct, stages, groupRows, groupCols, unit: chosen } = config as GemmConfig;
@@ -191,6 +205,7 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   };
   const inPlace = (w: number, i: number, k0: Expr): View => {
     const { buffer, dtype: stored } = p.weights[w]!;
+    if (!vector) return bufferView(buffer, stored, add(mul(mul(pieceAt(i), piece), p.k), k0), 1, p.k);
     return bufferView(buffer, stored, add(mul(pieceAt(i), p.k * piece), mul(k0, piece)), piece, 1);
   };
 

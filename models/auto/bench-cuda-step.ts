@@ -2,6 +2,7 @@ import type { Manifest } from "../../compiler/artifact.ts";
 import { evaluateIntExpr } from "../../compiler/artifact.ts";
 import type { CudaDevice } from "../../runtime/drivers/cuda/device.ts";
 import type { Executor, Symbols } from "../../runtime/executor.ts";
+import type { MemoryPlan } from "../../runtime/memory-plan.ts";
 import { summarizeProfile } from "../../runtime/profile.ts";
 import type { KernelTime } from "../../runtime/profile.ts";
 import type { Session } from "../../runtime/session.ts";
@@ -27,6 +28,9 @@ export interface StepResult {
   readonly batch: number;
   readonly context: number;
   readonly compile: { readonly milliseconds: number; readonly cached: boolean };
+  readonly memory: MemoryPlan;
+  /** Positions that there would be room for on this device, with nothing else on it. */
+  readonly largestContext: number;
   readonly launches: number;
   /** Of the step's graph, by the device's clock; of a token in the session's loop, with its read. */
   readonly graphMilliseconds: number;
@@ -76,7 +80,7 @@ export async function measureStep(
   { device, executor, manifest, config, plan }: Measured,
   { context, decode, repeat }: Measurement,
   limits: StepCeilings,
-): Promise<Omit<StepResult, "compile">> {
+): Promise<Omit<StepResult, "compile" | "memory" | "largestContext">> {
   const { batch, dtype, rotary } = plan;
   const session = createModelSession(executor, config, rotary, { startAt: { rows: batch, past: context } });
   const wallMilliseconds = await tokenLoop(session, decode);

@@ -7,6 +7,7 @@ import { definedOnly } from "../../runtime/defined.ts";
 import { UserError } from "../../runtime/errors.ts";
 import type { HubOptions } from "../../runtime/hub/options.ts";
 import { resolveModel } from "../../runtime/hub/resolve.ts";
+import { largestContext, memoryPlan, memoryRefusal } from "../../runtime/memory-plan.ts";
 import { openArtifact } from "../../runtime/steps.ts";
 import type { WeightBank } from "../../runtime/steps.ts";
 import type { WeightSource } from "../../runtime/weights.ts";
@@ -96,12 +97,12 @@ async function measureAll(opened: Opened, options: StepBenchOptions): Promise<St
   let prompt: PromptResult | null = null;
   let facts: Pick<StepReport, "target" | "dtype"> | null = null;
   for (const batch of options.batches) {
-    const { measured, compile } = await openBatch(opened, batch, options);
+    const { measured, ...opening } = await openBatch(opened, batch, options);
     facts ??= { target: measured.manifest.target, dtype: measured.plan.dtype };
     try {
       if (options.prefill > 0 && prompt === null) prompt = await measurePrompt(measured, options, limits);
       limits = best(limits, await measureCeilings(device));
-      steps.push({ ...(await measureStep(measured, options, limits)), compile });
+      steps.push({ ...(await measureStep(measured, options, limits)), ...opening });
       options.onNote?.(`batch ${batch}: ${steps.at(-1)!.graphMilliseconds.toFixed(3)} ms`);
     } finally {
       measured.executor.close();
@@ -119,7 +120,7 @@ async function openBatch(
   { device, config, target, dtype, weights, bank }: Opened,
   batch: number,
   options: StepBenchOptions,
-): Promise<{ readonly measured: Measured; readonly compile: StepResult["compile"] }> {
+): Promise<{ readonly measured: Measured } & Pick<StepResult, "compile" | "memory" | "largestContext">> {
   const prefillChunk = options.prefillChunk ?? Math.max(1, Math.min(512, Math.floor(CHUNK_TOKENS / batch)));
   const maxLength = options.maxLength ?? Math.max(options.context + options.decode + 2, options.prefill);
   const plan = planModel(config, dtype, { ...options, batch, prefillChunk, maxLength });
@@ -132,13 +133,21 @@ async function openBatch(
     definedOnly({ cache: options.cache, onProgress: options.onCompile }),
   );
   const { manifest } = artifact;
+  const memory = memoryPlan(manifest);
+  const room = device.freeBytes!() + [...bank.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  if (memory.total > room) throw memoryRefusal(device.name, memory, room);
   if (weights === null) await makeWeights(device, manifest, config, bank);
   const executor = await openArtifact(device, artifact, weights ?? absentWeights(config, plan.dtype), {
     bank,
     spare: () => true,
     ...definedOnly({ onLoad: options.onLoad }),
   });
-  return { measured: { device, executor, manifest, config, plan }, compile: { milliseconds: time, cached } };
+  return {
+    measured: { device, executor, manifest, config, plan },
+    compile: { milliseconds: time, cached },
+    memory,
+    largestContext: largestContext(memory, room),
+  };
 }
 
 async function measureCeilings(device: CudaDevice): Promise<StepCeilings> {

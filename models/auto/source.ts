@@ -121,7 +121,7 @@ function viewOf(checkpoint: Checkpoint, config: BambaConfig, places: ReadonlyMap
   return {
     path: checkpoint.path,
     tensors,
-    readInto: (name, target, offset) => checkpoint.readInto(places.get(name)!.stored, target, starts.get(name)! + offset),
+    readInto: (name, target, offset) => checkpoint.load(places.get(name)!.stored, target, starts.get(name)! + offset),
   };
 }
 

@@ -1,5 +1,6 @@
 import type { StepReport } from "../../models/auto/bench-cuda.ts";
 import type { KernelShare } from "../../models/auto/bench-cuda-step.ts";
+import { describePlan } from "../memory-plan.ts";
 import { heading, table } from "./table.ts";
 import { formatCount, formatTime, significant } from "./terminal.ts";
 
@@ -31,6 +32,8 @@ export function printStepBench({ device, target, parameters, dtype, ceilings, st
     lines.push(
       `  a prompt of ${prompt.tokens}: ${prompt.milliseconds.toFixed(1)} ms, ${significant(prompt.tokensPerSecond)} tokens/s, ${significant(prompt.flopsPerSecond / 1e12)} TFLOP/s\n`,
     );
+  for (const { batch, memory, largestContext } of steps)
+    lines.push(`  memory for ${batch} at once: ${describePlan(memory)}; up to ${largestContext} positions would fit\n`);
   for (const { batch, context, kernels } of steps)
     lines.push("\n", heading(`a step of ${batch} at ${context}, launches of a kernel one after the other`), kernelTable(kernels));
   if (prompt !== null) lines.push("\n", heading(`a call of a prompt of ${prompt.tokens}`), kernelTable(prompt.kernels));

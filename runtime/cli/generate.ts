@@ -13,6 +13,7 @@ interface Flags extends ModelFlags, GenerationFlags {
   readonly prompt?: string;
   readonly batch?: string;
   readonly batchSize: number;
+  readonly verbose?: boolean;
 }
 
 const examples = `
@@ -47,6 +48,7 @@ export function defineGenerate(program: Command, terminal: Terminal, run: Run): 
   addModelFlags(command);
   return command
     .option("--json", "print JSON instead of the text")
+    .option("--verbose", "tell on standard error what memory is for, and how long each part of the start took")
     .addHelpText("after", examples)
     .action((flags: Flags) => run(() => generate(flags, terminal)));
 }
@@ -61,12 +63,14 @@ async function generate(flags: Flags, terminal: Terminal): Promise<undefined> {
   ]);
   const each = Math.max(flags.beams ?? 1, flags.returnSequences ?? 1) * (flags.guidance === undefined ? 1 : 2);
   const { options, stop } = loadOptions(flags, terminal, Math.min(prompts.length, flags.batchSize) * each);
-  const model = await openCausalLM(flags.model, options).catch(stopped(stop));
+  const watch = flags.verbose === true ? (await import("./verbose.ts")).watchStart(options) : null;
+  const model = await openCausalLM(flags.model, watch?.options ?? options).catch(stopped(stop));
   try {
     const tokenizer = loadTokenizer(model.source.folder);
     const settings = { ...generationOptions(flags, tokenizer), tokenizer, signal: terminal.signal };
     await model.session().finally(stop);
-    const job = { model, tokenizer, settings, terminal };
+    if (watch !== null) terminal.err(watch.report(model));
+    const job = { model, tokenizer, settings, terminal, verbose: watch !== null };
     if (flags.batch !== undefined) await batched(job, prompts, flags);
     else if (flags.json === true) terminal.out(`${JSON.stringify((await answers(job, prompts))[0], null, 2)}\n`);
     else await shown(job, prompts[0]!);
@@ -85,6 +89,7 @@ export interface Job {
   readonly tokenizer: Tokenizer;
   readonly settings: Options;
   readonly terminal: Terminal;
+  readonly verbose?: boolean;
 }
 
 /** The ids of a prompt. Without a tokenizer that begins a text by itself, an empty prompt is the beginning of a text. */
@@ -99,6 +104,7 @@ async function shown(job: Job, prompt: string): Promise<void> {
   for (const warning of model.config.warnings) terminal.err(`warning: ${warning}\n`);
   const rows = (settings.numBeams ?? 1) > 1 ? 2 : (settings.numReturnSequences ?? 1);
   let result: Result;
+  const began = performance.now();
   if (rows === 1) {
     const streamed = await stream(job, idsOf(job, prompt), prompt);
     terminal.out(streamed.text.endsWith("\n") ? "" : "\n");
@@ -113,6 +119,7 @@ async function shown(job: Job, prompt: string): Promise<void> {
     }
   }
   for (const warning of result.warnings) terminal.err(`warning: ${warning}\n`);
+  if (job.verbose === true) terminal.err(`first token ${formatTime(began + result.timing.first)} after the program began\n`);
   terminal.err(`${figures(result)}${settings.doSample === true ? `, seed ${String(result.seed)}` : ""}\n`);
 }
 

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { closeSync, fstatSync, openSync, read as readAsync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { shown } from "../errors.ts";
 import { CheckpointError, headerLength, parseHeader } from "../safetensors.ts";
@@ -30,6 +30,11 @@ export interface Checkpoint {
    * @throws CheckpointError when there is no such tensor, the range leaves it, or the file has become shorter since it was opened.
    */
   readInto(name: string, target: Uint8Array, sourceOffset?: number): void;
+  /**
+   * As readInto, and much of it by several threads: one alone copies out of the system's cache at a fraction of what the memory, a fast disk or a GPU takes. The
+   * target must stay as it is until the promise has settled.
+   */
+  load(name: string, target: Uint8Array, sourceOffset?: number): void | Promise<void>;
   /** All bytes of a tensor, in new memory that any typed array can view. @throws CheckpointError as readInto. */
   read(name: string): Uint8Array;
   /** Closes the files; idempotent. Reading afterwards throws. */
@@ -42,6 +47,9 @@ const indexName = "model.safetensors.index.json";
 const maxIndexBytes = 100_000_000;
 /** One read of the system; Node refuses 2 GiB and more. */
 const readBlock = 1 << 30;
+/** Node has four threads for such work, and waking them is worth a mebibyte at least. */
+const readers = 4;
+const leastParallel = 1 << 20;
 
 /**
  * Opens a checkpoint and checks it whole: every header, that the tensors cover the files exactly, and that index and shards agree.
@@ -138,6 +146,22 @@ class OpenCheckpoint implements Checkpoint {
   }
 
   readInto(name: string, target: Uint8Array, sourceOffset = 0): void {
+    const { descriptor, position, file } = this.place(name, target, sourceOffset);
+    readAt(descriptor, target, position, file);
+    this.bytesRead += target.length;
+  }
+
+  load(name: string, target: Uint8Array, sourceOffset = 0): void | Promise<void> {
+    if (target.length < leastParallel) {
+      this.readInto(name, target, sourceOffset);
+      return;
+    }
+    const { descriptor, position, file } = this.place(name, target, sourceOffset);
+    return readByMany(descriptor, target, position, file).then(() => void (this.bytesRead += target.length));
+  }
+
+  /** @throws CheckpointError when the range is not one of the tensor's */
+  private place(name: string, target: Uint8Array, sourceOffset: number): { descriptor: number; position: number; file: string } {
     const tensor = this.find(name);
     const wrongStart = !Number.isSafeInteger(sourceOffset) || sourceOffset < 0;
     if (wrongStart || sourceOffset + target.length > tensor.bytes) {
@@ -145,8 +169,8 @@ class OpenCheckpoint implements Checkpoint {
         `${tensor.file}: tensor ${shown(name, 120)} has ${tensor.bytes} bytes; bytes ${sourceOffset} to ${sourceOffset + target.length} were asked for`,
       );
     }
-    readAt(this.descriptors.get(tensor.file)!, target, tensor.offset + sourceOffset, tensor.file);
-    this.bytesRead += target.length;
+    const { file, offset } = tensor;
+    return { descriptor: this.descriptors.get(file)!, position: offset + sourceOffset, file };
   }
 
   read(name: string): Uint8Array {
@@ -173,11 +197,32 @@ function readAt(descriptor: number, target: Uint8Array, position: number, file: 
   let done = 0;
   while (done < target.length) {
     const count = readSync(descriptor, target, done, Math.min(readBlock, target.length - done), position + done);
-    if (count === 0) {
-      throw new CheckpointError(
-        `${file}: the file ended at byte ${position + done}, ${target.length - done} bytes early; was it changed meanwhile?`,
-      );
-    }
+    if (count === 0) throw endedEarly(file, position + done, target.length - done);
+    done += count;
+  }
+}
+
+const endedEarly = (file: string, at: number, missing: number): CheckpointError =>
+  new CheckpointError(`${file}: the file ended at byte ${at}, ${missing} bytes early; was it changed meanwhile?`);
+
+/** Reads parts side by side. It ends when all of them have: memory that a thread may still write to must not be given back. */
+async function readByMany(descriptor: number, target: Uint8Array, position: number, file: string): Promise<void> {
+  const length = Math.ceil(target.length / readers);
+  const parts = Array.from({ length: readers }, (_, i) => target.subarray(i * length, (i + 1) * length));
+  const ends = await Promise.allSettled(parts.map((part, i) => readPart(descriptor, part, position + i * length, file)));
+  for (const end of ends) if (end.status === "rejected") throw end.reason;
+}
+
+async function readPart(descriptor: number, target: Uint8Array, position: number, file: string): Promise<void> {
+  for (let done = 0; done < target.length;) {
+    const from = done;
+    const count = await new Promise<number>((resolve, reject) => {
+      readAsync(descriptor, target, from, Math.min(readBlock, target.length - from), position + from, (error, read) => {
+        if (error === null) resolve(read);
+        else reject(new CheckpointError(`${file}: cannot be read (${reason(error)})`, { cause: error }));
+      });
+    });
+    if (count === 0) throw endedEarly(file, position + done, target.length - done);
     done += count;
   }
 }

@@ -3,6 +3,8 @@ import type { Backend, Caps } from "../../compiler/backend.ts";
 import type { ThreadProgram } from "../../compiler/ir/thread.ts";
 import { emulateThread, printFinding } from "../../compiler/run/thread.ts";
 import type { HostArray } from "../../compiler/run/tile.ts";
+import { metalBackend } from "../../backends/metal/index.ts";
+import { runOnStandin } from "../support/metal/program.ts";
 import { llvmBackend } from "../../backends/llvm/index.ts";
 import { hostLevels, runNative } from "../support/native.ts";
 import { lavapipe } from "../support/webgpu.ts";
@@ -26,6 +28,9 @@ export interface Target {
   /** Least tolerance, of values of order 1: a matrix unit that takes 16-bit operands rounds every operand to 8 bits. */
   readonly coarse: number;
 }
+
+/** The target with the units that compute in f32. */
+const exactly = (caps: Caps): Caps => ({ ...caps, units: caps.units.filter(({ inputs }) => inputs.includes("f32")) });
 
 const emulated: RunProgram = (program, caps, buffers, symbols) => {
   const found = emulateThread(program, caps, buffers, symbols);
@@ -53,3 +58,12 @@ export const wgslTargets: readonly Target[] = ["base", "base-sg8-f16"].map((devi
   };
   return { caps, run, share: 0.05, coarse: 0 };
 });
+
+/**
+ * MSL on the stand-in, whose builds take a second for each new kernel: with the matrices of f32 alone, to the last digits, and with all, which round a product's other
+ * operand to the type of its weights.
+ */
+export const metalTargets: readonly Target[] = [
+  { ...on(metalBackend, "m1", runOnStandin, 0.05), caps: exactly(metalBackend.caps("m1")) },
+  { ...on(metalBackend, "m4", runOnStandin, 0.05), coarse: 0.1 },
+];

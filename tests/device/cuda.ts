@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { writeCubins } from "../../ffi/cubins.ts";
 import { loadNvrtc } from "../../ffi/libnvrtc.ts";
 import { benchSteps } from "../../models/auto/bench-cuda.ts";
+import { openCausalLM } from "../../models/auto/index.ts";
 import { printStepBench } from "../../runtime/cli/bench-cuda-text.ts";
 import { cuda } from "../../runtime/drivers/cuda/device.ts";
 import type { CudaDevice } from "../../runtime/drivers/cuda/device.ts";
@@ -39,9 +40,10 @@ extern "C" __global__ void __launch_bounds__(${THREADS}) astray(int* y) {
 }
 `;
 
-async function kernels(device: CudaDevice): Promise<Uint8Array> {
+/** @param architecture that the code is really for, unless given the device's */
+async function kernels(device: CudaDevice, architecture = device.facts.computeCapability): Promise<Uint8Array> {
   const { computeCapability } = device.facts;
-  const { binary } = await loadNvrtc().compileInBackground(SOURCE, "tests", [`--gpu-architecture=sm_${computeCapability}`]);
+  const { binary } = await loadNvrtc().compileInBackground(SOURCE, "tests", [`--gpu-architecture=sm_${architecture}`]);
   const member = "tests.cubin";
   const entries = { add: 1, twice: 0, astray: 0 };
   return writeCubins({
@@ -170,6 +172,30 @@ export function cudaTests(): void {
         expect(new Set(values).size).toBeGreaterThan(500);
       }
       noise.free();
+      await device.close();
+    });
+
+    on(
+      "code of another architecture under this one's name is refused by the driver, told with what to do, and does no harm",
+      async (device) => {
+        const other = device.facts.computeCapability === 80 ? 90 : 80;
+        const loading = device.load(await kernels(device, other));
+        await expect(loading).rejects.toThrow(/^kernels.bin: tests.cubin has no code for .*CUDA_ERROR/);
+        const { list, y } = await adding(device, 1);
+        await list.run();
+        expect(integers(await y.read(0, 4))[0]).toBe(0);
+      },
+    );
+
+    test("a model that is too large is refused with the plan, and nothing of it is taken", async () => {
+      const device = await cuda().open();
+      device.alloc(device.freeBytes!() - (64 << 20), "io");
+      const free = device.freeBytes!();
+      const model = await openCausalLM(tinyFolder, { backend: "cuda", batch: 16, maxLength: 30_000, prefillChunk: 16, cache: null });
+      const opening = model.session();
+      await expect(opening).rejects.toThrow(/not enough memory; the model needs .*: weights .*, keys and values .* are free$/);
+      await model.close();
+      expect(free - device.freeBytes!()).toBeLessThan(32 << 20);
       await device.close();
     });
 

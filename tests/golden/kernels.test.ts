@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { cudaBackend } from "../../backends/cuda/index.ts";
 import { llvmBackend } from "../../backends/llvm/index.ts";
+import { metalBackend } from "../../backends/metal/index.ts";
 import { nullBackend } from "../../backends/null/index.ts";
 import { wgslBackend } from "../../backends/wgsl/index.ts";
 import type { Backend, Caps } from "../../compiler/backend.ts";
@@ -30,6 +31,7 @@ const targets: readonly (readonly [string, Backend, Caps])[] = [
   ["wgsl-base", wgslBackend, wgslBackend.caps("base")],
   ["wgsl-large-sg32", wgslBackend, wgslBackend.caps("large-sg32")],
   ["cuda-sm_90", cudaBackend, cudaBackend.caps("sm_90")],
+  ["metal-m4", metalBackend, metalBackend.caps("m4")],
 ];
 
 /** Native text in full where a person could read it; otherwise its fingerprint, which is enough to notice a change. */

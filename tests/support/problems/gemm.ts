@@ -102,6 +102,23 @@ function inParts(s: Shape, parts: number, most: number): Case<GemmProblem> {
   return { problem, buffers: mem.buffers, symbols: m.values, expected: { [sums.name]: expected }, tolerance: 2e-5, about };
 }
 
+const PLAIN = {
+  symbolic: false,
+  weights: 1,
+  panels: false,
+  stat: "none",
+  outs: 1,
+  step: null,
+  a: "f32",
+  w: "f32",
+  out: "f32",
+  seed: 1,
+} as const;
+
+/** One product of a given size. */
+export const gemmOf = (s: Pick<Shape, "m" | "n" | "k"> & Partial<Shape>, caps: Caps): Case<GemmProblem> =>
+  make({ ...PLAIN, ...s }, caps, s.m);
+
 /** Columns from and to, at least one; half of the time where tiles end. */
 function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number, number] {
   const from = (a % 2 === 0 ? 16 * a : a) % n;

@@ -68,6 +68,29 @@ describe("what is written can be read", () => {
     checkpoint.close();
   });
 
+  test("what is large is read in parts, side by side, and is the same", async () => {
+    const file = fresh();
+    const data = Uint8Array.from({ length: (5 << 20) + 3 }, (_, i) => Math.imul(i, 0x9e3779b1) >>> 24);
+    writeSafetensors(file, [{ name: "w", dtype: "U8", shape: [data.length], data }]);
+    const checkpoint = openCheckpoint(file);
+    for (const [first, bytes] of [
+      [0, data.length],
+      [1, (1 << 20) + 1],
+      [7, 1 << 20],
+      [data.length - 5, 5],
+    ] as const) {
+      const target = new Uint8Array(bytes + 2).fill(255);
+      await checkpoint.load("w", target.subarray(1, 1 + bytes), first);
+      expect(Buffer.compare(target.subarray(1, 1 + bytes), data.subarray(first, first + bytes))).toBe(0);
+      expect([target[0], target[bytes + 1]]).toEqual([255, 255]);
+    }
+    expect(checkpoint.bytesRead).toBe(data.length + 2 * (1 << 20) + 1 + 5);
+    expect(() => checkpoint.load("w", new Uint8Array(2 << 20), 4 << 20)).toThrow("were asked for");
+    writeFileSync(file, new Uint8Array(3 << 20));
+    await expect(checkpoint.load("w", new Uint8Array(5 << 20))).rejects.toThrow(/ended at byte \d+, \d+ bytes early; was it changed/);
+    checkpoint.close();
+  });
+
   test("data come in pieces, are made once, and a wrong length leaves no file behind", () => {
     const file = fresh();
     let made = 0;

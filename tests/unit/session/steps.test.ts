@@ -304,10 +304,36 @@ describe("refused", () => {
     let read = 0;
     const opening = openArtifact(late, artifact, { ...source, readInto: () => void (read += 1) });
     await expect(opening).rejects.toThrow(
-      /not enough memory; bytes asked for: weights \d+, states 4, between kernels 128, inputs and outputs 28/,
+      "not enough memory; the model needs 676 B: weights 516 B, states 4 B, between kernels 128 B, inputs and outputs 28 B",
     );
     await expect(opening).rejects.toThrow(UserError);
     expect([read, log.freed]).toEqual([0, log.allocated]);
+  });
+
+  test("more memory than the device says is free, with the numbers and what would fit, before anything is taken or read", async () => {
+    const { device, log } = fakeDevice(false);
+    const cached = {
+      ...artifact,
+      manifest: {
+        ...manifest,
+        states: [...manifest.states, { name: "keys", dtype: "f32", shape: [1, 4, 100], bytes: 1600 } as const],
+        metadata: { positionAxes: { keys: 1 } },
+      },
+    };
+    const needs = 676 + 1600;
+    const opening = openArtifact({ ...device, freeBytes: () => needs - 405 }, cached, source);
+    await expect(opening).rejects.toThrow(
+      "fake: not enough memory; the model needs 2.28 kB: weights 516 B, states 4 B, keys and values 1.60 kB (404 B a position, 4 positions, 1 row), between kernels 128 B, inputs and outputs 28 B; 1.87 kB are free",
+    );
+    await expect(opening).rejects.toMatchObject({
+      name: "UserError",
+      hint: expect.stringContaining("at most 2 positions fit (--max-length 2)") as string,
+    });
+    const none = openArtifact({ ...device, freeBytes: () => 600 }, cached, source);
+    await expect(none).rejects.toMatchObject({ hint: expect.stringContaining("a smaller --max-length") as string });
+    expect(log.allocated).toBe(0);
+    await openArtifact({ ...device, freeBytes: () => needs }, cached, source);
+    expect(log.allocated).toBeGreaterThan(0);
   });
 
   test("an artifact for another kind of device, with nothing allocated", async () => {
