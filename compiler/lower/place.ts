@@ -13,10 +13,9 @@ import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, together, uni
 import type { Context } from "./context.ts";
 import { colBase, leads, rowBase } from "./layout.ts";
 import type { FragLayout, Place } from "./layout.ts";
-import { prefetch } from "./prefetch.ts";
+import { lowerFor } from "./loops.ts";
+import type { Lower } from "./loops.ts";
 import { lowerReduce } from "./reduce.ts";
-import { isIndependent, ringTurns } from "./ring-turns.ts";
-import type { Loop, Ring } from "./rings.ts";
 
 /**
  * Tile IR to Thread IR: the only pass that knows of lanes. Fragments become register arrays by their layouts, shared tiles become arrays that all
@@ -53,7 +52,7 @@ const piece = (body: readonly Stmt[]): readonly Piece[] => [{ op: "piece", body 
 function lower(s: TileStmt, ctx: Context): readonly Piece[] {
   switch (s.op) {
     case "for":
-      return lowerFor(s, ctx);
+      return lowerFor(s, ctx, LOWER);
     case "if":
       return [{ op: "if", cond: uniform(s.cond, ctx), body: lowerAll(s.body, ctx), otherwise: lowerAll(s.otherwise, ctx) }];
     case "fill":
@@ -75,40 +74,7 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
   }
 }
 
-function lowerFor(s: Extract<TileStmt, { op: "for" }>, ctx: Context): readonly Piece[] {
-  const ring = ctx.rings.get(s);
-  if (ring) return lowerRing(s, ring, ctx);
-  const { first, turn } = turnOf(s, s.body, ctx);
-  return [...first, { op: "for", var: s.var, count: uniform(s.count, ctx), body: turn }];
-}
-
-/** What a part of the statements of a loop becomes: tiles that its turns begin with are fetched a turn ahead where that can be done, the first before the loop. */
-function turnOf(s: Loop, part: readonly TileStmt[], ctx: Context): { readonly first: readonly Piece[]; readonly turn: readonly Piece[] } {
-  const early = prefetch({ ...s, body: part }, s.body, ctx, (x) => lowerLoad(x.dst, x.value, ctx));
-  if (!early) return { first: [], turn: lowerAll(part, ctx) };
-  return { first: piece(early.first), turn: [...piece(early.put), ...piece(early.next), ...lowerAll(early.rest, ctx)] };
-}
-
-/** The first turns' copies, and the loop. In a loop around it, lanes may still read what the last turns of the time before have copied. */
-function lowerRing(s: Loop, ring: Ring, ctx: Context): readonly Piece[] {
-  const { first, ahead, before, wait, rest, inside } = ringTurns(s, ring, ctx);
-  // what the hardware cannot copy comes through registers
-  const front = turnOf(s, before, inside);
-  const back = turnOf(s, rest, inside);
-  const loop: Piece = {
-    op: "for",
-    var: s.var,
-    count: uniform(s.count, ctx),
-    body: [...piece(ahead), ...front.turn, ...wait, ...back.turn],
-  };
-  const fetched = [...front.first, ...back.first];
-  const outermost = ctx.program.body.includes(s);
-  if (outermost && isIndependent(s, ring, ctx)) {
-    ctx.ahead.push(...first);
-    return [...fetched, loop];
-  }
-  return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(first), ...fetched, loop];
-}
+const LOWER: Lower = { all: lowerAll, load: (s, ctx) => lowerLoad(s.dst, s.value, ctx) };
 
 const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
 

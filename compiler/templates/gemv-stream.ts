@@ -1,6 +1,6 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, binary, ceilDiv, children, i32, lt, mul, rangeOf, rewrite, some, sub, variable } from "../ir/expr.ts";
+import { add, binary, ceilDiv, children, i32, lt, mul, rangeOf, rewrite, some, sub, variable, walk } from "../ir/expr.ts";
 import type { Expr, Operand } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
@@ -73,7 +73,8 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   const tiles = Math.ceil(p.n / per);
   const blocks = Math.min(caps.workers, tiles);
   const b = tileBuilder(p.frame, [blocks, 1, 1], [1, groups]);
-  const rows = Array.from({ length: m }, (_, r) => holdRow(b, p, r, groups));
+  const held = new Map<Expr, Expr>();
+  const rows = Array.from({ length: m }, (_, r) => holdRow(b, p, r, groups, held));
   const w = p.weights.map(({ dtype }, i) => b.frag(`w${i}`, per, p.k, dtype));
   const products = rows.map((_, r) => p.weights.map((_, i) => b.frag(`product${i}_${r}`, per, p.k)));
   const parts = rows.map((_, r) => p.weights.map((_, i) => b.shared(`parts${i}_${r}`, per, groups)));
@@ -110,8 +111,11 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
 /** What the warps have found of a row, together. */
 const sumOf = (parts: Tile, row: Expr): Expr => partsOf(parts, row).reduce((x, y) => add(x, y));
 
-/** Row `r` of `a` in registers, each lane its columns. What the statistic and the value have in common is computed once. */
-function holdRow(b: TileBuilder, p: GemmProblem, r: number, groups: number): Tile {
+/**
+ * Row `r` of `a` in registers, each lane its columns. What the statistic and the value have in common is computed once, and what constant memory gives (a norm's
+ * weight) is read first: it can be on its way while the kernels in front still work. `known`: tiles that hold such values already.
+ */
+function holdRow(b: TileBuilder, p: GemmProblem, r: number, groups: number, known: Map<Expr, Expr>): Tile {
   const row = clamp(i32(r), p.m);
   const x = b.frag(`a${r}`, 1, p.k);
   const { stat } = p.a;
@@ -120,33 +124,37 @@ function holdRow(b: TileBuilder, p: GemmProblem, r: number, groups: number): Til
     return x;
   }
   const [, k] = coordinates(x);
-  const held = new Map<Expr, Expr>();
-  for (const [i, e] of commonOf(p, row, k).entries()) {
-    const tile = b.frag(`held${r}_${i}`, 1, p.k);
+  for (const e of partsToHold(p, row, k)) {
+    if (known.has(e)) continue;
+    const tile = b.frag(`held${known.size}`, 1, p.k);
     b.map(tile, () => e);
-    held.set(e, at(tile, 0, k));
+    known.set(e, at(tile, 0, k));
   }
-  const known = (e: Expr): Expr => rewrite(e, () => undefined, new Map(held));
+  const held = (e: Expr): Expr => rewrite(e, () => undefined, new Map(known));
   const [terms, total] = [b.frag(`terms${r}`, 1, p.k), b.frag(`total${r}`, 1, 1)];
   const parts = b.shared(`stat${r}`, 1, groups);
-  b.map(terms, () => known(stat.value(row, k)));
+  b.map(terms, () => held(stat.value(row, k)));
   b.rowReduce(parts, stat.fn, terms);
   b.map(total, () => partsOf(parts, 0).reduce((y, z) => binary(COMBINE[stat.fn], y, z)));
-  b.map(x, (own) => known(p.a.value(row, k, at(total, own, 0))));
+  b.map(x, (own) => held(p.a.value(row, k, at(total, own, 0))));
   return x;
 }
 
 const partsOf = (parts: Tile, row: Operand): Expr[] => Array.from({ length: parts.cols }, (_, j) => at(parts, row, j));
 
-/** The largest parts of the statistic's values that the operand is computed of too, without the statistic. */
-function commonOf(p: GemmProblem, row: Expr, k: Expr): readonly Expr[] {
+/** The largest parts of the operand's values that constant memory alone gives, and then those that the statistic's values are computed of too. */
+function partsToHold(p: GemmProblem, row: Expr, k: Expr): readonly Expr[] {
   const total = variable("%stat", "f32");
-  const square = p.a.stat!.value(row, k);
-  const found = new Set<Expr>();
+  const constant = new Set(p.frame.params.filter((q) => q.constant === true && q.access === "read").map((q) => q.name));
+  const ofStat = new Set<Expr>();
+  walk(p.a.stat!.value(row, k), (e) => void ofStat.add(e));
+  const [first, then] = [new Set<Expr>(), new Set<Expr>()];
   const visit = (e: Expr): void => {
-    if (e.dtype === "f32" && some(e, (x) => x.op === "load") && some(square, (x) => x === e)) found.add(e);
+    const loads = e.dtype === "f32" && some(e, (x) => x.op === "load");
+    if (loads && !some(e, (x) => x === total || (x.op === "load" && !constant.has(x.buffer)))) first.add(e);
+    else if (loads && ofStat.has(e)) then.add(e);
     else for (const x of children(e)) visit(x);
   };
   visit(p.a.value(row, k, total));
-  return [...found];
+  return [...first, ...then];
 }

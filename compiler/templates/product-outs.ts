@@ -78,10 +78,14 @@ export function loadEarly(b: TileBuilder, p: GemmProblem, { rows, first, count }
   const j = intVar("%j", 0, count - 1);
   const ready = new Map<ProductOut, { readonly values: readonly Expr[]; readonly col: Expr }>();
   const held = new Map<Expr, Expr>();
+  const written = new Set(p.frame.params.filter((q) => q.access !== "read").map((q) => q.name));
+  const replaced = (e: Expr): boolean => some(e, (x) => x.op === "load" && written.has(x.buffer));
   for (const [columns, outs] of byColumns(p)) {
     const col = intVar("%col", columns[0], columns[1] - 1);
     const values = outs.map((out) => Array.from({ length: rows }, (_, r) => out.value(accs, clamp(i32(r), p.m), col)));
-    const wanted = [...new Set(values.flat().flatMap((value) => [...loadsOf(value, accs)]))].filter((e) => !held.has(e));
+    const loads = [...new Set(values.flat().flatMap((value) => [...loadsOf(value, accs)]))].filter((e) => !held.has(e));
+    // what the kernel also writes comes first: where the block has to meet before it, nothing else then waits for that too
+    const wanted = [...loads.filter(replaced), ...loads.filter((e) => !replaced(e))];
     const fill = wanted.map((e) => {
       const tile = b.frag(`early${held.size}`, count, 1, e.dtype);
       held.set(e, at(tile, j, 0));

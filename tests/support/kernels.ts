@@ -10,6 +10,7 @@ import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
+import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits } from "../../compiler/templates/process-logits.ts";
 import { sampleToken } from "../../compiler/templates/sample-token.ts";
@@ -22,16 +23,21 @@ import { placed } from "./placed.ts";
 import { attentionCase, DECODE, PREFILL } from "./problems/attention.ts";
 import type { Case } from "./problems/case.ts";
 import { convCase } from "./problems/conv.ts";
-import { gemmCase } from "./problems/gemm.ts";
+import { gemmCase, longRows } from "./problems/gemm.ts";
 import { rowCase } from "./problems/rows.ts";
 import { logitsCase, tokenCase } from "./problems/sampling.ts";
 import { ssdCases } from "./problems/ssd.ts";
 
 /** The kernels that every compiler must accept: all templates on random problems, and all programs of a small and of a large model. */
 
-/** What a template makes of a dozen problems that are the same at every run, with its configurations in turn. */
-function sampled<P extends { readonly frame: Frame }>(template: Template<P>, cases: fc.Arbitrary<Case<P>>, caps: Caps): ThreadProgram[] {
-  return fc.sample(cases, { numRuns: 12, seed: 20 }).flatMap((c, i) => {
+/** What a template makes of some problems that are the same at every run, with its configurations in turn. */
+function sampled<P extends { readonly frame: Frame }>(
+  template: Template<P>,
+  cases: fc.Arbitrary<Case<P>>,
+  caps: Caps,
+  numRuns = 12,
+): ThreadProgram[] {
+  return fc.sample(cases, { numRuns, seed: 20 }).flatMap((c, i) => {
     const configs = template.configs(c.problem, caps);
     return "reject" in configs ? [] : [placed(template.build(c.problem, configs[i % configs.length]!, caps), caps)];
   });
@@ -41,6 +47,7 @@ export const templates: Readonly<Record<string, (caps: Caps) => ThreadProgram[]>
   rows: (caps) => sampled(rows, rowCase(), caps),
   gemm: (caps) => sampled(gemm, gemmCase(caps), caps),
   gemv: (caps) => sampled(gemv, gemmCase(caps, 5), caps),
+  "gemv-stream": (caps) => sampled(gemvStream, gemmCase(caps, 4, longRows(caps)), caps, 5),
   conv1d: (caps) => sampled(conv1d, convCase(), caps),
   attention: (caps) => sampled(attention, attentionCase(PREFILL), caps),
   "attention-decode": (caps) => sampled(attentionDecode, attentionCase(DECODE), caps),

@@ -117,7 +117,7 @@ const PLAIN = {
 
 /** One product of a given size. */
 export const gemmOf = (s: Pick<Shape, "m" | "n" | "k"> & Partial<Shape>, caps: Caps): Case<GemmProblem> =>
-  make({ ...PLAIN, ...s }, caps, s.m);
+  make({ ...PLAIN, ...s }, caps.panel, s.m);
 
 /** Columns from and to, at least one; half of the time where tiles end. */
 function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number, number] {

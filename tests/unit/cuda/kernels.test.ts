@@ -44,7 +44,7 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     });
   });
 
-  test("products of 16-bit weights are the hardware's, and loads of weights come before a kernel waits", async () => {
+  test("products of 16-bit weights are the hardware's, and what is read of weights comes before a kernel waits", async () => {
     const caps = cudaBackend.caps("sm_90");
     const sources = printed(await modelPrograms("1B", caps), caps);
     expect(sources.filter((s) => s.text.includes("mma.sync")).length).toBeGreaterThan(3);
@@ -55,6 +55,14 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     const ptx = ptxOf(early[0]!, "sm_90");
     expect(ptx.indexOf("L1::no_allocate")).toBeGreaterThan(ptx.indexOf("griddepcontrol.launch_dependents"));
     expect(ptx.indexOf("L1::no_allocate")).toBeLessThan(ptx.indexOf("griddepcontrol.wait"));
+
+    // of a layer's four products each streams its weights, two tiles of them ahead of everything else
+    const streams = sources.filter((s) =>
+      /async_copy_16\([^;]*;[^]*commit_group[^]*async_copy_16\([^;]*;[^]*commit_group[^]*griddepcontrol\.wait/.test(s.text),
+    );
+    expect(streams.length).toBeGreaterThanOrEqual(4);
+    const copied = ptxOf(streams[0]!, "sm_90");
+    expect(copied.indexOf("cp.async.cg.shared.global")).toBeLessThan(copied.indexOf("griddepcontrol.wait"));
   });
 
   test("the toolchain makes an archive of cubins of them, and rejects what spills by its name", async () => {
