@@ -6,6 +6,7 @@ import { CulmError } from "./diagnostics.ts";
 import type { Graph, Node, NodeOf } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
 import { BYTES } from "./ir/dtype.ts";
+import type { ThreadProgram } from "./ir/thread.ts";
 import { printThread } from "./ir/thread-text.ts";
 import { toIntExpr } from "./int-expr.ts";
 import { planMemory } from "./memory.ts";
@@ -24,6 +25,8 @@ export interface CompileRequest {
   readonly backend: Backend;
   readonly caps: Caps;
   readonly metadata: Readonly<Record<string, unknown>>;
+  /** Called for each kernel with the program that its source was printed from, and the model path of its first operation. */
+  readonly onKernel?: (entry: string, program: ThreadProgram, label: string) => void;
   /** Called as kernels are lowered and then compiled. */
   readonly onProgress?: (done: number, total: number, what: string) => void;
 }
@@ -50,7 +53,7 @@ export async function compileModel(request: CompileRequest): Promise<Compiled> {
     return { name, graph: lowered, kernels: fused.kernels, outputs: fused.outputs };
   });
 
-  const library = kernelLibrary(backend, caps);
+  const library = kernelLibrary(backend, caps, request.onKernel);
   const total = programs.reduce((n, p) => n + p.kernels.length, 0);
   let done = 0;
   const entries: ProgramEntry[] = programs.map((p) => {
@@ -89,7 +92,7 @@ interface Library {
 }
 
 /** Kernels by content: layers of one shape give the same thread program and share one compiled kernel. */
-function kernelLibrary(backend: Backend, caps: Caps): Library {
+function kernelLibrary(backend: Backend, caps: Caps, onKernel: CompileRequest["onKernel"]): Library {
   const sources: Source[] = [];
   const entries: KernelEntry[] = [];
   const known = new Map<string, { readonly kernel: number; readonly grid: StepEntry["grid"] }>();
@@ -108,6 +111,7 @@ function kernelLibrary(backend: Backend, caps: Caps): Library {
         expected: `at most ${caps.maxBuffers} bindings on ${caps.name}`,
         fix: "take a target with larger bindings, fewer rows at a time (batch, prefill chunk), or a smaller vocabulary",
       });
+    onKernel?.(source.entry, thread, k.label);
     sources.push({ ...source, about: `${k.label}: ${choice.template} ${JSON.stringify(choice.config)}` });
     const kernel = entries.push({
       entry: source.entry,

@@ -38,8 +38,8 @@ import { bufferIndex, delinearize, dimExpr, dimMax, elementCount, linearize, max
 export interface Scope {
   readonly params: Param[];
   readonly args: { buffer: BufferInfo; access: Access }[];
-  /** Tables of which the kernel reads only the rows that indices name, and how many elements that is. */
-  readonly gathered: Map<BufferInfo, Expr>;
+  /** Buffers of which the kernel touches a part (rows that indices name, positions so far), and how many elements that is: for rooflines. */
+  readonly touched: Map<BufferInfo, Expr>;
   use(buffer: BufferInfo, access: Access): string;
 }
 
@@ -49,7 +49,7 @@ export function newScope(): Scope {
   return {
     params,
     args,
-    gathered: new Map(),
+    touched: new Map(),
     use(buffer, access) {
       let i = args.findIndex((a) => a.buffer === buffer);
       if (i < 0) {
@@ -100,7 +100,7 @@ export function valueAt(ctx: ValueContext, n: Node, coords: readonly Expr[]): Ex
   // what only products read may be stored as they take it
   if (buffer) return convert(load(ctx.scope.use(buffer, "read"), buffer.dtype, bufferIndex(buffer, coords)), typeOf(n).dtype);
   const table = n.op === "gather" ? ctx.stored(n.inputs[0]!) : undefined;
-  if (table) ctx.scope.gathered.set(table, elementCount(typeOf(n).shape));
+  if (table) ctx.scope.touched.set(table, elementCount(typeOf(n).shape));
   const at: At = (m, c) => valueAt(ctx, m, c);
   return expressionAt(n, coords, at);
 }

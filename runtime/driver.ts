@@ -44,8 +44,8 @@ export interface Device {
   /** Bytes of its memory that nobody uses; absent where the device does not tell. */
   freeBytes?(): number;
   /**
-   * Memory in which what is to be written is best made, so that the device copies from it as it is: to be filled and given to a buffer's `write` before
-   * anything else is written. Null for more than it has at once; absent where any memory will do.
+   * Memory in which what is to be written is best made, so that the device copies from it as it is: to be filled, however long that takes, and given to a
+   * buffer's `write` before more of it is asked for. Null for more than it has at once; absent where any memory will do.
    */
   staging?(bytes: number): Uint8Array | null;
   /** Copies between buffers of this device, in order with writes, runs and reads. Ranges within one buffer must not overlap. */

@@ -75,7 +75,7 @@ export async function openArtifact(
     const spareBytes = largestRow(manifest);
     const spare = spareBytes === 0 ? null : memory.take(spareBytes, "state", "a row on its way to another");
     await memory.ready();
-    await loadWeights(device, fresh, source, onLoad);
+    await inTurn(device, () => loadWeights(device, fresh, source, onLoad));
     for (const { entry, buffer } of fresh) bank.set(bankKey(entry), memory.keep(buffer));
     const weights = new Map(manifest.weights.map((entry) => [entry.name, bank.get(bankKey(entry))!]));
     const kernels = manifest.kernels.map(({ entry }) => module.kernel(entry));
@@ -149,6 +149,19 @@ class Memory {
     const there = free === undefined ? undefined : free + [...this.buffers].reduce((sum, { bytes }) => sum + bytes, 0);
     return memoryRefusal(device.name, plan, there, { what, cause });
   }
+}
+
+/** What a device still loads. */
+const loads = new WeakMap<Device, Promise<void>>();
+
+/** One load of a device after the other: its staging memory is one, and a second reader would not make the disk faster. */
+function inTurn(device: Device, load: () => Promise<void>): Promise<void> {
+  const mine = (loads.get(device) ?? Promise.resolve()).then(load);
+  loads.set(
+    device,
+    mine.catch(() => undefined),
+  );
+  return mine;
 }
 
 /** Reads weights into memory that is there. */

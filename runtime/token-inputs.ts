@@ -42,10 +42,13 @@ export interface TokenInputs {
   clear(): void;
 }
 
+/** Positions for which a row's sequence is written at once; nobody looks at those that hold no token yet. */
+const AHEAD = 64;
+
 export function openTokenInputs(executor: Executor, maxRows: number, capacity: number): TokenInputs {
   const tokens = executor.input("input_ids");
   const positionIds = executor.input("position_ids");
-  /** Of every position so far, [maxRows, capacity]. */
+  /** Of every position so far, [maxRows, capacity], the same as in the device's memory. */
   const sequenceIds = executor.input("sequence_ids") ?? new Int32Array(maxRows * capacity);
   const ends = executor.input("sequence_ends");
   /** Next position of each row. */
@@ -64,11 +67,18 @@ export function openTokenInputs(executor: Executor, maxRows: number, capacity: n
     if (positionIds !== undefined) positionIds[to] = position;
   };
 
-  const wrote = (rows: number, count: number, past: number): void => {
-    for (let row = 0; row < rows; row += 1) executor.wrote("sequence_ids", row * capacity + past, count);
-    executor.wrote("sequence_ends", 0, rows);
-    executor.wrote("input_ids", 0, rows * count);
-    executor.wrote("position_ids", 0, rows * count);
+  const wroteTokens = (count: number): void => {
+    executor.wrote("input_ids", 0, count);
+    executor.wrote("position_ids", 0, count);
+  };
+
+  /** What is written ahead is what most rows go on with, and what a GPU's memory then has already: each write is a copy that a token waits for. */
+  const continueSequence = (row: number, past: number, sequence: number): void => {
+    const at = row * capacity + past;
+    if (sequenceIds[at] === sequence) return;
+    const count = Math.min(AHEAD, capacity - past);
+    sequenceIds.fill(sequence, at, at + count);
+    executor.wrote("sequence_ids", at, count);
   };
 
   return {
@@ -93,17 +103,24 @@ export function openTokenInputs(executor: Executor, maxRows: number, capacity: n
         // Padding before later tokens of the row is part of this chunk's inputs, as it is when the chunks are one call; padding after the last is not.
         if (ends !== undefined) ends[row] = Math.min(Math.max(placement.ends[row]! - first, 0), count);
       }
-      wrote(rows, count, past);
+      for (let row = 0; row < rows; row += 1) executor.wrote("sequence_ids", row * capacity + past, count);
+      executor.wrote("sequence_ends", 0, rows);
+      wroteTokens(rows * count);
     },
     fillStep(ids, rows, past, given) {
+      let endsChanged = false;
       for (let row = 0; row < rows; row += 1) {
         const position = given?.[row] ?? positions[row]!;
         place(row, ids[row]!, position);
-        sequenceIds[row * capacity + past] = sequenceOf(row, past) || 1;
+        continueSequence(row, past, sequenceOf(row, past) || 1);
         positions[row] = position + 1;
-        if (ends !== undefined) ends[row] = 1;
+        if (ends !== undefined && ends[row] !== 1) {
+          ends[row] = 1;
+          endsChanged = true;
+        }
       }
-      wrote(rows, 1, past);
+      if (endsChanged) executor.wrote("sequence_ends", 0, rows);
+      wroteTokens(rows);
     },
     fillExtra(name, values, { rows, length }, first, count) {
       const target = executor.input(name)!;

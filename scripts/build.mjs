@@ -14,7 +14,7 @@ export const projectRoot = dirname(dirname(fileURLToPath(import.meta.url)));
 export const sourceFolders = ["dsl", "compiler", "backends", "models", "runtime", "ffi"];
 
 /** Data files that travel into dist/ as they are. */
-const dataFile = /\.(json|safetensors)$/;
+const dataFile = /\.(json|safetensors|swift|sh)$/;
 
 /** The page is Vite's to build, into a folder of dist/ that belongs to it. */
 const page = /^runtime\/web\/page\//;

@@ -1,6 +1,7 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import { add, load } from "../../compiler/ir/expr.ts";
+import { eachStmt } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
 import type { ReduceFn } from "../../compiler/ir/tile.ts";
 import type { Block } from "../text/block.ts";
@@ -51,7 +52,7 @@ function printStmt(s: Stmt, b: Block, k: Kernel): void {
     case "for": {
       const inner = block(b, false, s.var);
       printBody(s.body, inner, k);
-      k.loop(inner, variableName(s.var.name), s.count, s.unroll ? "out" : streamsOperands(s.body) ? "loop" : "any");
+      k.loop(inner, variableName(s.var.name), s.count, s.unroll ? "out" : multiplies(s) ? "loop" : "any");
       return;
     }
     case "if":
@@ -59,8 +60,14 @@ function printStmt(s: Stmt, b: Block, k: Kernel): void {
   }
 }
 
-/** Turns that multiply what hardware copies: a few of them written out, and the operands of all would be in registers at once. */
-const streamsOperands = (body: readonly Stmt[]): boolean => body.some((s) => s.op === "asyncWait") && body.some((s) => s.op === "unit");
+/** Whether tiles are multiplied in it: written out, a few such turns would keep the operands of all of them in registers, more than there are. */
+function multiplies(s: Stmt): boolean {
+  let found = false;
+  eachStmt([s], (x) => {
+    found ||= x.op === "unit";
+  });
+  return found;
+}
 
 function printIf(s: Extract<Stmt, { op: "if" }>, b: Block, k: Kernel): void {
   const head = `if (${k.value(s.cond, b)})`;

@@ -37,7 +37,7 @@ export function begin(d: Decisions, sink: Node, name: string): Kernel {
 
 export function plan(k: Kernel, labelled: Node, problem: Problem, flops: IntExpr): KernelPlan {
   const bytes = k.scope.args.reduce<IntExpr>((sum, { buffer, access }) => {
-    const elements = toIntExpr(k.scope.gathered.get(buffer) ?? elementCount(buffer.shape));
+    const elements = toIntExpr(k.scope.touched.get(buffer) ?? elementCount(buffer.shape));
     return plus(sum, times(elements, BYTES[buffer.dtype] * (access === "readwrite" ? 2 : 1)));
   }, 0);
   return { label: labelled.name || labelled.op, problem, args: k.scope.args, flops, bytes, pointwise: null };

@@ -128,6 +128,10 @@ function attentionKernel(d: Decisions, sink: Node, a: NodeOf<"attention">, parts
   out?.index(v0, v1, v2, v3);
   out?.value([f32(0)], v0, v1, v2, v3);
   const visible = add(a.attrs.past, dimExpr(seq));
+  for (const cached of [keys, values]) {
+    const buffer = d.buffers.get(cached);
+    if (buffer) k.scope.touched.set(buffer, mul(mul(mul(dimExpr(batch), dimExpr(kvHeads)), visible), dimExpr(dim)));
+  }
   return plan(k, a, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), times(toIntExpr(visible), 4 * h * dimMax(dim))));
 }
 

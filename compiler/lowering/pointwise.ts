@@ -40,6 +40,7 @@ function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): 
   const k = begin(d, first.sink, name);
   const stores = writes.map((w) => {
     // each write sees its own node as an expression, and all share one argument list
+    if (w.domain !== w.target.shape) k.scope.touched.set(w.target, elementCount(w.domain));
     const at: At = (n, coords) => valueAt({ scope: k.scope, stored: (m) => d.buffers.get(m), held: new Map() }, n, coords);
     const own: At = (n, coords) =>
       valueAt({ scope: k.scope, stored: (m) => (m === w.sink ? undefined : d.buffers.get(m)), held: new Map() }, n, coords);

@@ -23,6 +23,7 @@ export function emulateThread(
   caps: Caps,
   buffers: Readonly<Record<string, HostArray>>,
   symbols: Readonly<Record<string, number>> = {},
+  blocks: readonly Place[] = blocksOf(p.grid.map((g) => evaluateInt(g, symbols)) as [number, number, number]),
 ): readonly Finding[] {
   const cells = new Map<string, Cell>();
   const cell = (name: string): Cell => {
@@ -67,18 +68,24 @@ export function emulateThread(
   };
   const run = compileBody(p.body, "", machine);
   const everyone = Array.from({ length: p.threads }, (_, i) => i);
-  const [gx, gy, gz] = p.grid.map((g) => evaluateInt(g, symbols)) as [number, number, number];
-  for (let z = 0; z < gz; z++)
-    for (let y = 0; y < gy; y++)
-      for (let x = 0; x < gx; x++) {
-        [cell("bx").value, cell("by").value, cell("bz").value] = [x, y, z];
-        now.block++;
-        now.epoch++;
-        startBlock(shared, regs, machine);
-        run(everyone);
-        if (machine.copies.some((group) => group.length > 0)) report("race", "", [], "the block ends with asynchronous copies under way");
-      }
+  for (const [x, y, z] of blocks) {
+    [cell("bx").value, cell("by").value, cell("bz").value] = [x, y, z];
+    now.block++;
+    now.epoch++;
+    startBlock(shared, regs, machine);
+    run(everyone);
+    if (machine.copies.some((group) => group.length > 0)) report("race", "", [], "the block ends with asynchronous copies under way");
+  }
   return [...findings.values()];
+}
+
+/** A block of the grid. */
+type Place = readonly [x: number, y: number, z: number];
+
+function blocksOf([gx, gy, gz]: readonly [number, number, number]): readonly Place[] {
+  const places: Place[] = [];
+  for (let z = 0; z < gz; z++) for (let y = 0; y < gy; y++) for (let x = 0; x < gx; x++) places.push([x, y, z]);
+  return places;
 }
 
 /** One line a finding, for test failures and people. */

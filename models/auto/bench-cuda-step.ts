@@ -45,6 +45,8 @@ export interface StepResult {
 
 export interface PromptResult {
   readonly tokens: number;
+  /** Tokens of a call. */
+  readonly chunk: number;
   readonly milliseconds: number;
   readonly tokensPerSecond: number;
   readonly flopsPerSecond: number;
@@ -157,6 +159,7 @@ export async function measurePrompt(
   await session.reset();
   return {
     tokens: prefill,
+    chunk: seq,
     milliseconds,
     tokensPerSecond: (prefill / milliseconds) * 1000,
     flopsPerSecond: (flops / milliseconds) * 1000,

@@ -123,7 +123,7 @@ async function openBatch(
 ): Promise<{ readonly measured: Measured } & Pick<StepResult, "compile" | "memory" | "largestContext">> {
   const prefillChunk = options.prefillChunk ?? Math.max(1, Math.min(512, Math.floor(CHUNK_TOKENS / batch)));
   const maxLength = options.maxLength ?? Math.max(options.context + options.decode + 2, options.prefill);
-  const plan = planModel(config, dtype, { ...options, batch, prefillChunk, maxLength });
+  const plan = planModel(config, dtype, { ...options, batch, prefillChunk, maxLength }, "cuda");
   if (options.context + options.decode >= plan.capacity)
     throw new UserError(`--max-length ${plan.capacity}: ${options.decode} tokens from position ${options.context} on need more`);
   const { artifact, time, cached } = await compileBamba(

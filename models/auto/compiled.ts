@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { CompileRequest } from "../../compiler/compile.ts";
 import type { Backend, Caps } from "../../compiler/backend.ts";
 import { isUserError, UserError } from "../../runtime/errors.ts";
 import type { Artifact } from "../../runtime/node/artifact.ts";
@@ -21,6 +22,8 @@ export interface CompileOptions {
   /** Folder of compiled models; null compiles anew and keeps nothing. The user's cache folder unless given. */
   readonly cache?: string | null;
   readonly onProgress?: (progress: CompileProgress) => void;
+  /** Called with each kernel that is compiled, none of what comes from the cache (compiler/compile.ts). */
+  readonly onKernel?: NonNullable<CompileRequest["onKernel"]>;
 }
 
 export interface CompiledModel {
@@ -48,7 +51,7 @@ export async function compileBamba(
   config: BambaConfig,
   plan: ModelPlan,
   target: { readonly backend: Backend; readonly device?: string; readonly workers?: number; readonly parameters: number },
-  { cache = cacheFolder(), onProgress }: CompileOptions = {},
+  { cache = cacheFolder(), onProgress, onKernel }: CompileOptions = {},
 ): Promise<CompiledModel> {
   const started = performance.now();
   const { backend } = target;
@@ -80,6 +83,7 @@ export async function compileBamba(
       caps,
       metadata: { model: "bamba", parameters: target.parameters, plan, positionAxes: positionAxes(config), vocabSize: config.vocabSize },
       ...(onProgress === undefined ? {} : { onProgress: (done: number, total: number, what: string) => onProgress({ done, total, what }) }),
+      ...(onKernel === undefined ? {} : { onKernel }),
     }),
   );
   if (entry !== undefined) await keep(entry, artifact);

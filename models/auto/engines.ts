@@ -14,6 +14,10 @@ export async function openEngine(backend: string, source: ModelSource, options: 
       return (await import("./engine-cuda.ts")).openCudaEngine(source, options);
     case "webgpu":
       return (await import("./engine-webgpu.ts")).openWebgpuEngine(source, options);
+    case "metal":
+      throw new UserError("kernels for Metal run in an app on a Mac, not in Node", {
+        hint: "culm compile --target metal writes them, with a host in Swift; here there are: " + backendNames.join(", "),
+      });
     case "interpret":
       return interpretEngine(source);
     default:

@@ -1,19 +1,22 @@
 import { basename, resolve } from "node:path";
-import type { Backend } from "../../compiler/backend.ts";
+import type { Backend, Caps } from "../../compiler/backend.ts";
 import { UserError } from "../../runtime/errors.ts";
+import type { ExtraFile } from "../../runtime/node/artifact.ts";
 import { resolveModel } from "../../runtime/hub/resolve.ts";
 import { compileBamba } from "./compiled.ts";
 import type { CompiledModel } from "./compiled.ts";
+import type { KernelProgram } from "./metal/cases.ts";
 import type { LoadOptions } from "./model.ts";
 import { planModel } from "./plan.ts";
 import { openModelSource } from "./source.ts";
 
 /** Compiles a model, of a folder or of the hub, for generation and loads nothing. */
 export async function compileFolder(nameOrFolder: string, options: LoadOptions = {}): Promise<CompiledModel> {
-  const { backend, device = options.target } = await compilerOf(options.backend ?? "llvm", options.target);
+  const { backend, device = options.target, files } = await compilerOf(options.backend ?? "llvm", options.target);
   const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
-    return await compileBamba(
+    const programs: KernelProgram[] = [];
+    const compiled = await compileBamba(
       source.config,
       planModel(source.config, source.dtype, options, options.backend),
       {
@@ -23,17 +26,29 @@ export async function compileFolder(nameOrFolder: string, options: LoadOptions =
         ...(options.threads === undefined ? {} : { workers: options.threads }),
       },
       {
-        ...(options.cache === undefined ? {} : { cache: options.cache }),
+        // files for a Mac are made of programs, of which the cache has none
+        ...(files === undefined ? (options.cache === undefined ? {} : { cache: options.cache }) : { cache: null }),
+        onKernel: (entry, program, label) => void programs.push({ entry, program, label }),
         ...(options.onCompile === undefined ? {} : { onProgress: options.onCompile }),
       },
     );
+    if (files === undefined) return compiled;
+    return { ...compiled, artifact: { ...compiled.artifact, files: files(compiled.artifact.kernels, programs, compiled.caps) } };
   } finally {
     source.checkpoint.close();
   }
 }
 
+interface Compiler {
+  readonly backend: Backend;
+  /** What to compile for where no target is named. */
+  readonly device?: string;
+  /** What else belongs into an artifact's folder. */
+  readonly files?: (binary: Uint8Array, programs: readonly KernelProgram[], caps: Caps) => readonly ExtraFile[];
+}
+
 /** The compiler of what runs a model, and what this machine is where only a driver knows it. */
-async function compilerOf(backend: string, target: string | undefined): Promise<{ readonly backend: Backend; readonly device?: string }> {
+async function compilerOf(backend: string, target: string | undefined): Promise<Compiler> {
   switch (backend) {
     case "llvm":
       return { backend: (await import("../../backends/llvm/index.ts")).llvmBackend };
@@ -43,8 +58,12 @@ async function compilerOf(backend: string, target: string | undefined): Promise<
     }
     case "webgpu":
       return { backend: (await import("../../backends/wgsl/index.ts")).wgslBackend };
+    case "metal": {
+      const [{ metalBackend }, { metalFiles }] = await Promise.all([import("../../backends/metal/index.ts"), import("./metal/folder.ts")]);
+      return { backend: metalBackend, files: metalFiles };
+    }
     default:
-      throw new UserError(`backend ${backend} compiles nothing`, { hint: "there are: llvm, cuda, webgpu" });
+      throw new UserError(`backend ${backend} compiles nothing`, { hint: "there are: llvm, cuda, webgpu, metal" });
   }
 }
 

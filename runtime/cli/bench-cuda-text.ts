@@ -30,13 +30,13 @@ export function printStepBench({ device, target, parameters, dtype, ceilings, st
   ];
   if (prompt !== null)
     lines.push(
-      `  a prompt of ${prompt.tokens}: ${prompt.milliseconds.toFixed(1)} ms, ${significant(prompt.tokensPerSecond)} tokens/s, ${significant(prompt.flopsPerSecond / 1e12)} TFLOP/s\n`,
+      `  a prompt of ${prompt.tokens}, ${prompt.chunk} at once: ${prompt.milliseconds.toFixed(1)} ms, ${significant(prompt.tokensPerSecond)} tokens/s, ${significant(prompt.flopsPerSecond / 1e12)} TFLOP/s\n`,
     );
   for (const { batch, memory, largestContext } of steps)
     lines.push(`  memory for ${batch} at once: ${describePlan(memory)}; up to ${largestContext} positions would fit\n`);
   for (const { batch, context, kernels } of steps)
     lines.push("\n", heading(`a step of ${batch} at ${context}, launches of a kernel one after the other`), kernelTable(kernels));
-  if (prompt !== null) lines.push("\n", heading(`a call of a prompt of ${prompt.tokens}`), kernelTable(prompt.kernels));
+  if (prompt !== null) lines.push("\n", heading(`${prompt.chunk} tokens of a prompt`), kernelTable(prompt.kernels));
   return lines.join("");
 }
 

@@ -18,6 +18,7 @@ Examples:
   $ culm compile --model DIR --out model.culm --target cuda:sm_90         for NVIDIA's Hopper GPUs (needs NVRTC, no GPU)
   $ culm compile --model DIR --out model.culm --target wgsl               for every GPU with WebGPU, in Node or a browser
   $ culm compile --model DIR --out model.culm --target wgsl:large-sg32    for GPUs with subgroups of 32 lanes
+  $ culm compile --model DIR --out model.culm --target metal:m4           for Apple's GPUs, in an app: sources, a host in Swift, and verify-on-mac.sh
   $ culm compile --model DIR --web --out site/model                       for a page: a folder that any static server serves
 
 The artifact is a folder: manifest.json (programs, kernels, memory), kernels.bin and literals.bin. The weights stay in

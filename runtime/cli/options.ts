@@ -84,7 +84,7 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
     .hook("preAction", (_, action) => takeDevice(action))
     .option(
       "--target <name>",
-      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, the architecture of an NVIDIA GPU such as sm_90, or what WebGPU offers such as base or large-sg32-f16; cuda:sm_90 and wgsl:base name the language too",
+      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, the architecture of an NVIDIA GPU such as sm_90, or what WebGPU offers such as base or large-sg32-f16; cuda:sm_90 and wgsl:base name the language too, and metal:m4 is for Apple's GPUs (culm compile only)",
     )
     .option(
       "--dtype <type>",
@@ -167,7 +167,7 @@ export function hubOptions(
 export const modelDescription = "folder of the model, or its name on the Hugging Face hub";
 
 /** What runs what a compiler's backend makes. */
-const runs: Readonly<Record<string, string>> = { llvm: "llvm", cuda: "cuda", wgsl: "webgpu" };
+const runs: Readonly<Record<string, string>> = { llvm: "llvm", cuda: "cuda", wgsl: "webgpu", metal: "metal" };
 
 /** `--target`: a name, a language, or both with a colon between them. A language says which backend is meant. */
 function targetOf({ backend, target }: ModelFlags): { readonly backend: string | undefined; readonly target: string | undefined } {

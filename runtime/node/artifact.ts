@@ -1,5 +1,5 @@
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Manifest } from "../../compiler/artifact.ts";
 import { UserError } from "../errors.ts";
 import { ArtifactError, parseManifest } from "../manifest.ts";
@@ -11,6 +11,15 @@ export interface Artifact {
   /** The target's binary, all kernels. */
   readonly kernels: Uint8Array;
   readonly literals: Uint8Array;
+  /** What else an artifact for a target has in its folder. The runtime does not read it. */
+  readonly files?: readonly ExtraFile[];
+}
+
+export interface ExtraFile {
+  /** Below the artifact's folder. */
+  readonly path: string;
+  readonly contents: string | Uint8Array;
+  readonly executable?: boolean;
 }
 
 const files = { manifest: "manifest.json", kernels: "kernels.bin", literals: "literals.bin" };
@@ -20,9 +29,9 @@ const files = { manifest: "manifest.json", kernels: "kernels.bin", literals: "li
  * A folder of that name that is an artifact is replaced; anything else there is left alone.
  * @throws UserError when there is something else under that name, or the file system refuses.
  */
-export async function writeArtifact(folder: string, { manifest, kernels, literals }: Artifact): Promise<void> {
+export async function writeArtifact(folder: string, artifact: Artifact): Promise<void> {
   try {
-    await writeFolder(folder, files.manifest, "an artifact", (temporary) => writeArtifactFiles(temporary, { manifest, kernels, literals }));
+    await writeFolder(folder, files.manifest, "an artifact", (temporary) => writeArtifactFiles(temporary, artifact));
   } catch (cause) {
     if (cause instanceof UserError) throw cause;
     throw new ArtifactError(`${folder}: the artifact cannot be written (${cause instanceof Error ? cause.message : String(cause)})`, {
@@ -32,7 +41,11 @@ export async function writeArtifact(folder: string, { manifest, kernels, literal
 }
 
 /** Writes an artifact's files into a folder that is there. */
-export async function writeArtifactFiles(folder: string, { manifest, kernels, literals }: Artifact): Promise<void> {
+export async function writeArtifactFiles(folder: string, { manifest, kernels, literals, files: more = [] }: Artifact): Promise<void> {
+  for (const { path, contents, executable = false } of more) {
+    await mkdir(dirname(join(folder, path)), { recursive: true });
+    await writeFile(join(folder, path), contents, { mode: executable ? 0o755 : 0o644 });
+  }
   await writeFile(join(folder, files.kernels), kernels);
   await writeFile(join(folder, files.literals), literals);
   await writeFile(join(folder, files.manifest), `${JSON.stringify(manifest)}\n`);

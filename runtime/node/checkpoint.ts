@@ -37,7 +37,7 @@ export interface Checkpoint {
   load(name: string, target: Uint8Array, sourceOffset?: number): void | Promise<void>;
   /** All bytes of a tensor, in new memory that any typed array can view. @throws CheckpointError as readInto. */
   read(name: string): Uint8Array;
-  /** Closes the files; idempotent. Reading afterwards throws. */
+  /** Closes the files, once what is being loaded is read; idempotent. Reading afterwards throws. */
   close(): void;
 }
 
@@ -111,6 +111,7 @@ class OpenCheckpoint implements Checkpoint {
   metadata: ReadonlyMap<string, string> = new Map();
   bytesRead = 0;
   private readonly descriptors = new Map<string, number>();
+  private readonly reading = new Set<Promise<void>>();
   private closed = false;
 
   constructor(path: string) {
@@ -157,7 +158,17 @@ class OpenCheckpoint implements Checkpoint {
       return;
     }
     const { descriptor, position, file } = this.place(name, target, sourceOffset);
-    return readByMany(descriptor, target, position, file).then(() => void (this.bytesRead += target.length));
+    const reading = readByMany(descriptor, target, position, file)
+      .then(() => void (this.bytesRead += target.length))
+      .finally(() => this.ended(reading));
+    this.reading.add(reading);
+    return reading;
+  }
+
+  /** Files stay open while they are read: their numbers may be given to other files then. */
+  private ended(reading: Promise<void>): void {
+    this.reading.delete(reading);
+    if (this.closed) this.closeFiles();
   }
 
   /** @throws CheckpointError when the range is not one of the tensor's */
@@ -181,6 +192,11 @@ class OpenCheckpoint implements Checkpoint {
 
   close(): void {
     this.closed = true;
+    this.closeFiles();
+  }
+
+  private closeFiles(): void {
+    if (this.reading.size > 0) return;
     for (const descriptor of this.descriptors.values()) closeSync(descriptor);
     this.descriptors.clear();
   }

@@ -64,6 +64,6 @@ export const wgslTargets: readonly Target[] = ["base", "base-sg8-f16"].map((devi
  * operand to the type of its weights.
  */
 export const metalTargets: readonly Target[] = [
-  { ...on(metalBackend, "m1", runOnStandin, 0.05), caps: exactly(metalBackend.caps("m1")) },
-  { ...on(metalBackend, "m4", runOnStandin, 0.05), coarse: 0.1 },
+  { ...on(metalBackend, "m1", runOnStandin, 0.08), caps: exactly(metalBackend.caps("m1")) },
+  { ...on(metalBackend, "m4", runOnStandin, 0.08), coarse: 0.1 },
 ];

@@ -180,7 +180,7 @@ export function cudaTests(): void {
       async (device) => {
         const other = device.facts.computeCapability === 80 ? 90 : 80;
         const loading = device.load(await kernels(device, other));
-        await expect(loading).rejects.toThrow(/^kernels.bin: tests.cubin has no code for .*CUDA_ERROR/);
+        await expect(loading).rejects.toThrow(/^kernels.bin: tests.cubin (has no code for|is no program that) .*CUDA_ERROR/);
         const { list, y } = await adding(device, 1);
         await list.run();
         expect(integers(await y.read(0, 4))[0]).toBe(0);
@@ -189,13 +189,13 @@ export function cudaTests(): void {
 
     test("a model that is too large is refused with the plan, and nothing of it is taken", async () => {
       const device = await cuda().open();
-      device.alloc(device.freeBytes!() - (64 << 20), "io");
+      device.alloc(device.freeBytes!() - (512 << 20), "io");
       const free = device.freeBytes!();
-      const model = await openCausalLM(tinyFolder, { backend: "cuda", batch: 16, maxLength: 30_000, prefillChunk: 16, cache: null });
+      const model = await openCausalLM(tinyFolder, { backend: "cuda", batch: 64, maxLength: 60_000, prefillChunk: 16, cache: null });
       const opening = model.session();
       await expect(opening).rejects.toThrow(/not enough memory; the model needs .*: weights .*, keys and values .* are free$/);
       await model.close();
-      expect(free - device.freeBytes!()).toBeLessThan(32 << 20);
+      expect(free - device.freeBytes!()).toBeLessThan(128 << 20);
       await device.close();
     });
 

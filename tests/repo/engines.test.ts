@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { findChromium, findLavapipe, useLavapipe } from "../../scripts/engines.mjs";
+import { findChromium, findClang, findLavapipe, useLavapipe } from "../../scripts/engines.mjs";
 import { chromiumAvailable, launchChromium, openPage } from "../support/browser.ts";
 import type { StaticServer } from "../support/static-server.ts";
 import { serveFolders } from "../support/static-server.ts";
@@ -68,8 +68,10 @@ describe("what the set-up finds", () => {
   test("can be named by the user", () => {
     vi.stubEnv("CULM_LAVAPIPE", "/elsewhere/lvp_icd.json");
     vi.stubEnv("CULM_CHROMIUM", "/elsewhere/chrome");
+    vi.stubEnv("CULM_CLANG", "/elsewhere/clang++");
     expect(findLavapipe()).toEqual({ icd: "/elsewhere/lvp_icd.json", libraries: [] });
     expect(findChromium()).toBe("/elsewhere/chrome");
+    expect(findClang()).toBe("/elsewhere/clang++");
     vi.unstubAllEnvs();
   });
 

@@ -249,8 +249,13 @@ export class FakeCuda implements Cuda {
     this.inContext("cuMemsetD8Async", bytes);
     this.put(() => this.from(to).fill(byte, 0, bytes));
   }
+  /** A stream that is being recorded has nothing to wait for. */
+  private notRecording(call: string): void {
+    if (this.captured !== null) throw new Error(`${call} while a graph is recorded`);
+  }
   done(): boolean {
     this.inContext("cuStreamQuery");
+    this.notRecording("cuStreamQuery");
     if (this.queue.length > 0 && !this.asked) {
       this.asked = true;
       return false;
@@ -261,6 +266,7 @@ export class FakeCuda implements Cuda {
   }
   synchronize(): void {
     this.inContext("cuStreamSynchronize");
+    this.notRecording("cuStreamSynchronize");
     this.flush();
     this.inContext("cuStreamSynchronize");
   }

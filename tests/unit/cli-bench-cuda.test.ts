@@ -49,6 +49,7 @@ test("a report has the ceilings, a line a batch, what memory is for, and the ker
     steps: [step],
     prompt: {
       tokens: 512,
+      chunk: 256,
       milliseconds: 75,
       tokensPerSecond: 6821,
       flopsPerSecond: 121e12,
@@ -61,6 +62,6 @@ test("a report has the ceilings, a line a batch, what memory is for, and the ker
   expect(text).toContain("memory for 2 at once: 21.6 GB: weights 18.0 GB");
   expect(text).toContain("up to 120000 positions would fit");
   expect(text).toMatch(/layers\.\*\.mamba\.in_proj +gemv_1 +4 +25\.0 +50 % +3000 +2\.50 +75 %/);
-  expect(text).toContain("a prompt of 512: 75.0 ms, 6821 tokens/s, 121 TFLOP/s");
+  expect(text).toContain("a prompt of 512, 256 at once: 75.0 ms, 6821 tokens/s, 121 TFLOP/s");
   expect(text).toContain("layers.*.ssdScan");
 });

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { evaluateIntExpr } from "../../compiler/artifact.ts";
 import type { Caps } from "../../compiler/backend.ts";
 import { fuse } from "../../compiler/fuse.ts";
 import { builder } from "../../compiler/graph/build.ts";
@@ -42,6 +43,22 @@ test("writes to caches share a kernel, as many as the device can bind the buffer
       .map((k) => k.args.length);
   expect(writes(Infinity)).toEqual([16]);
   expect(writes(8)).toEqual([8, 8]);
+});
+
+test("of a cache a kernel's bytes are those of the positions so far, and of one that writes to it those that it writes", () => {
+  const [heads, size, capacity] = [2, 8, 1024];
+  const graph = model("cache", { dims: { one: 1, heads, size, capacity }, symbols: { past: [0, capacity - 1] } }, () => {
+    const token = (name: string) => input(name, ["one", "one", "heads", "size"]);
+    return { y: attention(token("q"), token("k"), token("v"), { cache: kvCache(["one", "heads", "capacity", "size"], symbol("past")) }) };
+  });
+  const plans = fuse(graph, caps).kernels;
+  const bytesOf = (name: string, past: number): number =>
+    evaluateIntExpr(plans.find((k) => k.problem.frame.name === name)!.bytes, { past });
+  const row = heads * size * 4;
+  // keys and values of each position, the query, and the result
+  for (const past of [0, 3, 700]) expect(bytesOf("attention", past)).toBe(2 * (past + 1) * row + 2 * row);
+  // read and written, both of them
+  expect(bytesOf("cache_write", 700)).toBe(4 * row);
 });
 
 test("a state that one kernel alone touches is marked, and one that two touch is not", () => {

@@ -7,6 +7,8 @@ import type { Work } from "./work.ts";
 export interface Transfers {
   readonly work: Work;
   readonly uploads: UploadRing;
+  /** Memory that is filled in place, by readers that take their time (Device.staging). */
+  readonly staging: UploadRing;
   readonly downloads: Downloads;
   /** Forgets a buffer that was freed. */
   readonly freed: (buffer: CudaBuffer) => void;
@@ -40,7 +42,8 @@ export class CudaBuffer implements DeviceBuffer {
 
   write(data: Uint8Array, offset = 0): void {
     const to = this.at(offset, data.length);
-    if (data.length > 0) this.transfers.uploads.send(to, data);
+    const { staging, uploads } = this.transfers;
+    if (data.length > 0) (staging.isPiece(data) ? staging : uploads).send(to, data);
   }
 
   async read(offset = 0, bytes = this.bytes - offset): Promise<Uint8Array> {

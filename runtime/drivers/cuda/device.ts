@@ -63,6 +63,8 @@ class OpenDevice implements CudaDevice {
   private readonly library: Cuda;
   private readonly work: Work;
   private readonly uploads: UploadRing;
+  /** Apart from `uploads`: a piece is on its way to being filled while others write, and a ring would come round to it. */
+  private readonly staged: UploadRing;
   private readonly downloads: Downloads;
   /** What has to be freed before the context is given back, which others may use too. */
   private readonly open = new Set<CudaBuffer | KernelModule | List>();
@@ -77,6 +79,7 @@ class OpenDevice implements CudaDevice {
     this.fingerprint = `cuda ${facts.name} ${architecture(facts.computeCapability)} ${facts.multiprocessors}`;
     this.work = openWork(library, facts);
     this.uploads = new UploadRing(this.work);
+    this.staged = new UploadRing(this.work);
     this.downloads = new Downloads(this.work);
   }
 
@@ -85,8 +88,8 @@ class OpenDevice implements CudaDevice {
   }
 
   alloc(bytes: number): CudaBuffer {
-    const { work, uploads, downloads, freed } = this;
-    const buffer = new CudaBuffer({ work, uploads, downloads, freed }, bytes);
+    const { work, uploads, staged: staging, downloads, freed } = this;
+    const buffer = new CudaBuffer({ work, uploads, staging, downloads, freed }, bytes);
     this.open.add(buffer);
     return buffer;
   }
@@ -100,7 +103,7 @@ class OpenDevice implements CudaDevice {
   }
 
   staging(bytes: number): Uint8Array | null {
-    return bytes <= this.uploads.pieceBytes ? this.uploads.piece(bytes) : null;
+    return bytes <= this.staged.pieceBytes ? this.staged.piece(bytes) : null;
   }
 
   copy(to: DeviceBuffer, toOffset: number, from: DeviceBuffer, fromOffset: number, bytes: number): void {
@@ -125,18 +128,8 @@ class OpenDevice implements CudaDevice {
     return list;
   }
 
-  async milliseconds(body: () => void | Promise<void>): Promise<number> {
-    const { work } = this;
-    const [start, end] = work.call((library) => [library.createEvent(), library.createEvent()] as const);
-    try {
-      work.call((library) => library.record(start, work.stream));
-      await body();
-      work.call((library) => library.record(end, work.stream));
-      await work.idle();
-      return work.call((library) => library.milliseconds(start, end));
-    } finally {
-      for (const event of [start, end]) work.release((library) => library.destroyEvent(event));
-    }
+  milliseconds(body: () => void | Promise<void>): Promise<number> {
+    return this.work.milliseconds(body);
   }
 
   close(): Promise<void> {
@@ -144,6 +137,7 @@ class OpenDevice implements CudaDevice {
     this.closed = true;
     for (const thing of [...this.open].reverse()) thing.free();
     this.uploads.free();
+    this.staged.free();
     this.downloads.free();
     this.work.close();
     const { lost } = this.work;

@@ -117,26 +117,22 @@ export class List implements StepList {
 
   /** Nanoseconds that the group's steps take; it runs as a graph, so that the host is out of the way, and once before it counts. */
   private async timeGroup(group: readonly number[]): Promise<number> {
-    const { work } = this;
-    const { grids } = this;
+    const { work, grids } = this;
     const steps = group.filter((i) => grids[3 * i]! * grids[3 * i + 1]! * grids[3 * i + 2]! > 0);
     if (steps.length === 0) return 0;
     const rounds = Math.ceil(TIMED_LAUNCHES / steps.length);
+    const early = this.options.early && !work.cautious;
     const launchAll = (): void => {
-      for (let i = 0; i < rounds * steps.length; i += 1) this.launch(steps[i % steps.length]!, this.options.early && i > 0);
+      for (let i = 0; i < rounds * steps.length; i += 1) this.launch(steps[i % steps.length]!, early && i > 0);
     };
-    const exec = work.call((cuda) => cuda.recordGraph(work.stream, launchAll));
-    const [start, end] = work.call((cuda) => [cuda.createEvent(), cuda.createEvent()] as const);
+    // Who waits after each launch cannot record them.
+    const exec = work.cautious ? null : work.call((cuda) => cuda.recordGraph(work.stream, launchAll));
+    const run = (): void => (exec === null ? launchAll() : this.launchGraph(exec));
     try {
-      this.launchGraph(exec);
-      work.call((cuda) => cuda.record(start, work.stream));
-      this.launchGraph(exec);
-      work.call((cuda) => cuda.record(end, work.stream));
-      await work.idle();
-      return (work.call((cuda) => cuda.milliseconds(start, end)) * 1e6) / rounds;
+      run();
+      return ((await work.milliseconds(run)) * 1e6) / rounds;
     } finally {
-      work.release((cuda) => cuda.destroyGraph(exec));
-      for (const event of [start, end]) work.release((cuda) => cuda.destroyEvent(event));
+      if (exec !== null) work.release((cuda) => cuda.destroyGraph(exec));
     }
   }
 

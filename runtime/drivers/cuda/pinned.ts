@@ -33,7 +33,7 @@ export class UploadRing {
   /** The most that a piece has. */
   readonly pieceBytes = SLOT_BYTES;
 
-  /** Memory to fill and give to `send`, before anything else is written. @param bytes up to pieceBytes */
+  /** Memory to fill and give to `send`, before another piece is asked for or anything else is sent. @param bytes up to pieceBytes */
   piece(bytes: number): Uint8Array {
     if (this.slots.length === 0) this.enter(0);
     if (this.used + bytes > SLOT_BYTES) this.advance();
@@ -65,7 +65,8 @@ export class UploadRing {
     this.slots.length = 0;
   }
 
-  private isPiece(data: Uint8Array): boolean {
+  /** Whether it is what `piece` gave last, or its beginning. */
+  isPiece(data: Uint8Array): boolean {
     const { last } = this;
     return last !== null && data.buffer === last.buffer && data.byteOffset === last.byteOffset && data.length <= last.length;
   }

@@ -98,6 +98,20 @@ export class Work {
     }
   }
 
+  /** How long the stream is at work on what `body` puts into it, by the device's clock. */
+  async milliseconds(body: () => void | Promise<void>): Promise<number> {
+    const [start, end] = this.call((cuda) => [cuda.createEvent(), cuda.createEvent()] as const);
+    try {
+      this.call((cuda) => cuda.record(start, this.stream));
+      await body();
+      this.call((cuda) => cuda.record(end, this.stream));
+      await this.idle();
+      return this.call((cuda) => cuda.milliseconds(start, end));
+    } finally {
+      for (const event of [start, end]) this.release((cuda) => cuda.destroyEvent(event));
+    }
+  }
+
   close(): void {
     this.release((cuda) => cuda.destroyStream(this.stream));
   }

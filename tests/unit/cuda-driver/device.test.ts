@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { cuda } from "../../../runtime/drivers/cuda/device.ts";
 import type { CudaDevice } from "../../../runtime/drivers/cuda/device.ts";
 import type { DeviceBuffer, StepList } from "../../../runtime/driver.ts";
@@ -84,6 +84,17 @@ describe("memory", () => {
     const all = await buffer.read();
     for (let at = 0; at < buffer.bytes; at += count)
       expect(all.subarray(at, at + count).every((byte) => byte === 1 + at / count)).toBe(true);
+  });
+
+  test("what is being made in the staging memory stays as it is, however much others write meanwhile", async () => {
+    const { device } = await open();
+    const [a, b] = [device.alloc(1 << 20, "weights"), device.alloc(100 << 20, "state")];
+    const piece = device.staging!(a.bytes)!;
+    piece.fill(7);
+    b.write(new Uint8Array(b.bytes).fill(9)); // all of the memory that writes go through, and more
+    a.write(piece);
+    expect((await a.read()).every((byte) => byte === 7)).toBe(true);
+    expect((await b.read(99 << 20)).every((byte) => byte === 9)).toBe(true);
   });
 
   test("copies within the device; ranges are checked", async () => {
@@ -268,6 +279,17 @@ describe("time", () => {
     expect(launched.slice(0, 4)).toEqual(["add", "count early", "add early", "count early"]);
     expect(launched.slice(64, 66)).toEqual(["count", "count early"]);
     expect(library.live.size).toBe(before);
+    await device.close();
+  });
+
+  test("of groups, where each launch is waited for, is taken without a graph", async () => {
+    vi.stubEnv("CULM_CUDA_SYNC", "1");
+    const { device, library } = await open();
+    vi.unstubAllEnvs();
+    const { list } = await adding(device);
+    const [both] = await list.timeGroups!([[0, 1]]);
+    expect(both).toBeGreaterThan(0);
+    expect(library.launched.map(({ early, inGraph }) => early || inGraph)).toEqual(new Array(64).fill(false));
     await device.close();
   });
 

@@ -48,6 +48,14 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     const caps = cudaBackend.caps("sm_90");
     const sources = printed(await modelPrograms("1B", caps), caps);
     expect(sources.filter((s) => s.text.includes("mma.sync")).length).toBeGreaterThan(3);
+    const early = printed(await modelPrograms("tiny", caps), caps).filter(
+      (s) => s.text.indexOf("= streamed_uint4(") >= 0 && s.text.indexOf("= streamed_uint4(") < s.text.indexOf("wait;"),
+    );
+    expect(early.length).toBeGreaterThan(0);
+    const ptx = ptxOf(early[0]!, "sm_90");
+    expect(ptx.indexOf("L1::no_allocate")).toBeGreaterThan(ptx.indexOf("griddepcontrol.launch_dependents"));
+    expect(ptx.indexOf("L1::no_allocate")).toBeLessThan(ptx.indexOf("griddepcontrol.wait"));
+
     // of a layer's four products each streams its weights, two tiles of them ahead of everything else
     const streams = sources.filter((s) =>
       /async_copy_16\([^;]*;[^]*commit_group[^]*async_copy_16\([^;]*;[^]*commit_group[^]*griddepcontrol\.wait/.test(s.text),

@@ -8,11 +8,11 @@ import type { Config } from "../../../compiler/template.ts";
 import { gemm } from "../../../compiler/templates/gemm.ts";
 import { faultsOf } from "../../support/metal/check.ts";
 import { skipsClang } from "../../support/metal/clang.ts";
-import { launchOf, printed } from "../../support/metal/program.ts";
+import { launchOf, printed, runOnStandin } from "../../support/metal/program.ts";
 import type { Build, Launch } from "../../support/metal/run.ts";
 import { runJob } from "../../support/metal/run.ts";
 import { placed } from "../../support/placed.ts";
-import { copyBuffers } from "../../support/problems/case.ts";
+import { copyBuffers, differences } from "../../support/problems/case.ts";
 import { gemmOf } from "../../support/problems/gemm.ts";
 
 /** The stand-in finds what it is there to find: mistakes that are put into kernels' text, each by the build that looks for it. */
@@ -127,6 +127,25 @@ describe.skipIf(skipsClang)("a kernel on the stand-in", () => {
     ],
   ])("is not taken with %s", (_, of, message) => {
     expect(faultsOf([of]).join("\n")).toMatch(message);
+  });
+
+  test.each(["f32", "f16", "bf16"] as const)("multiplies by weights of %s where they lie, and where they are staged", (w) => {
+    const c = gemmOf({ m: 20, n: 32, k: 64, w }, caps);
+    const configs = gemm.configs(c.problem, caps);
+    if ("reject" in configs) throw new Error(configs.reject);
+    const kinds = new Set<number>();
+    for (const config of configs) {
+      // one of each kind: in place or staged, by matrices of the weights' type or of f32
+      const kind = 2 * config["unit"]! + config["direct"]!;
+      if (kinds.has(kind)) continue;
+      kinds.add(kind);
+      const program = placed(gemm.build(c.problem, config, caps), caps);
+      expect(printed(program, caps).text.includes(`simdgroup_load(x`)).toBe(true);
+      const buffers = copyBuffers(c);
+      runOnStandin(program, caps, buffers, c.symbols);
+      expect(differences({ ...c, tolerance: Math.max(c.tolerance, w === "bf16" ? 0.02 : w === "f16" ? 0.003 : 0) }, buffers)).toEqual([]);
+    }
+    expect(kinds.size).toBeGreaterThanOrEqual(2);
   });
 
   test("a product's barriers are all needed: without any one of them threads race", () => {

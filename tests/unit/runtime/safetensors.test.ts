@@ -91,6 +91,22 @@ describe("what is written can be read", () => {
     checkpoint.close();
   });
 
+  test("what is being read when a checkpoint is closed is read to its end, and nothing after it", async () => {
+    const file = fresh();
+    const data = new Uint8Array(8 << 20).fill(5);
+    writeSafetensors(file, [{ name: "w", dtype: "U8", shape: [data.length], data }]);
+    const checkpoint = openCheckpoint(file);
+    const targets = [new Uint8Array(data.length), new Uint8Array(2 << 20)];
+    const reading = targets.map((target) => checkpoint.load("w", target));
+    checkpoint.close();
+    // its number would be taken by the next file that is opened
+    const other = openCheckpoint(file);
+    for (const end of reading) await end;
+    for (const target of targets) expect(target.every((byte) => byte === 5)).toBe(true);
+    expect(() => checkpoint.load("w", targets[1]!)).toThrow("closed");
+    other.close();
+  });
+
   test("data come in pieces, are made once, and a wrong length leaves no file behind", () => {
     const file = fresh();
     let made = 0;

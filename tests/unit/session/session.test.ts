@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, describe, expect, test, vi } from "vitest";
 import { openCausalLM } from "../../../models/auto/index.ts";
 import { isUserError } from "../../../runtime/errors.ts";
 import { openCheckpoint } from "../../../runtime/node/checkpoint.ts";
@@ -109,6 +109,26 @@ test("a session that starts at a position goes on as one that was restored to it
     "at most 48 positions",
   );
   expect(await refusal(() => Promise.resolve(createSession(executor, { startAt: { rows: 3, past: 1 } })))).toContain("at most 2");
+});
+
+test("a token writes itself and its position; which sequence it belongs to is written ahead, and anew when that changes", async () => {
+  const wrote = vi.spyOn(whole.executor, "wrote");
+  const written = async (): Promise<string[]> => {
+    wrote.mockClear();
+    await whole.decode(Int32Array.of(5, 6));
+    return wrote.mock.calls.map(([name, first, count]) => `${name} ${first}+${count}`);
+  };
+  await whole.reset();
+  // each row ends in its sixth sequence, which no test before this one had
+  await whole.prefill(new Int32Array(12).fill(3), { rows: 2, sequences: [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5] });
+  const first = await written();
+  expect(first.filter((call) => call.startsWith("sequence_ids"))).toEqual(["sequence_ids 6+42", "sequence_ids 54+42"]);
+  for (let i = 0; i < 3; i += 1) expect(await written()).toEqual(["input_ids 0+2", "position_ids 0+2"]);
+  // another sequence begins in one of the rows
+  const labels = { rows: 2, sequences: [5, 7] };
+  await whole.prefill(Int32Array.of(8, 9), labels);
+  expect((await written()).filter((call) => call.startsWith("sequence_ids"))).toEqual(["sequence_ids 59+37"]);
+  wrote.mockRestore();
 });
 
 describe("a snapshot", () => {

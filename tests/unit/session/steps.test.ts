@@ -262,6 +262,59 @@ describe.each([
     expect(loads).toEqual([4]);
   });
 
+  test("artifacts that are opened at once load one after the other: a device's staging memory is one", async () => {
+    const staged = new Uint8Array(4);
+    const device: Device = { ...fakeDevice(visible).device, staging: () => staged };
+    const scaledBy = async (weight: number, turns: number): Promise<number> => {
+      const slow: WeightSource = {
+        ...source,
+        readInto: async (_name, target) => {
+          target.set(new Uint8Array(Float32Array.of(weight).buffer));
+          for (let i = 0; i < turns; i += 1) await Promise.resolve();
+        },
+      };
+      const executor = await openArtifact(device, artifact, slow);
+      (executor.input("x") as Float32Array).set([1]);
+      executor.wrote("x", 0, 1);
+      await executor.run("prefill", { seq: 1, past: 0 });
+      await executor.fetch("y", 1);
+      return executor.output("y")![0]! - 10;
+    };
+    const failing = { ...source, readInto: () => Promise.reject(new Error("not this one")) };
+    const all = [scaledBy(3, 20), openArtifact(device, artifact, failing), scaledBy(5, 1)] as const;
+    await expect(all[1]).rejects.toThrow("not this one");
+    expect([await all[0], await all[2]]).toEqual([3, 5]);
+  });
+
+  test("kernels that a device times together share the time of their operation", async () => {
+    const { device } = fakeDevice(visible);
+    const groups: (readonly (readonly number[])[])[] = [];
+    const together: Device = {
+      ...device,
+      prepare: (...args) => ({
+        ...device.prepare(...args),
+        timeGroups: (asked) => {
+          groups.push(asked);
+          return Promise.resolve(Float64Array.from(asked, (group) => 3e6 * group.length));
+        },
+      }),
+    };
+    const { programs } = manifest;
+    const steps = [0, 1, 0].map((i) => programs[0]!.steps[i]!);
+    const twice = {
+      ...manifest,
+      programs: [{ ...programs[0]!, steps: [...steps.slice(0, 2), { ...steps[2]!, label: "layers.9.scale" }] }],
+    };
+    const executor = await openArtifact(together, { ...artifact, manifest: twice }, source);
+    const times = await executor.profile!("prefill", { seq: 4, past: 0 });
+    expect(groups).toEqual([[[0, 2], [1]]]);
+    expect(times.map(({ label, milliseconds }) => [label, milliseconds])).toEqual([
+      ["layers.7.scale", 3],
+      ["layers.8.scale", 3],
+      ["layers.9.scale", 3],
+    ]);
+  });
+
   test("a profile has a line a kernel and operation", async () => {
     const executor = await openArtifact(fakeDevice(visible).device, artifact, source);
     const times = await executor.profile!("prefill", { seq: 4, past: 0 });
