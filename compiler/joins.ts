@@ -19,13 +19,16 @@ export interface Joining {
   readonly inPlace: (conv: Node) => boolean;
 }
 
+/** Rows up to which a convolution joins: a block reads and replaces its states after all else, element by element, and has nothing to do meanwhile. */
+const MOST_ROWS = 8;
+
 /** The convolutions that join the kernel of a product, by the node that the product's kernel stores. */
 export function convJoins(j: Joining): ReadonlyMap<Node, readonly ConvJoin[]> {
   const products = productsOf(j.sinks);
   const joins = new Map<Node, ConvJoin[]>();
   for (const main of j.order) {
     const conv = isMainResult(main) ? main.inputs[0]! : null;
-    if (conv?.op !== "causalConv1d" || !isConvStep(conv) || !j.inPlace(conv)) continue;
+    if (conv?.op !== "causalConv1d" || !isConvStep(conv) || !j.inPlace(conv) || dimMax(shapeOf(conv.inputs[0]!)[0]!) > MOST_ROWS) continue;
     const x = conv.inputs[0]!;
     const from = columnsOf(x, products);
     const sink = j.sinks.get(main)!;

@@ -8,6 +8,7 @@ import type { KernelPlan } from "./plan.ts";
 import { maxOf } from "./plan.ts";
 import type { Config, GemmProblem, Template } from "./template.ts";
 import { attentionDecode } from "./templates/attention-decode.ts";
+import { attentionStream } from "./templates/attention-stream.ts";
 import { attention } from "./templates/attention.ts";
 import { conv1d } from "./templates/conv1d.ts";
 import { gemmStream } from "./templates/gemm-stream.ts";
@@ -34,7 +35,7 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
     case "gemm":
       return first(kernel, p, productTemplates(p, caps), caps);
     case "attention":
-      return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionDecode, attention] : [attention], caps);
+      return first(kernel, p, maxOf(p.seq) <= DECODE_QUERIES ? [attentionStream, attentionDecode, attention] : [attention], caps);
     case "ssd":
       return first(kernel, p, [ssdStep, ssdScan], caps);
     case "conv":

@@ -1,8 +1,9 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { add, idiv, isConst, some, sum, terms } from "../../compiler/ir/expr.ts";
+import { add, i32, idiv, isConst, mul, some, sum, terms } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
+import { affine, divisorOf } from "../../compiler/lower/affine.ts";
 import type { Block } from "../text/block.ts";
 import { line, where } from "../text/block.ts";
 import { wordOf, zeroOf } from "./dialect.ts";
@@ -25,6 +26,33 @@ function wordsOf(dtype: DType, width: number): 1 | 2 | 4 | null {
  * compute every address by itself; of this it makes one register and a constant in each instruction.
  */
 function addressOf(p: Place, index: Expr, b: Block, k: Kernel): readonly [pointer: string, offset: string] {
+  return p.turned > 0 ? turnedAddress(p, index, b, k) : plainAddress(p, index, b, k);
+}
+
+/** Rows until one is turned as the first. */
+const TURNS = 8;
+
+/** Whole runs of eight rows stay as they are: what is no multiple of those is turned by itself, and does not change from turn to turn of a ring. */
+function turnedAddress(p: Place, index: Expr, b: Block, k: Kernel): readonly [pointer: string, offset: string] {
+  const run = TURNS * p.turned;
+  const { atoms, constant } = affine(index);
+  const isWhole = ([atom, by]: readonly [Expr, number]): boolean => (by * divisorOf(atom)) % run === 0;
+  const times = (of: readonly (readonly [Expr, number])[], c: number): Expr => sum([...of.map(([atom, by]) => mul(atom, by)), i32(c)]);
+  const parts = [...atoms];
+  const past = ((constant % run) + run) % run;
+  const [pointer, offset] = plainAddress(p, times(parts.filter(isWhole), constant - past), b, k);
+  const within = k.once(
+    times(
+      parts.filter((part) => !isWhole(part)),
+      past,
+    ),
+    b,
+  );
+  const row = Number.isInteger(Math.log2(p.turned)) ? `${within} >> ${Math.log2(p.turned)}` : `${within} / ${p.turned}`;
+  return [`(${pointer} + ${offset})`, `(${within} ^ (((${row}) & ${TURNS - 1}) * ${16 / BYTES[p.dtype]}))`];
+}
+
+function plainAddress(p: Place, index: Expr, b: Block, k: Kernel): readonly [pointer: string, offset: string] {
   const isOffset = (e: Expr): boolean => !some(e, (x) => (x.op === "var" && !k.unrolled.has(x)) || x.op === "load" || x.op === "reg");
   const parts = terms(index);
   const offset = parts.filter(isOffset),

@@ -24,6 +24,8 @@ export interface Place {
   readonly streamed: boolean;
   /** Elements of a shared array. */
   readonly count: number;
+  /** Elements of its rows, where their vectors are turned (SharedDecl); 0 where they lie in order. */
+  readonly turned: number;
 }
 
 export type Unit = Extract<Stmt, { op: "unit" }>;
@@ -122,11 +124,11 @@ function placesOf(p: ThreadProgram): ReadonlyMap<string, Place> {
     ...p.params.map((q): [string, Place] => {
       const constant = q.constant === true && q.access === "read";
       const streamed = constant && (q.elements ?? 0) * BYTES[q.dtype] > STREAMED_BYTES;
-      return [q.name, { name: q.name, dtype: q.dtype, space: constant ? "constant" : "device", streamed, count: 0 }];
+      return [q.name, { name: q.name, dtype: q.dtype, space: constant ? "constant" : "device", streamed, count: 0, turned: 0 }];
     }),
     ...p.shared.map((d): [string, Place] => [
       d.name,
-      { name: `s_${d.name}`, dtype: d.dtype, space: "shared", streamed: false, count: d.count },
+      { name: `s_${d.name}`, dtype: d.dtype, space: "shared", streamed: false, count: d.count, turned: d.turned ?? 0 },
     ]),
   ]);
 }

@@ -2,6 +2,7 @@ import type { MatrixUnit } from "../../compiler/backend.ts";
 import { add, idiv, intVar, isConst, mod, mul } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
 import type { View } from "../../compiler/ir/tile.ts";
+import { pointerTo } from "../c-like/access.ts";
 import type { Kernel, Unit } from "../c-like/kernel.ts";
 import type { Block } from "../text/block.ts";
 import { block, line } from "../text/block.ts";
@@ -68,6 +69,6 @@ function fragment(view: View, lines: "rows" | "cols", first: Expr, depth: Expr, 
     throw new Error(`cuda: rows of ${view.name} do not begin at multiples of 16 bytes`);
   const name = k.fresh("x");
   const load = k.help(`ldmatrix_x${count}${plain ? "" : "_trans"}`);
-  line(b, `const uint${count} ${name} = ${load}(${k.places.get(view.name)!.name} + ${k.value(at, b)});`);
+  line(b, `const uint${count} ${name} = ${load}(${pointerTo(k.places.get(view.name)!, at, b, k)});`);
   return name;
 }

@@ -14,7 +14,7 @@ export function printThread(p: ThreadProgram): string {
     ...p.symbols.map((s) => `  symbol ${s.name} in [${s.min}, ${s.max}]`),
     `  grid [${p.grid.map(print).join(", ")}]`,
     `  threads ${p.threads} lanes ${p.lanes}`,
-    ...p.shared.map((d) => `  shared ${d.name}: ${d.dtype}[${d.count}]`),
+    ...p.shared.map((d) => `  shared ${d.name}: ${d.dtype}[${d.count}]${d.turned === undefined ? "" : ` turned ${d.turned}`}`),
     ...p.regs.map((d) => `  reg ${d.name}: ${d.dtype}[${d.count}]${d.uniform ? " uniform" : ""}`),
   ];
   const block = (body: readonly Stmt[], indent: string): void => {

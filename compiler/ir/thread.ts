@@ -16,7 +16,7 @@ export interface ThreadProgram {
   readonly grid: readonly [Expr, Expr, Expr];
   readonly threads: number;
   readonly lanes: number;
-  readonly shared: readonly ArrayDecl[];
+  readonly shared: readonly SharedDecl[];
   /** Per-lane register arrays. On a CPU an array that is `uniform` holds one scalar an element instead of a vector. */
   readonly regs: readonly RegDecl[];
   readonly body: readonly Stmt[];
@@ -26,6 +26,13 @@ export interface ArrayDecl {
   readonly name: string;
   readonly dtype: DType;
   readonly count: number;
+}
+/**
+ * `turned`: vector j (of 16 bytes) of a row of so many elements lies at vector j ^ (row mod 8) of its row, so that a vector of each of eight rows next to each other
+ * lies in other banks, and rows of whole lines of shared memory stay that. Programs do not see it: a printer puts it into the addresses.
+ */
+export interface SharedDecl extends ArrayDecl {
+  readonly turned?: number;
 }
 export interface RegDecl extends ArrayDecl {
   /** Every lane holds the same values. */

@@ -45,3 +45,37 @@ export function isVectorCondition(c: Expr, v: Expr, width: number): boolean {
 
 /** row * cols + col of a row-major array. */
 export const rowMajor = (row: Expr, cols: number, col: Expr): Expr => add(mul(row, cols), col);
+
+/** The greatest common divisor; of 0 and a number, the number. */
+export const gcd = (a: number, b: number): number => (b === 0 ? Math.abs(a) : gcd(b, a % b));
+
+const divisors = new WeakMap<Expr, number>();
+/** A number that certainly divides an integer expression; 0 for the constant 0. */
+export function divisorOf(e: Expr): number {
+  const hit = divisors.get(e);
+  if (hit !== undefined) return hit;
+  const found = findDivisor(e);
+  divisors.set(e, found);
+  return found;
+}
+
+function findDivisor(e: Expr): number {
+  if (e.op === "const") return Math.abs(e.value);
+  if (e.op === "select") return gcd(divisorOf(e.a), divisorOf(e.b));
+  if (e.op !== "binary") return 1;
+  const [a, b] = [divisorOf(e.a), divisorOf(e.b)];
+  switch (e.fn) {
+    case "add":
+    case "sub":
+    case "min":
+    case "max":
+    case "mod":
+      return gcd(a, b);
+    case "mul":
+      return a * b;
+    case "idiv":
+      return isConst(e.b) && a % e.b.value === 0 ? a / e.b.value : 1;
+    default:
+      return 1;
+  }
+}

@@ -1,10 +1,10 @@
 import type { Caps } from "../backend.ts";
 import { add, and, i32, intVar, isConst, load, reg, rewrite, substitute, walk } from "../ir/expr.ts";
 import type { Expr, Var } from "../ir/expr.ts";
-import type { ArrayDecl, RegDecl, Stmt } from "../ir/thread.ts";
+import type { SharedDecl, RegDecl, Stmt } from "../ir/thread.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import { rowMajor } from "./affine.ts";
-import { sharedStrides } from "./shared.ts";
+import { sharedRows } from "./shared.ts";
 import { cooperate } from "./copy.ts";
 import type { Loop } from "./copy.ts";
 import { chooseLayouts, eachStatement } from "./fragments.ts";
@@ -30,7 +30,7 @@ export interface Context {
   readonly slots: ReadonlyMap<string, Expr>;
   /** What comes before all other statements. */
   readonly ahead: Stmt[];
-  readonly shared: ArrayDecl[];
+  readonly shared: SharedDecl[];
   readonly regs: RegDecl[];
   readonly loop: Loop;
   fresh(hint: string): string;
@@ -58,7 +58,8 @@ export function context(program: TileProgram, caps: Caps): Context {
     }
   };
   const layouts = chooseLayouts(program, caps);
-  const strides = sharedStrides(program, caps);
+  const rows = sharedRows(program, caps);
+  const strides = new Map([...rows].map(([name, { stride }]) => [name, stride]));
   const rings = ringsOf(program, { caps, threads, layouts, strides });
   const slots = new Map([...rings.values()].flatMap((r) => [...r.sizes].map(([name, size]) => [name, r.stages * size])));
   return {
@@ -75,7 +76,11 @@ export function context(program: TileProgram, caps: Caps): Context {
     ahead: [],
     shared: program.tiles
       .filter((t) => t.scope === "shared" || slots.has(t.name))
-      .map((t) => ({ name: t.name, dtype: t.dtype, count: slots.get(t.name) ?? t.rows * strides.get(t.name)! })),
+      .map((t) => {
+        // a fragment that hardware copies has slots and no rows
+        const { stride, turned } = rows.get(t.name) ?? { stride: t.cols, turned: false };
+        return { name: t.name, dtype: t.dtype, count: slots.get(t.name) ?? t.rows * stride, ...(turned ? { turned: stride } : {}) };
+      }),
     regs: [...layouts.values()]
       .filter((l) => !slots.has(l.tile.name))
       .map((l) => ({ name: l.tile.name, dtype: l.tile.dtype, count: l.count, uniform: l.tile.cols === 1 && sharedByAll(l) })),

@@ -36,15 +36,21 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   const count = uniform(s.count, ctx);
   const slot = intVar(ctx.fresh("slot"), 0, stages - 1);
   const offset = (of: Expr, tile: string): Expr => mul(of, ring.sizes.get(tile)!);
-  const copies = ring.copies.flatMap((c) => lowerCopy(c, offset(slot, c.dst.name), ctx));
-  const copyTurn = (turn: Expr): readonly Stmt[] =>
+  const lowered = (copies: readonly RingCopy[]): readonly Stmt[] => copies.flatMap((c) => lowerCopy(c, offset(slot, c.dst.name), ctx));
+  const turnOf = (copies: readonly Stmt[], turn: Expr): readonly Stmt[] =>
     when(lt(turn, count), substituteStmts(copies, new Map<Expr, Expr>([[s.var, turn], [slot, mod(turn, stages)]]))); // prettier-ignore
+  const all = lowered(ring.copies);
   const wait = (pending: number): Stmt => ({ op: "asyncWait", pending });
 
   // a group of copies ends where something is waited for: those before the loop end without a wait that lasts, the last with the loop's own
-  const begin = Array.from({ length: stages - 1 }, (_, i) => copyTurn(i32(i)));
-  const first = begin.flatMap((body, i) => (meets && i === stages - 2 ? body : [...body, wait(stages - 1)]));
-  const next = copyTurn(add(s.var, stages - 1));
+  const free = independent(s, ring, ctx);
+  const [early, late] = [lowered(free), lowered(ring.copies.filter((c) => !free.includes(c)))];
+  const turns = Array.from({ length: stages - 1 }, (_, i) => i32(i));
+  // what need not wait for the kernels before comes first, of all turns; it is then part of the first group
+  const ahead = late.length > 0 ? turns.flatMap((turn) => turnOf(early, turn)) : [];
+  const begin = turns.map((turn) => turnOf(late.length > 0 ? late : early, turn));
+  const first = [...ahead, ...begin.flatMap((body, i) => (meets && i === stages - 2 ? body : [...body, wait(stages - 1)]))];
+  const next = turnOf(all, add(s.var, stages - 1));
   const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
   const before = s.body.slice(0, s.body.findIndex(isCopy));
   const here = ring.copies.map(({ dst }) => [dst.name, offset(mod(s.var, stages), dst.name)] as const);
@@ -84,10 +90,13 @@ function lowerCopy({ dst, from, layout }: RingCopy, slot: Expr, ctx: Context): r
   );
 }
 
-/** Whether copies read only what nothing changes while programs run, at addresses that no symbol takes part in: they may come before everything else. */
-export function isIndependent(s: Loop, ring: Ring, ctx: Context): boolean {
+/** Whether all copies of a ring may come before everything else. */
+export const isIndependent = (s: Loop, ring: Ring, ctx: Context): boolean => independent(s, ring, ctx).length === ring.copies.length;
+
+/** The copies that read only what nothing changes while programs run, at addresses that no symbol takes part in. */
+function independent(s: Loop, ring: Ring, ctx: Context): readonly RingCopy[] {
   const constant = new Set(ctx.program.params.filter((p) => p.constant === true && p.access === "read").map((p) => p.name));
   const symbols = new Set<Expr>(ctx.program.symbols);
   const depends = (e: Expr): boolean => some(e, (x) => symbols.has(x) || (x.op === "load" && !constant.has(x.buffer)));
-  return ![s.count, ...ring.copies.map((c) => c.from)].some(depends);
+  return depends(s.count) ? [] : ring.copies.filter((c) => !depends(c.from));
 }

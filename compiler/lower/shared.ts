@@ -5,17 +5,31 @@ import { isConst } from "../ir/expr.ts";
 import type { Stmt, TileProgram, View } from "../ir/tile.ts";
 import { eachStatement } from "./fragments.ts";
 
+/** Bytes that all banks of shared memory deliver at a time. */
+const LINE = 128;
+
+/** Whether the rows of a tile that a matrix unit reads are turned (thread.ts): of 16-bit operands that hardware copies, whose rows are whole lines and stay that. */
+const isTurned = (cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes" | "asyncCopy">): boolean =>
+  caps.asyncCopy && caps.vectorBytes === 16 && BYTES[dtype] === 2 && (cols * BYTES[dtype]) % LINE === 0;
+
 /**
  * Elements from one row to the next of a tile of `cols` columns that a matrix unit reads, on a target whose lanes read vectors: an odd number of vectors, so
- * that vectors on neighbouring rows lie in different banks of shared memory. Rows that are no whole vectors stay as they are.
+ * that vectors on neighbouring rows lie in different banks of shared memory. Rows that are turned, or no whole vectors, stay as they are.
  */
-export function paddedRow(cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes">): number {
+export function paddedRow(cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes" | "asyncCopy">): number {
   const vector = caps.vectorBytes / BYTES[dtype];
+  if (isTurned(cols, dtype, caps)) return cols;
   return vector > 1 && cols % (2 * vector) === 0 ? cols + vector : cols;
 }
 
-/** The row strides of a program's shared tiles. Only operands of `mma` that are whole tiles are padded: other views count on rows without gaps. */
-export function sharedStrides(program: TileProgram, caps: Caps): ReadonlyMap<string, number> {
+/** How a shared tile lies in memory: elements from one row to the next, and whether rows are turned. */
+export interface SharedRows {
+  readonly stride: number;
+  readonly turned: boolean;
+}
+
+/** The rows of a program's shared tiles. Only operands of `mma` that are whole tiles are padded or turned: other views count on rows as they are. */
+export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string, SharedRows> {
   const views = new Map<string, View[]>();
   eachStatement(program.body, (s: Stmt) => {
     if (s.op === "mma") for (const v of [s.a, s.b]) if (v.source === "tile") views.set(v.name, [...(views.get(v.name) ?? []), v]);
@@ -26,7 +40,8 @@ export function sharedStrides(program: TileProgram, caps: Caps): ReadonlyMap<str
       .map((t) => {
         const of = views.get(t.name) ?? [];
         const whole = of.length > 0 && t.rows > 1 && of.every((v) => isConst(v.base, 0) && isWhole(v, t.cols));
-        return [t.name, whole ? paddedRow(t.cols, t.dtype, caps) : t.cols];
+        const turned = whole && isTurned(t.cols, t.dtype, caps);
+        return [t.name, { stride: whole ? paddedRow(t.cols, t.dtype, caps) : t.cols, turned }];
       }),
   );
 }

@@ -4,7 +4,7 @@ import { add, and, binary, i32, idiv, isConst, mod, mul, reg, rewrite, some, sub
 import type { Expr, Load } from "../ir/expr.ts";
 import { accessesOf, expressionsOf, mapExpressions } from "../ir/thread-walk.ts";
 import type { RegDecl, Stmt, ThreadProgram } from "../ir/thread.ts";
-import { affine } from "./affine.ts";
+import { affine, divisorOf, gcd } from "./affine.ts";
 
 /**
  * Single accesses of a lane to consecutive elements become vectors: loads in statements that follow one another, and stores. A group is as many elements as
@@ -63,39 +63,6 @@ const varies = (e: Expr): boolean => some(e, (x) => (x.op === "var" && x.name ==
 const widths = (dtype: DType, bytes: number): number[] => [16, 8, 4, 2].filter((w) => w * BYTES[dtype] <= bytes && w * BYTES[dtype] >= 4);
 
 // ---- addresses --------------------------------------------------------------------------------------------------------
-
-const gcd = (a: number, b: number): number => (b === 0 ? Math.abs(a) : gcd(b, a % b));
-
-const divisors = new WeakMap<Expr, number>();
-/** A number that certainly divides an integer expression; 0 for the constant 0. */
-function divisorOf(e: Expr): number {
-  const hit = divisors.get(e);
-  if (hit !== undefined) return hit;
-  const found = findDivisor(e);
-  divisors.set(e, found);
-  return found;
-}
-
-function findDivisor(e: Expr): number {
-  if (e.op === "const") return Math.abs(e.value);
-  if (e.op === "select") return gcd(divisorOf(e.a), divisorOf(e.b));
-  if (e.op !== "binary") return 1;
-  const [a, b] = [divisorOf(e.a), divisorOf(e.b)];
-  switch (e.fn) {
-    case "add":
-    case "sub":
-    case "min":
-    case "max":
-    case "mod":
-      return gcd(a, b);
-    case "mul":
-      return a * b;
-    case "idiv":
-      return isConst(e.b) && a % e.b.value === 0 ? a / e.b.value : 1;
-    default:
-      return 1;
-  }
-}
 
 /** The greatest alignment looked for, in elements. */
 const MOST = 16;

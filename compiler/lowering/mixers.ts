@@ -8,6 +8,7 @@ import type { Decisions } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimExpr, dimMax } from "../plan.ts";
 import type { RowProblem } from "../template.ts";
+import { streams } from "../templates/gemm-stream.ts";
 import { activation } from "../values.ts";
 import type { Kernel } from "./kernel.ts";
 import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
@@ -17,15 +18,22 @@ export const DECODE_QUERIES = 4;
 /** More parts than this, and combining them costs what sharing saves; a part has at least so many keys. */
 const MOST_PARTS = 16;
 const LEAST_KEYS = 64;
+/** Blocks of one warp that a worker should have at a time, each with a ring of its own. */
+const WARPS = 7;
 
 /** Into how many parts the keys of a decoded query are cut, so that there is a block for every worker: 1 where batch and heads are enough. */
 function partsOf(d: Decisions, a: NodeOf<"attention">): number {
-  const [batch, seq] = typeOf(a.inputs[0]!).shape as [Dim, Dim];
+  const [batch, seq, , dim] = typeOf(a.inputs[0]!).shape as [Dim, Dim, Dim, Dim];
   const [, kvHeads, capacity] = typeOf(a.inputs[1]!).shape as [Dim, Dim, Dim];
   // a CPU's worker goes through a cache as fast as memory gives it
   if (dimMax(seq) > DECODE_QUERIES || d.caps.panel > 0) return 1;
   const blocks = dimMax(kvHeads) * dimMax(batch);
-  return Math.max(1, Math.min(MOST_PARTS, Math.floor(dimMax(capacity) / LEAST_KEYS), Math.floor(d.caps.workers / blocks)));
+  // blocks of one warp, of which a worker has several
+  const { dtype } = d.buffers.get(a.inputs[1]!) ?? typeOf(a.inputs[1]!);
+  const wanted = streams({ dtype, k: dimMax(dim) }, d.caps)
+    ? Math.ceil((WARPS * d.caps.workers) / blocks)
+    : Math.floor(d.caps.workers / blocks);
+  return Math.max(1, Math.min(MOST_PARTS, Math.floor(dimMax(capacity) / LEAST_KEYS), wanted));
 }
 
 /** One kernel; or one that works on parts of the keys, and one that combines what they give. */

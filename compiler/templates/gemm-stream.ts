@@ -7,7 +7,7 @@ import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import { plainLoad } from "../lower/copy.ts";
 import type { Config, GemmProblem, ProductOut, Reject, Template } from "../template.ts";
-import { clamp, guarded, halfUnit, isVector, largest, operandBytes, roundUp, weightAt } from "./common.ts";
+import { guarded, halfUnit, isVector, largest, operandBytes, roundUp, weightAt } from "./common.ts";
 import { storeOuts } from "./product-outs.ts";
 
 /**
@@ -129,8 +129,10 @@ function depthOf(
   for (const bytes of [256, 128, 64]) {
     const kc = Math.min(bytes / BYTES[dtype], roundUp(k, unit.k));
     const step = operandBytes(bm + weights * bn, kc, dtype, caps);
-    const stages = Math.min(STAGES.most, Math.floor((caps.sharedBytes - SPARE_BYTES) / step));
-    if (kc % unit.k === 0 && (parts === 1 || k % (kc * parts) === 0) && stages >= STAGES.least) return { kc, stages };
+    const fit = Math.floor((caps.sharedBytes - SPARE_BYTES) / step);
+    // more stages than steps would hold nothing
+    const stages = Math.min(STAGES.most, Math.max(STAGES.least, Math.ceil(k / kc / parts)));
+    if (kc % unit.k === 0 && (parts === 1 || k % (kc * parts) === 0) && fit >= STAGES.least) return { kc, stages: Math.min(stages, fit) };
   }
   return null;
 }
@@ -172,7 +174,11 @@ function build(p: GemmProblem, config: Config, _caps: Caps): TileProgram {
           const column = add(first, row);
           return guarded(weightAt(p.weights[i]!, p.k, column, k(col)), and(lt(column, p.n), lt(k(col), p.k)));
         });
-      b.load(a, (row, col) => guarded(p.a.value(clamp(add(down, row), p.m), k(col), null), lt(k(col), p.k)));
+      // rows beyond the last one are zeros: read in place of them, one row would come from the same place of the cache for all of them and for all blocks
+      b.load(a, (row, col) => {
+        const r = add(down, row);
+        return guarded(p.a.value(r, k(col), null), and(lt(r, p.m), lt(k(col), p.k)));
+      });
       for (const [i, tile] of acc.entries()) b.mma(tile, viewOf(a), viewOf(w[i]!, { transposed: true }), i32(kc));
     },
     stages,

@@ -8,6 +8,7 @@ import { interpretGraph, tensor } from "../../compiler/run/graph.ts";
 import type { Tensor } from "../../compiler/run/graph.ts";
 import type { Frame, Template } from "../../compiler/template.ts";
 import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
+import { attentionStream } from "../../compiler/templates/attention-stream.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
 import { gemmStream } from "../../compiler/templates/gemm-stream.ts";
@@ -25,7 +26,7 @@ import { ssdLaws, ssdRunner } from "../support/laws.ts";
 import type { Execute } from "../support/laws.ts";
 import { attentionLaws, mixerLaws } from "../support/mixer-laws.ts";
 import { placed } from "../support/placed.ts";
-import { attentionCase, DECODE, PREFILL } from "../support/problems/attention.ts";
+import { attentionCase, DECODE, PREFILL, streamCase as attentionStreamCase } from "../support/problems/attention.ts";
 import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
@@ -73,6 +74,7 @@ export const conformance = (target: Target): unknown =>
       test("conv1d", () => agrees(conv1d, convCase(), 30));
       test("attention", () => agrees(attention, attentionCase(PREFILL), 20));
       test("attention-decode", () => agrees(attentionDecode, attentionCase(DECODE), 20));
+      test.skipIf(!caps.asyncCopy)("attention-stream", () => agrees(attentionStream, attentionStreamCase(DECODE), 20));
       // an emulated lane is slow, and a pass over the scores is repeated for every halving
       const vocab = target.share < 1 ? 300 : 6000;
       test("process-logits", () => agrees(processLogitsTemplate, logitsCase(vocab), 30));

@@ -7,23 +7,26 @@ import type { ThreadProgram } from "../../compiler/ir/thread.ts";
 import { lowerGraph, lowerKernel } from "../../compiler/pipeline.ts";
 import type { Frame, Template } from "../../compiler/template.ts";
 import { attentionDecode } from "../../compiler/templates/attention-decode.ts";
+import { attentionStream } from "../../compiler/templates/attention-stream.ts";
 import { attention } from "../../compiler/templates/attention.ts";
 import { conv1d } from "../../compiler/templates/conv1d.ts";
+import { gemmStream } from "../../compiler/templates/gemm-stream.ts";
 import { gemm } from "../../compiler/templates/gemm.ts";
 import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits } from "../../compiler/templates/process-logits.ts";
 import { sampleToken } from "../../compiler/templates/sample-token.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
+import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import { planModel, traceModel } from "../../models/auto/plan.ts";
 import type { PlanOptions } from "../../models/auto/plan.ts";
 import { parseBambaConfig } from "../../models/bamba/config.ts";
 import type { BambaConfig } from "../../models/bamba/config.ts";
 import { placed } from "./placed.ts";
-import { attentionCase, DECODE, PREFILL } from "./problems/attention.ts";
+import { attentionCase, DECODE, PREFILL, streamCase as attentionStreamCase } from "./problems/attention.ts";
 import type { Case } from "./problems/case.ts";
 import { convCase } from "./problems/conv.ts";
-import { gemmCase, longRows } from "./problems/gemm.ts";
+import { gemmCase, longRows, streamCase } from "./problems/gemm.ts";
 import { rowCase } from "./problems/rows.ts";
 import { logitsCase, tokenCase } from "./problems/sampling.ts";
 import { ssdCases } from "./problems/ssd.ts";
@@ -46,13 +49,16 @@ function sampled<P extends { readonly frame: Frame }>(
 export const templates: Readonly<Record<string, (caps: Caps) => ThreadProgram[]>> = {
   rows: (caps) => sampled(rows, rowCase(), caps),
   gemm: (caps) => sampled(gemm, gemmCase(caps), caps),
+  "gemm-stream": (caps) => sampled(gemmStream, streamCase(), caps, 8),
   gemv: (caps) => sampled(gemv, gemmCase(caps, 5), caps),
   "gemv-stream": (caps) => sampled(gemvStream, gemmCase(caps, 4, longRows(caps)), caps, 5),
   conv1d: (caps) => sampled(conv1d, convCase(), caps),
   attention: (caps) => sampled(attention, attentionCase(PREFILL), caps),
+  "attention-stream": (caps) => sampled(attentionStream, attentionStreamCase(DECODE), caps, 6),
   "attention-decode": (caps) => sampled(attentionDecode, attentionCase(DECODE), caps),
   "process-logits": (caps) => sampled(processLogits, logitsCase(6000), caps),
   "sample-token": (caps) => sampled(sampleToken, tokenCase(6000), caps),
+  "ssd-step": (caps) => sampled(ssdStep, ssdCases({ steep: true, step: true }), caps),
   "ssd-scan": (caps) => sampled(ssdScan, ssdCases({ steep: true }), caps),
 };
 
@@ -66,7 +72,13 @@ export const models = {
 } as const satisfies Readonly<Record<string, BambaConfig>>;
 
 const plans: Readonly<Record<keyof typeof models, readonly PlanOptions[]>> = {
-  tiny: [{ batch: 1 }, { batch: 8, dtype: "f32" }, { batch: 2, dtype: "f16" }, { strict: true, maxLength: 64, prefillChunk: 16 }],
+  tiny: [
+    { batch: 1 },
+    { batch: 8, dtype: "f32" },
+    { batch: 2, dtype: "f16" },
+    { batch: 9, dtype: "bf16", kvCache: "bf16", state: "bf16" },
+    { strict: true, maxLength: 64, prefillChunk: 16 },
+  ],
   "1B": [{ batch: 1 }, { batch: 8, maxLength: 1024, prefillChunk: 128 }],
   "9B": [{ batch: 1 }, { batch: 8, maxLength: 1024 }],
 };

@@ -59,27 +59,34 @@ export interface AttentionSizes {
 export const PREFILL: AttentionSizes = { seq: [1, 2, 5, 16, 17, 31, 33], past: [0, 0, 1, 13, 40] };
 export const DECODE: AttentionSizes = { seq: [1, 1, 1, 2, 3, 4], past: [0, 1, 7, 15, 31, 32, 61, 97] };
 
-export const attentionCase = (sizes: AttentionSizes): fc.Arbitrary<Case<AttentionProblem>> =>
+/** Caches of 16-bit types, and heads that are whole tiles of matrix hardware. */
+export const streamCase = (sizes: AttentionSizes): fc.Arbitrary<Case<AttentionProblem>> =>
   fc
-    .record<AttentionShape>({
-      batch: fc.constantFrom(1, 1, 2, 3),
-      seq: fc.constantFrom(...sizes.seq),
-      past: fc.constantFrom(...sizes.past),
-      spare: fc.constantFrom(0, 0, 1, 9),
-      kvHeads: fc.constantFrom(1, 2, 3),
-      share: fc.constantFrom(1, 2, 3, 4),
-      dim: fc.constantFrom(1, 3, 8, 13, 16, 20, 32),
-      causal: fc.boolean(),
-      ids: fc.option(layout),
-      symbolic: fc.boolean(),
-      prologue: fc.boolean(),
-      outs: fc.constantFrom(1, 1, 2),
-      q: storage,
-      cache: storage,
-      out: storage,
-      seed,
-    })
-    .map((s) => attentionProblem(s, Math.max(...sizes.seq)));
+    .tuple(attentionShape(sizes), fc.constantFrom(16, 32, 64), fc.constantFrom<DType>("bf16", "f16"))
+    .map(([s, dim, cache]) => attentionProblem({ ...s, dim, cache, prologue: false }, Math.max(...sizes.seq)));
+
+export const attentionCase = (sizes: AttentionSizes): fc.Arbitrary<Case<AttentionProblem>> =>
+  attentionShape(sizes).map((s) => attentionProblem(s, Math.max(...sizes.seq)));
+
+const attentionShape = (sizes: AttentionSizes): fc.Arbitrary<AttentionShape> =>
+  fc.record<AttentionShape>({
+    batch: fc.constantFrom(1, 1, 2, 3),
+    seq: fc.constantFrom(...sizes.seq),
+    past: fc.constantFrom(...sizes.past),
+    spare: fc.constantFrom(0, 0, 1, 9),
+    kvHeads: fc.constantFrom(1, 2, 3),
+    share: fc.constantFrom(1, 2, 3, 4),
+    dim: fc.constantFrom(1, 3, 8, 13, 16, 20, 32),
+    causal: fc.boolean(),
+    ids: fc.option(layout),
+    symbolic: fc.boolean(),
+    prologue: fc.boolean(),
+    outs: fc.constantFrom(1, 1, 2),
+    q: storage,
+    cache: storage,
+    out: storage,
+    seed,
+  });
 
 /** `most`: the largest `seq` that the problem admits where sizes are symbols. */
 export function attentionProblem(s: AttentionShape, most: number = s.seq): Case<AttentionProblem> {

@@ -171,6 +171,20 @@ describe("what comes before the wait for kernels in front", () => {
 });
 
 describe("memory", () => {
+  test("an array whose rows are turned: a vector keeps its elements, eight rows their own places, and what is whole runs of rows is an immediate", () => {
+    const stride = 64;
+    const shared = [{ name: "a", dtype: "bf16", count: 4 * 8 * stride, turned: stride }] as const;
+    const i = intVar("i", 0, 3);
+    const at = add(add(mul(i, 8 * stride), mul(mod(idiv(tid, 4), 8), stride)), mul(mod(tid, 4), 8));
+    const body: Stmt[] = [{ op: "for", var: i, count: i32(4), unroll: true, body: [store("a", "bf16", at, constant(1, "bf16"))] }];
+    const line = text({ shared, body })
+      .split("\n")
+      .find((l) => l.includes("s_a + ") && l.includes(" ^ "))!;
+    expect(line).toContain("(s_a + (v_i * 512))[");
+    expect(line).toContain("(x0 ^ (((x0 >> 6) & 7) * 8))] =");
+    expect(text({ shared, body })).toContain("const int x0 = (((tid >> 2) * 64) + ((tid & 3) * 8));");
+  });
+
   test("an address is a pointer and an offset of what is a number in the end", () => {
     const i = intVar("i", 0, 3);
     const at = add(add(mul(intVar("bx", 0, 9), 1024), mul(i, 32)), tid);
