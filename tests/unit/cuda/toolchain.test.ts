@@ -137,6 +137,11 @@ describe.skipIf(!compiler)(compiler ? "NVRTC" : "NVRTC (skipped: there is no cc 
     expect(() => cached()).toThrow();
   });
 
+  test("what NVRTC has in its own cache, and says nothing of, is compiled anew", async () => {
+    const { members } = readCubins(await toolchain.compile([source("again", "known")], caps));
+    expect(decode(members[0]!.data)).toMatch(/known\n\/\/ [0-9a-f-]{36}\n$/);
+  });
+
   test("sources of another language are refused", async () => {
     await expect(toolchain.compile([{ ...source("k"), language: "wgsl" }], caps)).rejects.toThrow("k is wgsl source");
   });
