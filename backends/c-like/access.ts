@@ -1,9 +1,9 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
-import { add, i32, idiv, isConst, mul, some, sum, terms } from "../../compiler/ir/expr.ts";
+import { add, idiv, isConst, some, sum, terms } from "../../compiler/ir/expr.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
-import { affine, divisorOf } from "../../compiler/lower/affine.ts";
+import { inRuns } from "../../compiler/lower/vectorise.ts";
 import type { Block } from "../text/block.ts";
 import { line, where } from "../text/block.ts";
 import { wordOf, zeroOf } from "./dialect.ts";
@@ -34,20 +34,9 @@ const TURNS = 8;
 
 /** Whole runs of eight rows stay as they are: what is no multiple of those is turned by itself, and does not change from turn to turn of a ring. */
 function turnedAddress(p: Place, index: Expr, b: Block, k: Kernel): readonly [pointer: string, offset: string] {
-  const run = TURNS * p.turned;
-  const { atoms, constant } = affine(index);
-  const isWhole = ([atom, by]: readonly [Expr, number]): boolean => (by * divisorOf(atom)) % run === 0;
-  const times = (of: readonly (readonly [Expr, number])[], c: number): Expr => sum([...of.map(([atom, by]) => mul(atom, by)), i32(c)]);
-  const parts = [...atoms];
-  const past = ((constant % run) + run) % run;
-  const [pointer, offset] = plainAddress(p, times(parts.filter(isWhole), constant - past), b, k);
-  const within = k.once(
-    times(
-      parts.filter((part) => !isWhole(part)),
-      past,
-    ),
-    b,
-  );
+  const { whole, rest } = inRuns(index, TURNS * p.turned);
+  const [pointer, offset] = plainAddress(p, whole, b, k);
+  const within = k.once(rest, b);
   const row = Number.isInteger(Math.log2(p.turned)) ? `${within} >> ${Math.log2(p.turned)}` : `${within} / ${p.turned}`;
   return [`(${pointer} + ${offset})`, `(${within} ^ (((${row}) & ${TURNS - 1}) * ${16 / BYTES[p.dtype]}))`];
 }

@@ -124,6 +124,16 @@ function addressOf(index: Expr): Address {
   return found;
 }
 
+/** An index as a part that is certainly a multiple of `run`, and the rest. */
+export function inRuns(index: Expr, run: number): { readonly whole: Expr; readonly rest: Expr } {
+  const { atoms, constant } = affine(index);
+  const isWhole = ([atom, by]: readonly [Expr, number]): boolean => (by * divisorOf(atom)) % run === 0;
+  const sumOf = (of: readonly (readonly [Expr, number])[], c: number): Expr => sum([...of.map(([atom, by]) => mul(atom, by)), i32(c)]);
+  const parts = [...atoms];
+  const over = constant - floorTo(constant, run);
+  return { whole: sumOf(parts.filter(isWhole), constant - over), rest: sumOf(parts.filter((part) => !isWhole(part)), over) }; // prettier-ignore
+}
+
 const floorTo = (n: number, w: number): number => Math.floor(n / w) * w;
 
 /** The index of the vector of `w` elements that an address lies in. */

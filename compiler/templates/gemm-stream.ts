@@ -52,7 +52,7 @@ const SPARE_BYTES = 1024;
  * What a multiprocessor does in one of its cycles, of an H200: bytes that it gets from memory while all others do too, bytes that it gets from the cache, and
  * multiply-adds of its matrix hardware. What a wave of blocks costs beside that, in cycles; and what a kernel more costs, that adds up parts.
  */
-const RATES = { memory: 19, cache: 36, products: 600, wave: 1800, kernel: 3500 };
+const RATES = { memory: 19, cache: 24, products: 500, wave: 1800, kernel: 3500 };
 
 /** Elements along k that a block could have had while it meets. */
 const STEP = 10;
