@@ -1,0 +1,58 @@
+import { describe, expect, test } from "vitest";
+import { cudaBackend } from "../../../backends/cuda/index.ts";
+import type { Caps } from "../../../compiler/backend.ts";
+import { lowerGraph } from "../../../compiler/pipeline.ts";
+import type { KernelPlan } from "../../../compiler/plan.ts";
+import { buildKernel } from "../../../compiler/select.ts";
+import { partsOfProduct } from "../../../compiler/templates/gemm-stream.ts";
+import { bambaGraph } from "../../../models/bamba/index.ts";
+import type { BambaOptions } from "../../../models/bamba/index.ts";
+import { models } from "../../support/kernels.ts";
+
+const caps = cudaBackend.caps("sm_90");
+const config = { ...models["9B"], numHiddenLayers: 10, layerKinds: models["9B"].layerKinds.slice(0, 10), attentionLayers: [9] };
+
+/** Kernels of layers in decode, of the ninth and of the tenth, which is the first with attention. */
+function layers(batch: number, options: Partial<BambaOptions> = {}, of: Caps = caps): readonly (readonly KernelPlan[])[] {
+  const graph = bambaGraph(config, { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16", ...options });
+  const { kernels } = lowerGraph(graph, of).fused;
+  return [8, 9].map((layer) => kernels.filter(({ label }) => label.startsWith(`layers.${layer}.`)));
+}
+const names = (kernels: readonly KernelPlan[]): string[] => kernels.map((k) => k.problem.frame.name);
+const templatesOf = (kernels: readonly KernelPlan[]): string[] => [...new Set(kernels.map((k) => buildKernel(k, caps).template))].sort();
+
+describe("a decode step of Bamba 9B in bf16", () => {
+  test("of one row: the norms are prologues of streams of weights, and the convolution an epilogue", () => {
+    const [mamba] = layers(1) as [KernelPlan[]];
+    expect(names(mamba)).toEqual(["gemm_conv", "ssd_step", "gemm", "gemm2", "gemm"]);
+    expect(templatesOf(mamba)).toEqual(["gemv-stream", "ssd-step"]);
+  });
+
+  test("of 64 rows: what is multiplied lies in memory in bf16, and long products of few columns are cut along k", () => {
+    const [mamba, attention] = layers(64, { state: "bf16" }) as [KernelPlan[], KernelPlan[]];
+    const mlp = ["norm", "gemm2", "gemm_parts", "gemm_sum"];
+    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm_parts", "gemm_sum", ...mlp]);
+    expect(names(attention).slice(0, 4)).toEqual(["norm", "gemm_parts", "gemm_sum", "cache_write"]);
+    expect(names(attention).slice(4)).toEqual(["attention", "attention_combine", "gemm_parts", "gemm_sum", ...mlp]);
+    const products = [...mamba, ...attention].filter((k) => k.problem.kind === "gemm");
+    expect(products).toHaveLength(8);
+    for (const k of products)
+      expect(k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "read").at(0)?.buffer.dtype).toBe("bf16");
+    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "conv1d", "gemm-stream", "rows", "ssd-step"]);
+  });
+
+  test("where nothing copies by itself, everything stays in f32 and whole", () => {
+    const [mamba] = layers(64, {}, { ...caps, asyncCopy: false }) as [KernelPlan[]];
+    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
+    for (const { args } of mamba) for (const { buffer } of args) if (buffer.kind === "arena") expect(buffer.dtype).toBe("f32");
+  });
+});
+
+test("k is cut while blocks are fewer than workers and rows are few, and never where steps would not be whole", () => {
+  const parts = (m: number, n: number, k: number): number => partsOfProduct({ m, n, k, weights: 1, dtype: "bf16" }, caps);
+  expect([8, 64].map((m) => parts(m, 4096, 14336))).toEqual([4, 4]);
+  expect(parts(4096, 4096, 14336)).toBe(1);
+  expect(parts(64, 128256, 4096)).toBe(1);
+  expect(parts(64, 4096, 40)).toBe(1);
+  expect(partsOfProduct({ m: 64, n: 4096, k: 14336, weights: 1, dtype: "f32" }, caps)).toBe(1);
+});
