@@ -20,8 +20,12 @@ export function convState<const S extends [Dim, number, Dim]>(axes: S, name = "c
  * State for `ssdScan`, called `<path>.ssm`: [batch, heads, head size, state size].
  * @param dtype what it is stored as: computed in f32 all the same, and rounded once where a call stores it
  */
-export function ssmState<const S extends [Dim, Dim, Dim, Dim], D extends Float = "f32">(axes: S, dtype: D = "f32" as D): State<S, D> {
-  return located(ssmState, "ssm", () => state("ssm", axes, dtype));
+export function ssmState<const S extends [Dim, Dim, Dim, Dim], D extends Float = "f32">(
+  axes: S,
+  name = "ssm",
+  dtype: D = "f32" as D,
+): State<S, D> {
+  return located(ssmState, name, () => state(name, axes, dtype));
 }
 
 /** Keys and values of the positions before this call, and where this call's are written. */

@@ -27,12 +27,9 @@ export const toolchainWith = (load: () => Nvrtc): Toolchain => ({
 export const toolchain: Toolchain = toolchainWith(loadNvrtc);
 
 async function compileSources(sources: readonly Source[], caps: Caps, nvrtc: Nvrtc): Promise<Uint8Array> {
-  const unique = [...new Map(sources.map((s) => [s.entry, s])).values()];
-  for (const s of sources)
-    checkSame(
-      s,
-      unique.find(({ entry }) => entry === s.entry)!,
-    );
+  const byEntry = new Map(sources.map((s) => [s.entry, s]));
+  for (const s of sources) checkSame(s, byEntry.get(s.entry)!);
+  const unique = [...byEntry.values()];
   const options = optionsFor(caps);
   const settings = JSON.stringify([FORMAT, nvrtc.version, ...options]);
   const jobs = unique.map((s) => ({ settings, text: s.text, make: () => compileOne(s, options, nvrtc) }));

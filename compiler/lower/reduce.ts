@@ -12,7 +12,9 @@ import { COMBINE, ownElements } from "./reduce-own.ts";
 import { lowerParts } from "./reduce-parts.ts";
 
 /**
- * Each lane reduces its own elements of a row, the lanes that share the row reduce theirs, and the warps along the row meet in shared memory. */
+ * Each lane reduces its own elements of a row, the lanes that share the row reduce theirs, and the warps along the row meet in shared memory. Into a shared tile
+ * they do not meet (reduce-parts.ts).
+ */
 export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Context): readonly Piece[] {
   const { dst, fn, src } = s;
   const l = layoutOf(src, ctx);

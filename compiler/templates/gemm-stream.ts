@@ -152,7 +152,7 @@ function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
   return found.length > 0 ? found.slice(0, 6) : { reject: `no ring of ${STAGES.least} stages fits the shared memory of ${caps.name}` };
 }
 
-function build(p: GemmProblem, config: Config, _caps: Caps): TileProgram {
+function build(p: GemmProblem, config: Config): TileProgram {
   const { bm, bn, kc, stages, groupRows, groupCols } = config as StreamConfig;
   const { dtype } = p.weights[0]!;
   const parts = p.parts?.count ?? 1;

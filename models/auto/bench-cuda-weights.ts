@@ -3,6 +3,7 @@ import { BYTES } from "../../compiler/artifact.ts";
 import type { CudaDevice } from "../../runtime/drivers/cuda/device.ts";
 import { openNoise } from "../../runtime/drivers/cuda/noise.ts";
 import type { DeviceBuffer } from "../../runtime/driver.ts";
+import { valuesInOrder } from "../../runtime/node/random-checkpoint.ts";
 import { encodeFloats } from "../../runtime/numeric.ts";
 import { bankKey } from "../../runtime/steps.ts";
 import type { WeightBank } from "../../runtime/steps.ts";
@@ -49,21 +50,8 @@ export async function makeWeights(device: CudaDevice, { weights }: Manifest, con
 }
 
 /** Vectors whose values matter: norms, and what the step size and the decay of a state are made from. */
-function writeSmall(buffer: DeviceBuffer, offset: number, { dtype }: WeightEntry, init: Vector, count: number): void {
-  const values = Float32Array.from({ length: count }, (_, i) => valueOf(init, i, count));
+function writeSmall(buffer: DeviceBuffer, offset: number, { dtype }: WeightEntry, init: BambaTensor["init"], count: number): void {
+  const value = valuesInOrder(init, count);
+  const values = Float32Array.from({ length: count }, (_, i) => value(i));
   buffer.write(encodeFloats(STORAGE[dtype as keyof typeof STORAGE], values), offset);
-}
-
-type Vector = Exclude<BambaTensor["init"], { readonly kind: "normal" }>;
-
-/** What is spread over a range goes through it in order. */
-function valueOf(init: Vector, i: number, count: number): number {
-  switch (init.kind) {
-    case "constant":
-      return init.value;
-    case "log-index":
-      return Math.log(i + 1);
-    case "inverse-softplus":
-      return Math.log(Math.expm1(init.low * (init.high / init.low) ** ((i + 0.5) / count)));
-  }
 }

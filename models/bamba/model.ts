@@ -305,7 +305,7 @@ function mambaMixer(
       ? ssdStep({ ...common, state: ssmState([...axes]) }, rounding)
       : ssdScan({
           ...common,
-          state: ssmState([...axes], state),
+          state: ssmState([...axes], "ssm", state),
           ...(strict ? {} : { dtBias, dtLimit: stepLimit }),
           chunk: c.chunkSize,
           ...following,

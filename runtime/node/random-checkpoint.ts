@@ -120,6 +120,13 @@ function quantileOf(init: Exclude<RandomInit, { kind: "log-index" }>): (p: numbe
   }
 }
 
+/** Element i of `count` values that go through what they are spread over in order. */
+export function valuesInOrder(init: RandomInit, count: number): (i: number) => number {
+  if (init.kind === "log-index") return (i) => Math.log(i + 1);
+  const quantile = quantileOf(init);
+  return (i) => quantile((i + 0.5) / count);
+}
+
 function* randomData(tensor: RandomTensor, dtype: FloatStorage, seed: number, quantiles: QuantileTables): Generator<Uint8Array> {
   const count = tensor.shape.reduce((product, size) => product * size, 1);
   // One buffer for all blocks: a piece is written before the next one is asked for.

@@ -1,3 +1,4 @@
+import { valuesInOrder } from "../../../runtime/node/random-checkpoint.ts";
 import type { RandomInit } from "../../../runtime/node/random-checkpoint.ts";
 import { encodeFloats } from "../../../runtime/numeric.ts";
 import { hashString, normalQuantile } from "../../../runtime/random.ts";
@@ -31,10 +32,9 @@ export function madeWeights(tensors: readonly MadeTensor[], dtype: "f32" | "bf16
       const { init, shape } = byName.get(name)!;
       if (init.kind !== "normal") {
         const count = shape.reduce((a, b) => a * b, 1);
-        const all = encode(
-          storage,
-          Float32Array.from({ length: count }, (_, i) => valueOf(init, i, count)),
-        );
+        const value = valuesInOrder(init, count);
+        const values = Float32Array.from({ length: count }, (_, i) => value(i));
+        const all = encode(storage, values);
         target.set(all.subarray(offset, offset + target.length));
         return;
       }
@@ -57,18 +57,6 @@ function normalNoise(std: number): Float32Array {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0;
     return table[state >>> 16]!;
   });
-}
-
-/** As a new model has them; the order of what is spread over a range does not matter here. */
-function valueOf(init: Exclude<RandomInit, { kind: "normal" }>, i: number, count: number): number {
-  switch (init.kind) {
-    case "constant":
-      return init.value;
-    case "log-index":
-      return Math.log(i + 1);
-    case "inverse-softplus":
-      return Math.log(Math.expm1(init.low * (init.high / init.low) ** ((i + 0.5) / count)));
-  }
 }
 
 function encode(dtype: Extract<StorageDType, "F32" | "BF16" | "F16">, values: Float32Array): Uint8Array {
