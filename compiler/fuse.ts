@@ -9,7 +9,7 @@ import type { Decisions } from "./decisions.ts";
 import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
-import { streams } from "./templates/gemm-stream.ts";
+import { streams } from "./templates/stream-tiles.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
 /**

@@ -7,7 +7,7 @@ import type { ConvJoin, Decisions } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimMax, elementCount } from "../plan.ts";
 import type { ProductOut, Prologue, RowProblem } from "../template.ts";
-import { partsOfProduct } from "../templates/gemm-stream.ts";
+import { partsOfProduct } from "../templates/stream-tiles.ts";
 import type { At } from "../values.ts";
 import { convOuts } from "./conv-step.ts";
 import { begin, plan, f32Of, outOf, maxRows, warmRows } from "./kernel.ts";

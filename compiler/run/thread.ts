@@ -66,6 +66,7 @@ export function emulateThread(
     regs: new Map(regs.map((r) => [r.decl.name, r])),
     active: new Uint8Array(p.threads),
     copies: [[]],
+    products: [],
   };
   const run = compileBody(p.body, "", machine);
   const everyone = Array.from({ length: p.threads }, (_, i) => i);
@@ -76,6 +77,7 @@ export function emulateThread(
     startBlock(shared, regs, machine);
     run(everyone);
     if (machine.copies.some((group) => group.length > 0)) report("race", "", [], "the block ends with asynchronous copies under way");
+    if (machine.products.length > 0) report("race", "", [], "the block ends with asynchronous products under way");
   }
   return [...findings.values()];
 }
@@ -100,6 +102,12 @@ interface Copy {
   readonly values: readonly number[];
 }
 
+/** A product under way: what it adds to, and what its lanes read. */
+interface Product {
+  readonly acc: Registers;
+  readonly reads: readonly { readonly lane: number; readonly memory: Memory; readonly at: number }[];
+}
+
 interface Machine {
   readonly p: ThreadProgram;
   readonly caps: Caps;
@@ -114,12 +122,15 @@ interface Machine {
   readonly active: Uint8Array;
   /** Groups of asynchronous copies, oldest first; the last is still open. */
   copies: Copy[][];
+  /** Asynchronous products under way, oldest first. */
+  products: Product[];
 }
 
 function startBlock(shared: readonly SharedMemory[], regs: readonly Registers[], m: Machine): void {
   for (const s of shared) s.clear();
   for (const r of regs) r.clear();
   m.copies = [[]];
+  m.products = [];
 }
 
 /** Runs for the lanes given; they are in ascending order. */
@@ -223,6 +234,16 @@ function compileStmt(s: Stmt, path: string, statement: number, m: Machine): Run 
       };
     case "unit":
       return compileUnit(s, m, compile);
+    case "unitWait": {
+      const done = s.done.map((name) => find(m.regs, name));
+      return (lanes) => {
+        if (lanes.length !== m.p.threads)
+          m.report("divergence", "", missing(lanes, m.p.threads), "these threads do not wait for a product that others wait for");
+        while (m.products.length > s.pending) finish(m.products.shift()!, m);
+        for (const { products, decl } of done)
+          if (products > 0) m.report("race", decl.name, [], "a product that was not waited for still adds to it");
+      };
+    }
     case "laneReduce": {
       const reg = find(m.regs, s.reg);
       const index = compile(s.index),
@@ -391,6 +412,16 @@ function unitTable(unit: MatrixUnit): readonly (readonly (readonly [row: number,
   );
 }
 
+/** As far as races are concerned, a product has read its operands until the moment that it was waited for. */
+function finish({ acc, reads }: Product, m: Machine): void {
+  acc.products--;
+  for (const { lane, memory, at } of reads) {
+    m.now.lane = lane;
+    memory.hold(at, -1);
+    memory.get(at);
+  }
+}
+
 /** Each lane reads the operands of the results it owns, as far as races are concerned. */
 function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compile: (e: Expr) => Compiled): Run {
   const unit = m.caps.units.find((u) => u.name === s.unit);
@@ -403,7 +434,11 @@ function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compile: (e: 
     rows = s.rows ? compile(s.rows) : () => Infinity,
     rowBase = compile(s.rowBase),
     colBase = compile(s.colBase);
-  const warp = (first: number): void => {
+  const warp = (first: number, reads: Product["reads"][number][]): void => {
+    const read = (memory: Memory, at: number): void => {
+      memory.get(at);
+      if (unit.asynchronous) reads.push({ lane: m.now.lane, memory, at });
+    };
     const parts: { lane: number; row: number; col: number; index: number }[] = [];
     let depth = 0;
     table.forEach((elements, l) => {
@@ -426,12 +461,12 @@ function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compile: (e: 
     for (const key of new Set(parts.map((x) => x.row * m.p.threads + x.lane))) {
       m.now.lane = key % m.p.threads;
       const row = Math.floor(key / m.p.threads);
-      for (let i = 0; i < depth; i++) at.memory.get(at.address(row, i));
+      for (let i = 0; i < depth; i++) read(at.memory, at.address(row, i));
     }
     for (const key of new Set(parts.map((x) => x.col * m.p.threads + x.lane))) {
       m.now.lane = key % m.p.threads;
       const col = Math.floor(key / m.p.threads);
-      for (let i = 0; i < depth; i++) bt.memory.get(bt.address(i, col));
+      for (let i = 0; i < depth; i++) read(bt.memory, bt.address(i, col));
     }
     for (const { lane, row, col, index } of parts) {
       let x = acc.get(lane, index);
@@ -442,7 +477,14 @@ function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compile: (e: 
   return (lanes) => {
     if (lanes.length !== m.p.threads)
       m.report("divergence", "", missing(lanes, m.p.threads), "these threads do not take part in a matrix product");
-    for (let first = 0; first < m.p.threads; first += unit.lanes) warp(first);
+    const before = acc.products;
+    acc.products = 0;
+    const reads: Product["reads"][number][] = [];
+    for (let first = 0; first < m.p.threads; first += unit.lanes) warp(first, reads);
+    if (!unit.asynchronous) return;
+    acc.products = before + 1;
+    for (const { memory, at } of reads) memory.hold(at, 1);
+    m.products.push({ acc, reads });
   };
 }
 

@@ -4,7 +4,7 @@ import type { Caps } from "../../../compiler/backend.ts";
 import { lowerGraph } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
 import { buildKernel } from "../../../compiler/select.ts";
-import { partsOfProduct } from "../../../compiler/templates/gemm-stream.ts";
+import { partsOfProduct } from "../../../compiler/templates/stream-tiles.ts";
 import { bambaGraph } from "../../../models/bamba/index.ts";
 import type { BambaOptions } from "../../../models/bamba/index.ts";
 import { models } from "../../support/kernels.ts";
