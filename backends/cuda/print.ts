@@ -15,7 +15,7 @@ import { launchesEarly } from "./caps.ts";
 import { independentStatements } from "./dependence.ts";
 import { cudaDialect } from "./dialect.ts";
 import { printMma } from "./mma.ts";
-import { ATOM_BYTES, aroundBarrier, operandsOf, printWgmma, printWgmmaWait } from "./wgmma.ts";
+import { ATOM_BYTES, aroundBarrier, leadText, operandsOf, printWgmma, printWgmmaWait } from "./wgmma.ts";
 
 /**
  * Thread IR to CUDA C++: one kernel that takes a pointer for each parameter in order, and one to its symbols if it has any. Shared memory is dynamic, `sharedBytes`
@@ -41,6 +41,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     `extern "C" __global__ void __launch_bounds__(${program.threads}, 1) ${ENTRY}(${parameters(k).join(", ")}) {`,
     ...shared.text,
     "  const int tid = int(threadIdx.x);",
+    ...leadText(k),
     ...["x", "y", "z"].filter((axis) => isUsed(`b${axis}`, k)).map((axis) => `  const int b${axis} = int(blockIdx.${axis});`),
     ...registers(k),
     ...body.lines,

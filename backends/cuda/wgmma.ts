@@ -1,6 +1,6 @@
 import type { MatrixUnit } from "../../compiler/backend.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
-import { add, i32, isConst, mod, mul } from "../../compiler/ir/expr.ts";
+import { add, i32, intVar, isConst, mod, mul, substitute } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
 import { eachStmt } from "../../compiler/ir/thread-walk.ts";
 import type { Stmt } from "../../compiler/ir/thread.ts";
@@ -9,6 +9,7 @@ import type { Kernel, Unit, UnitWait } from "../c-like/kernel.ts";
 import type { Block } from "../text/block.ts";
 import { line } from "../text/block.ts";
 import { helper } from "../text/helpers.ts";
+import { variableName } from "../text/writer.ts";
 
 /**
  * Products of sm_90a, of four warps at a time. Operands are read where they lie: a descriptor says where eight rows of 128 bytes begin, whose vectors of 16 bytes are turned
@@ -23,6 +24,13 @@ const ATOM_ROWS = ATOM_BYTES / ROW_BYTES;
 const GRAIN = 16;
 /** Columns of one instruction. */
 const MOST_COLUMNS = 256;
+
+/**
+ * The number of a warp's first thread, in place of the thread's own where a product's operands begin: the same for all of the warp, and the assembler sees that from the
+ * shuffle. It then computes descriptors once for all lanes; otherwise each costs two moves in front of the instruction that takes it.
+ */
+export const leadText = (k: Kernel): string[] =>
+  operandsOf(k).size > 0 ? [`  const int ${variableName("lead")} = __shfl_sync(0xffffffffu, tid, 0);`] : [];
 
 /** The names of the shared arrays that the program's asynchronous products read, as the kernel calls them. */
 export function operandsOf(k: Kernel): ReadonlySet<string> {
@@ -80,7 +88,8 @@ const plus = (name: string, by: number): string => (by === 0 ? name : `${name} +
 function descriptor(view: View, pitch: Expr, first: Expr, b: Block, k: Kernel): string {
   const place = k.places.get(view.name)!;
   const elements = ROW_BYTES / BYTES[view.dtype];
-  const at = add(view.base, mul(first, pitch));
+  const { threads } = k.program;
+  const at = substitute(add(view.base, mul(first, pitch)), new Map([[intVar("tid", 0, threads - 1), intVar("lead", 0, threads - 1)]]));
   if (place.turned !== elements || !isConst(pitch, elements) || !isConst(mod(at, ATOM_ROWS * elements), 0))
     throw new Error(
       `cuda: ${view.name} is no operand of wgmma: expected turned rows of ${elements} elements, from a multiple of ${ATOM_ROWS} rows on`,
