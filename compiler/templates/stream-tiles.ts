@@ -48,7 +48,8 @@ interface Kind {
   readonly blocks: readonly { readonly warps: number; readonly registers: number }[];
   /** Columns of a tile, of each weight. */
   readonly columns: number;
-  /** Tiles of the unit next to each other, down and across, that a group takes. */
+  /** Groups of a block along its rows, and tiles of the unit that each of them has there. */
+  readonly groupRows: readonly number[];
   readonly down: readonly number[];
   /** Bytes along k of a step. */
   readonly depths: readonly number[];
@@ -62,6 +63,7 @@ const WARPS: Kind = {
   products: 500,
   blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
   columns: 192,
+  groupRows: [1, 2, 4],
   down: [1, 2, 4],
   depths: [256, 128, 64],
 };
@@ -73,12 +75,13 @@ const WARPS: Kind = {
 const GROUPS: Kind = {
   products: 1500,
   blocks: [
-    { warps: 8, registers: 128 },
-    { warps: 12, registers: 96 },
+    { warps: 8, registers: 160 },
+    { warps: 12, registers: 112 },
     { warps: 16, registers: 64 },
     { warps: 4, registers: 128 },
   ],
   columns: 256,
+  groupRows: [1, 2, 3, 4],
   down: [1, 2, 4],
   depths: [128],
 };
@@ -113,12 +116,23 @@ function cyclesOf({ m, n, k, weights, dtype }: ProductShape, candidate: Candidat
 }
 
 /** Cycles that the products of one element along k take: the hardware's own, or those of shared memory, where a unit reads its operands anew for each of its tiles. */
-function multiplying(weights: number, dtype: DType, { unit, config, down, across }: Candidate, caps: Caps): number {
-  const { bm, bn, groupRows, groupCols } = config;
+function multiplying(weights: number, dtype: DType, candidate: Candidate, caps: Caps): number {
+  const { unit, config } = candidate;
+  const { bm, bn } = config;
   const own = (weights * bm * bn) / kindOf(unit, caps).products;
   if (!unit.asynchronous) return own;
-  const read = groupRows * groupCols * weights * down * (unit.m + across * unit.n);
-  return Math.max(own, ((read + bm + weights * bn) * BYTES[dtype]) / RATES.shared);
+  return Math.max(own, ((operandLines(weights, candidate) + bm + weights * bn) * BYTES[dtype]) / RATES.shared);
+}
+
+/** Rows and columns of operands that an asynchronous unit's instructions read from shared memory, for one element along k. */
+const operandLines = (weights: number, { unit, config, down, across }: Candidate): number =>
+  config.groupRows * config.groupCols * weights * down * (unit.m + across * unit.n);
+
+/** Of tiles that cost the same, the one whose warps read least from shared memory is best; a unit that reads by itself keeps all of them waiting. */
+function loadsOf(weights: number, candidate: Candidate): number {
+  const { unit, config, down, across } = candidate;
+  if (unit.asynchronous) return operandLines(weights, candidate) / (config.bm * config.bn);
+  return (down * unit.m + weights * across * unit.n) / (down * across * config.groupRows * config.groupCols);
 }
 
 /** Whether hardware can copy and multiply operands of a product's size. */
@@ -140,12 +154,7 @@ export function tilesOf(
 ): readonly { readonly config: StreamConfig; readonly cycles: number }[] {
   return halfUnits(shape.dtype, caps)
     .flatMap((unit) => candidatesOf(shape, parts, unit, caps))
-    .map((c) => {
-      // of tiles that cost the same, the one whose warps read least from shared memory
-      const loads =
-        (c.down * c.unit.m + shape.weights * c.across * c.unit.n) / (c.down * c.across * c.config.groupRows * c.config.groupCols);
-      return { config: c.config, cycles: cyclesOf(shape, c, parts, caps), loads };
-    })
+    .map((c) => ({ config: c.config, cycles: cyclesOf(shape, c, parts, caps), loads: loadsOf(shape.weights, c) }))
     .sort((a, b) => a.cycles - b.cycles || a.loads - b.loads);
 }
 
@@ -157,7 +166,7 @@ function candidatesOf(shape: ProductShape, parts: number, unit: MatrixUnit, caps
   const together = groupWarps > 1 ? { groupWarps } : {};
   for (const { warps, registers } of kind.blocks.filter((b) => b.warps * caps.lanes <= caps.maxThreads)) {
     const groups = warps / groupWarps;
-    for (const groupRows of [1, 2, 4].filter((g) => groups % g === 0))
+    for (const groupRows of kind.groupRows.filter((g) => groups % g === 0))
       for (const down of kind.down) {
         const groupCols = groups / groupRows;
         const most = Math.min(registers / (down * unit.elems * weights), kind.columns / (unit.n * groupCols));
