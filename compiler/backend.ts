@@ -42,8 +42,8 @@ export interface Caps {
 }
 
 /**
- * One matrix instruction, or its stand-in. A warp of `lanes` lanes, or several warps that have so many together, computes m x n x k; each lane owns `elems` accumulator elements, element i of a
- * lane at coord(lane, i). Scalar and vector FMA are rows too: a CPU's is m = 1, n = lanes, k = 1 with a register block.
+ * One matrix instruction, or its stand-in. A warp of `lanes` lanes, or several warps that have so many together, computes m x n x k; each lane owns `elems`
+ * accumulator elements, element i of a lane at coord(lane, i). Scalar and vector FMA are rows too: a CPU's is m = 1, n = lanes, k = 1 with a register block.
  */
 export interface MatrixUnit {
   readonly name: string;

@@ -16,9 +16,8 @@ export function reportsOf(log: string): ReadonlyMap<string, Report> {
   let memory = { stack: 0, spillStores: 0, spillLoads: 0 };
   const serialised = new Map<string, string>();
   for (const text of log.split("\n")) {
-    const warned = /Potential Performance Loss: (wgmma\.mma_async instructions are serialized due to .*) in the function '([^']+)'/.exec(
-      text,
-    );
+    const warned =
+      /Potential Performance Loss: (wgmma\.mma_async instructions are serialized due to .*) in (?:the )?function '([^']+)'/.exec(text);
     if (warned) serialised.set(warned[2]!, warned[1]!);
     const started = /Compiling entry function '([^']+)'/.exec(text);
     if (started) {

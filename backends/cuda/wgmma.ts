@@ -12,9 +12,9 @@ import { helper } from "../text/helpers.ts";
 import { variableName } from "../text/writer.ts";
 
 /**
- * Products of sm_90a, of four warps at a time. Operands are read where they lie: a descriptor says where eight rows of 128 bytes begin, whose vectors of 16 bytes are turned
- * against each other (SharedDecl.turned; the hardware takes the row from the address, so that those eight begin with a multiple of 1024), and that the next eight
- * follow. An instruction multiplies 16 elements along k, so that the next one's begin 32 bytes further.
+ * Products of sm_90a, of four warps at a time. Operands are read where they lie: a descriptor says where eight rows of 128 bytes begin, whose vectors of 16
+ * bytes are turned against each other (SharedDecl.turned; the hardware takes the row from the address, so that those eight begin with a multiple of 1024), and
+ * that the next eight follow. An instruction multiplies 16 elements along k, so that the next one's begin 32 bytes further.
  */
 export const ATOM_BYTES = 1024;
 
@@ -26,8 +26,8 @@ const GRAIN = 16;
 const MOST_COLUMNS = 256;
 
 /**
- * The number of a warp's first thread, in place of the thread's own where a product's operands begin: the same for all of the warp, and the assembler sees that from the
- * shuffle. It then computes descriptors once for all lanes; otherwise each costs two moves in front of the instruction that takes it.
+ * The number of a warp's first thread, in place of the thread's own where a product's operands begin: the same for all of the warp, and the assembler sees that
+ * from the shuffle. It then computes descriptors once for all lanes; otherwise each costs two moves in front of the instruction that takes it.
  */
 export const leadText = (k: Kernel): string[] =>
   operandsOf(k).size > 0 ? [`  const int ${variableName("lead")} = __shfl_sync(0xffffffffu, tid, 0);`] : [];
@@ -43,7 +43,10 @@ export function operandsOf(k: Kernel): ReadonlySet<string> {
 
 const isAsynchronous = (name: string, k: Kernel): boolean => k.caps.units.find((u) => u.name === name)?.asynchronous !== undefined;
 
-/** Products by themselves reach shared memory on a way of their own: what lanes wrote is there for them when each has said so, before lanes meet. */
+/**
+ * These products reach shared memory on a way of their own (PTX: the async proxy): what lanes wrote and copied is there for them when each has said so, before
+ * lanes meet.
+ */
 export function aroundBarrier(s: Stmt, _before: readonly Stmt[], b: Block, write: () => void, k: Kernel): void {
   if (s.op === "barrier" && operandsOf(k).size > 0) line(b, 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory");');
   write();
@@ -75,7 +78,7 @@ export function printWgmmaWait(s: UnitWait, b: Block, k: Kernel): void {
   for (const acc of s.done) pin(acc, b, k);
 }
 
-/** Accumulators keep their places here: the compiler knows nothing of who else writes to them, and would move what it does with them across. No instruction comes of it. */
+/** What the compiler does with accumulators stays on its side of this: it knows nothing of who else writes to them. No instruction comes of it. */
 function pin(acc: string, b: Block, k: Kernel): void {
   const { count } = k.registers.get(acc)!;
   line(b, "#pragma unroll");

@@ -91,8 +91,8 @@ export type Stmt =
   /** Waits until at most `pending` groups of copies (a group ends at each asyncWait) are still under way. */
   | { readonly op: "asyncWait"; readonly pending: number }
   /**
-   * The matrix unit: this warp's (or this group of warps') fragment `acc` (fm x fn unit tiles; element i of unit tile (r, c) is regs[acc][(r * fn + c) * elems + i]) gains
-   * a[rows from rowBase, k] * b[k, cols from colBase]. Only rows (of the block's tile) below `rows` need be computed.
+   * The matrix unit: this warp's (or this group of warps') fragment `acc` (fm x fn unit tiles; element i of unit tile (r, c) is
+   * regs[acc][(r * fn + c) * elems + i]) gains a[rows from rowBase, k] * b[k, cols from colBase]. Only rows (of the block's tile) below `rows` need be computed.
    * A unit that is asynchronous only starts here: until the `unitWait` that covers it nobody may change its operands, nor touch its accumulators but to add
    * another product to them.
    */

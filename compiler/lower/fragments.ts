@@ -171,11 +171,11 @@ function misfit(program: TileProgram, s: Mma, unit: MatrixUnit, caps: Caps): str
 
 /** Why an operand does not lie as a unit finds it that takes whole tiles of rows of so many bytes along k. */
 function misplaced(program: TileProgram, s: Mma, rowBytes: number): string | null {
-  for (const { v, line, along } of [
+  const operands = [
     { v: s.a, line: s.a.rowStride, along: s.a.colStride },
     { v: s.b, line: s.b.colStride, along: s.b.rowStride },
-  ]) {
-    // prettier-ignore
+  ];
+  for (const { v, line, along } of operands) {
     const cols = rowBytes / BYTES[v.dtype];
     const tile = v.source === "tile" ? program.tiles.find((t) => t.name === v.name) : undefined;
     if (!tile || tile.cols !== cols || !isConst(v.base, 0) || !isConst(line, cols) || !isConst(along, 1) || !isConst(s.k, cols))

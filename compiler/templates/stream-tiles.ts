@@ -56,8 +56,8 @@ interface Kind {
 }
 
 /**
- * A warp by itself: from 192 columns on the left operand's bytes are few beside the weights', and parts of k cost more than they save. 256 bytes of each row at a time were best
- * on an H200.
+ * A warp by itself: from 192 columns on the left operand's bytes are few beside the weights', and parts of k cost more than they save. 256 bytes of each row at a
+ * time were best on an H200.
  */
 const WARPS: Kind = {
   products: 500,
@@ -69,8 +69,8 @@ const WARPS: Kind = {
 };
 
 /**
- * Several warps together, which do not wait for what they multiply (wgmma): three quarters of the 2048 that the hardware is said to do, not measured yet. A lane has as many
- * registers as a block's lanes leave it.
+ * Several warps together, which do not wait for what they multiply (wgmma): three quarters of the 2048 that the hardware is said to do, not measured yet. A lane
+ * has as many registers as a block's lanes leave it.
  */
 const GROUPS: Kind = {
   products: 1500,
