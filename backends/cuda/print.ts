@@ -89,7 +89,8 @@ const VECTOR = 16;
 
 /**
  * Shared arrays one after the other; those of whole lines first, so that they begin with one, and before them those whose rows wgmma knows by their addresses.
- * What comes from device memory comes in lines of as many bytes: into an array that begins elsewhere each would be written in two halves, which takes a quarter of a GEMV's bandwidth (measured on an H200).
+ * What comes from device memory comes in lines of as many bytes: into an array that begins elsewhere each would be written in two halves, which takes a quarter
+ * of a GEMV's bandwidth (measured on an H200).
  */
 function sharedLayout(k: Kernel): { readonly text: readonly string[]; readonly bytes: number } {
   const sizes = k.program.shared.map((d) => ({ place: k.places.get(d.name)!, size: d.count * BYTES[d.dtype] }));
