@@ -14,8 +14,8 @@ export interface Decisions {
   readonly prologues: ReadonlySet<Node>;
   /** Convolutions of one position a row that the kernel of a product computes too, by the node that the kernel stores. */
   readonly joins: ReadonlyMap<Node, readonly ConvJoin[]>;
-  /** State buffer that a tuple operation (scan, convolution) replaces in place. */
-  readonly stateOf: ReadonlyMap<Node, BufferInfo>;
+  /** The buffers that a tuple operation (scan, convolution) replaces in place, one for each of `statesOf`. */
+  readonly stateOf: ReadonlyMap<Node, readonly BufferInfo[]>;
 }
 
 /**
@@ -49,7 +49,9 @@ export const isAnchor = (n: Node): boolean =>
   n.op === "sampleToken" ||
   isMainResult(n);
 export const isMainResult = (n: Node): boolean => n.op === "get" && n.attrs.index === 0 && isTuple(n.inputs[0]!);
-export const isTuple = (n: Node): boolean => n.op === "ssdScan" || n.op === "causalConv1d";
+export const isTuple = (n: Node): boolean => n.op === "ssdScan" || n.op === "ssdReplay" || n.op === "causalConv1d";
+/** The states that a tuple operation reads: its last operands, of which result i + 1 is the new value of number i. */
+export const statesOf = (n: Node): readonly Node[] => n.inputs.slice(1 - n.types.length);
 
 const POINTWISE: ReadonlySet<Node["op"]> = new Set(["unary", "binary", "select", "cast", "activation", "reshape"]);
 const SOURCE: ReadonlySet<Node["op"]> = new Set(["input", "param", "state", "literal"]);

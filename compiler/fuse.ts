@@ -4,7 +4,7 @@ import type { Dim, Graph, Node, NodeOf } from "./ir/graph.ts";
 import { topological, typeOf } from "./ir/graph.ts";
 import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { dimMax, elementCount, maxOf } from "./plan.ts";
-import { isAnchor, isLinear, isPointwise, isSource, isTuple } from "./decisions.ts";
+import { isAnchor, isLinear, isMainResult, isPointwise, isSource, isTuple, statesOf } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
 import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
@@ -64,7 +64,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const owner = new Map<Node, Node>(); // pointwise node -> the anchor whose epilogue it belongs to
   const sinks = new Map<Node, Node>();
   const inPlace = new Map<Node, BufferInfo>(); // update nodes and pointwise state updates that write their state directly
-  const stateOf = new Map<Node, BufferInfo>();
+  const stateOf = new Map<Node, BufferInfo[]>();
   const stored = new Set<Node>([...roots, ...forced]);
   for (const n of order) {
     if (!isAnchor(n) || prologues.has(n)) continue;
@@ -91,7 +91,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     if (usersOf(n).length > 1 && cost(n, isStored) > 3) stored.add(n);
   }
 
-  // state: in place when the new value is an update of the state itself, or the state result of a scan or convolution that started from it
+  // state: in place when the new value is an update of the state itself, or what a scan or convolution makes of it
   const copies: { from: Node; to: BufferInfo }[] = [];
   const stateBuffers = new Map<string, BufferInfo>();
   for (const n of order) if (n.op === "state") stateBuffers.set(n.attrs.name, buffers.get(n)!);
@@ -104,14 +104,10 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     if (v.op === "update" && v.inputs[0] === state && readers.length === 1) {
       inPlace.set(v, buffer);
       buffers.set(v, buffer);
-    } else if (
-      v.op === "get" &&
-      v.attrs.index === 1 &&
-      isTuple(v.inputs[0]!) &&
-      v.inputs[0]!.inputs.at(-1) === state &&
-      readers.length === 1
-    ) {
-      stateOf.set(v.inputs[0]!, buffer);
+    } else if (isStateResult(v) && statesOf(v.inputs[0]!)[v.attrs.index - 1] === state && readers.length === 1) {
+      const replaced = stateOf.get(v.inputs[0]!) ?? [];
+      replaced[v.attrs.index - 1] = buffer;
+      stateOf.set(v.inputs[0]!, replaced);
       buffers.set(v, buffer);
     } else if (v !== state) copies.push({ from: v, to: buffer });
   }
@@ -145,21 +141,28 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     isStored: (n) => stored.has(n),
     inPlace: (n) => stateOf.has(n),
   });
+  const withOutput = new Set(order.flatMap((n) => (isMainResult(n) ? n.inputs : [])));
   const joined = new Set<Node>();
   const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
   const anchorsOf = new Map<Node, Node[]>();
   for (const [anchor, sink] of sinks) anchorsOf.set(sink, [...(anchorsOf.get(sink) ?? []), anchor]);
   for (const n of order) {
-    if (isTuple(n) && !stateOf.has(n)) {
-      const initial = n.inputs.at(-1)!;
-      const result = order.find((g) => g.op === "get" && g.attrs.index === 1 && g.inputs[0] === n);
-      const copy = (result && buffers.get(result)) ?? arena(initial);
-      if (result) buffers.set(result, copy);
-      stateOf.set(n, copy);
-      kernels.push(copyKernel(decisions, initial, copy));
+    if (isTuple(n)) {
+      const replaced = stateOf.get(n) ?? [];
+      for (const [i, initial] of statesOf(n).entries()) {
+        if (replaced[i]) continue;
+        const result = order.find((g) => g.op === "get" && g.attrs.index === i + 1 && g.inputs[0] === n);
+        const copy = (result && buffers.get(result)) ?? arena(initial);
+        if (result) buffers.set(result, copy);
+        replaced[i] = copy;
+        kernels.push(copyKernel(decisions, initial, copy));
+      }
+      stateOf.set(n, replaced);
+      // of one whose output nobody asks for, the new states are all there is
+      if (!withOutput.has(n)) kernels.push(...kernelsOf(decisions, n, []));
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
-    if (isSource(n) || joined.has(n) || (n.op === "get" && n.attrs.index === 1)) continue;
+    if (isSource(n) || joined.has(n) || isStateResult(n)) continue;
     let made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
     if (joins.has(n) && tooWide(made, caps)) made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
     else for (const { sink } of joins.get(n) ?? []) joined.add(sink);
@@ -171,6 +174,8 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
 }
+
+const isStateResult = (n: Node): n is NodeOf<"get"> => n.op === "get" && n.attrs.index > 0 && isTuple(n.inputs[0]!);
 
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>
   gemvRows(typeOf(w!).dtype, dimMax(typeOf(a!).shape.at(-1)!), caps);

@@ -1,9 +1,9 @@
 import type { Node } from "./ir/graph.ts";
 import type { Decisions } from "./decisions.ts";
-import { isLinear } from "./decisions.ts";
+import { isLinear, isTuple } from "./decisions.ts";
 import type { KernelPlan } from "./plan.ts";
 import { gemm } from "./lowering/gemm.ts";
-import { attention, ssdScan, conv } from "./lowering/mixers.ts";
+import { attention, ssdReplay, ssdScan, conv } from "./lowering/mixers.ts";
 import { processLogits, sampleToken } from "./lowering/sampling.ts";
 import { reduction } from "./lowering/reduction.ts";
 import { norm, softmax, runningSum, matmulRows } from "./lowering/rows.ts";
@@ -20,6 +20,7 @@ export function kernelsOf(d: Decisions, sink: Node, anchors: readonly Node[]): r
 
 function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPlan {
   const anchor = anchors[0];
+  if (!anchor && isTuple(sink)) return tupleKernel(d, sink, null, sink);
   if (!anchor)
     return sink.op === "update" && d.buffers.get(sink)?.kind === "state" ? cacheWrite(d, sink) : pointwise(d, sink, d.buffers.get(sink)!);
   switch (anchor.op) {
@@ -36,13 +37,23 @@ function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPla
       return processLogits(d, sink, anchor);
     case "sampleToken":
       return sampleToken(d, sink, anchor);
-    case "get": {
-      const tuple = anchor.inputs[0]!;
-      if (tuple.op === "ssdScan") return ssdScan(d, sink, anchor, tuple);
-      if (tuple.op === "causalConv1d") return conv(d, sink, anchor, tuple);
-      break;
-    }
+    case "get":
+      return tupleKernel(d, sink, anchor, anchor.inputs[0]!);
     default:
+      throw new Error(`no kernel for ${anchor.op} ${anchor.name}`);
   }
-  throw new Error(`no kernel for ${anchor.op} ${anchor.name}`);
+}
+
+/** The kernel of an operation with states; without an anchor, of its new states alone. */
+function tupleKernel(d: Decisions, sink: Node, anchor: Node | null, tuple: Node): KernelPlan {
+  switch (tuple.op) {
+    case "ssdScan":
+      return ssdScan(d, sink, anchor, tuple);
+    case "ssdReplay":
+      return ssdReplay(d, sink, anchor, tuple);
+    case "causalConv1d":
+      return conv(d, sink, anchor, tuple);
+    default:
+      throw new Error(`no kernel for ${tuple.op} ${tuple.name}`);
+  }
 }

@@ -5,7 +5,16 @@ import type { Expr } from "./ir/expr.ts";
 import { add, i32, idiv, mod, mul, rangeOf } from "./ir/expr.ts";
 import type { Dim } from "./ir/graph.ts";
 import type { Access } from "./ir/tile.ts";
-import type { AttentionProblem, ConvProblem, GemmProblem, LogitsProblem, RowProblem, SsdProblem, TokenProblem } from "./template.ts";
+import type {
+  AttentionProblem,
+  ConvProblem,
+  GemmProblem,
+  LogitsProblem,
+  ReplayProblem,
+  RowProblem,
+  SsdProblem,
+  TokenProblem,
+} from "./template.ts";
 
 /** A tensor in memory while a program runs. */
 export interface BufferInfo {
@@ -22,6 +31,7 @@ export type Problem =
   | ({ readonly kind: "gemm" } & GemmProblem)
   | ({ readonly kind: "attention" } & AttentionProblem)
   | ({ readonly kind: "ssd" } & SsdProblem)
+  | ({ readonly kind: "replay" } & ReplayProblem)
   | ({ readonly kind: "conv" } & ConvProblem)
   | ({ readonly kind: "rows" } & RowProblem)
   | ({ readonly kind: "logits" } & LogitsProblem)

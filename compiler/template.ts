@@ -27,6 +27,13 @@ export interface Out<Coords extends readonly Expr[]> {
   readonly value: (acc: readonly Expr[], ...at: Coords) => Expr;
 }
 
+/** A state that a kernel reads and then replaces: the buffer and the index of an element. */
+export interface Kept<Coords extends readonly Expr[]> {
+  readonly buffer: string;
+  readonly dtype: DType;
+  readonly index: (...at: Coords) => Expr;
+}
+
 /** A number per choice; a config is a flat record so that it can be printed, hashed and tuned. */
 export type Config = Readonly<Record<string, number>>;
 
@@ -127,9 +134,23 @@ export interface SsdProblem {
   readonly D: (h: Expr) => Expr;
   /** Sequence id (ir/graph.ts) of position t of this call, or of the one before it at t = -1; i32. null: everything continues one sequence. */
   readonly ids: ((b: Expr, t: Expr) => Expr) | null;
-  /** [batch, H, P, N], read and then replaced; the buffer and the index of an element. */
-  readonly state: { readonly buffer: string; readonly dtype: DType; readonly index: (b: Expr, h: Expr, p: Expr, n: Expr) => Expr };
+  /** [batch, H, P, N]. */
+  readonly state: Kept<[b: Expr, h: Expr, p: Expr, n: Expr]>;
   readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, p: Expr]>[];
+}
+
+/** One position of a scan whose state is from before a ring's first `held` inputs; graph op `ssdReplay`. All f32 but what is stored. */
+export interface ReplayProblem extends Omit<SsdProblem, "ids"> {
+  /** Inputs that the ring has room for. */
+  readonly length: number;
+  /** i32, from 0 to length - 1, the same for all blocks. */
+  readonly held: Expr;
+  /** Entry j of a row: x [batch, length, H, P], B [batch, length, G, N] and dt [batch, length, H]. Entries from `held` on may be anything; this input becomes that one. */
+  readonly ring: {
+    readonly x: Kept<[b: Expr, j: Expr, h: Expr, p: Expr]>;
+    readonly B: Kept<[b: Expr, j: Expr, g: Expr, n: Expr]>;
+    readonly dt: Kept<[b: Expr, j: Expr, h: Expr]>;
+  };
 }
 
 /** Depthwise causal convolution over time with carried state; graph op `causalConv1d`. All f32. */
@@ -148,7 +169,7 @@ export interface ConvProblem {
    */
   readonly sequences: { readonly id: (b: Expr, t: Expr) => Expr; readonly end: (b: Expr) => Expr } | null;
   /** [batch, K, C]: the last K inputs, oldest first; read and then replaced. */
-  readonly state: { readonly buffer: string; readonly dtype: DType; readonly index: (b: Expr, k: Expr, c: Expr) => Expr };
+  readonly state: Kept<[b: Expr, k: Expr, c: Expr]>;
   readonly outs: readonly Out<[b: Expr, t: Expr, c: Expr]>[];
 }
 

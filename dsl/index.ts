@@ -64,5 +64,5 @@ export { amax, amin, argmax, crossEntropy, cumsum, logSumExp, mean, softmax, sum
 export type { ConvOptions } from "./layers.ts";
 export { causalConv1d, gatedRmsNorm, linear, matmul, matmulT, rmsNorm } from "./layers.ts";
 export { processLogits, sampleToken } from "./sampling.ts";
-export type { AttentionOptions, KvCache, Sequences, SsdInputs } from "./mixers.ts";
-export { attention, convState, kvCache, rope, ssdScan, ssmState } from "./mixers.ts";
+export type { AttentionOptions, InputRing, KvCache, Sequences, SsdInputs, SsdReplayInputs } from "./mixers.ts";
+export { attention, convState, inputRing, kvCache, rope, ssdReplay, ssdScan, ssdSettle, ssmState } from "./mixers.ts";

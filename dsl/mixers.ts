@@ -2,7 +2,7 @@ import type { DType } from "../compiler/ir/dtype.ts";
 import type { Expr } from "../compiler/ir/expr.ts";
 import { i32 } from "../compiler/ir/expr.ts";
 import type { Dim as GraphDim, Node } from "../compiler/ir/graph.ts";
-import { emit, filled, handle, operand, sizes } from "./node.ts";
+import { emit, emitSource, filled, handle, operand, sizes } from "./node.ts";
 import * as rules from "./shape.ts";
 import type { State } from "./sources.ts";
 import { setState, state, writeState } from "./sources.ts";
@@ -188,26 +188,171 @@ export function ssdScan<B extends Dim, T extends Dim, H extends Dim, P extends D
   inputs: SsdInputs<B, T, H, P, G, N, E>,
 ): Tensor<[B, T, H, P]> {
   return located(ssdScan, "ssdScan", () => {
-    const { x, dt, dtBias, A, B, C, D, sequences, state, dtLimit = [0, Infinity], chunk } = inputs;
-    const [batch, seq, heads, size] = x.axes;
-    expect("ssdScan: dt", dt, [batch, seq, heads]);
-    expect("ssdScan: B", B, [batch, seq, B.axes[2], B.axes[3]]);
-    expect("ssdScan: C", C, B.axes);
-    for (const [name, t] of Object.entries({ ...(dtBias ? { dtBias } : {}), A, D })) expect(`ssdScan: ${name}`, t, [heads]);
-    const kept = [batch, heads, size, B.axes[3]];
+    const { x, sequences, state, chunk } = inputs;
+    const { operands, kept, limits } = scanOperands("ssdScan", inputs);
     if (state) expect(`ssdScan: state '${state.state}'`, state, kept);
     const before = state?.node ?? filled(0, kept, "f32");
-    if (sequences) expect("ssdScan: ids", sequences.ids, [batch, sequences.ids.axes[1]]);
-    const bias = dtBias?.node ?? filled(0, [heads], "f32");
-    const operands = [x.node, dt.node, A.node, B.node, C.node, D.node, bias, ...(sequences ? [sequences.ids.node] : [])];
-    const both = emit("ssdScan", [...operands, before], {
+    if (sequences) expect("ssdScan: ids", sequences.ids, [x.axes[0], sequences.ids.axes[1]]);
+    const both = emit("ssdScan", [...operands, ...(sequences ? [sequences.ids.node] : []), before], {
       chunk,
-      softplus: dtBias !== undefined,
-      dtMin: dtLimit[0],
-      dtMax: dtLimit[1],
+      ...limits,
       past: sequences?.past ?? null,
     });
     if (state) setState(state, handle<[B, H, P, N], E>(emit("get", [both], { index: 1 }), kept));
     return handle(emit("get", [both], { index: 0 }), x.axes);
+  });
+}
+
+/** The operands that scans and single steps have in common, the axes of their state, and what makes step sizes of dt. */
+function scanOperands(
+  what: string,
+  { x, dt, dtBias, A, B, C, D, dtLimit = [0, Infinity] }: ScanInputs,
+): {
+  readonly operands: readonly Node[];
+  readonly kept: [Dim, Dim, Dim, Dim];
+  readonly limits: { readonly softplus: boolean; readonly dtMin: number; readonly dtMax: number };
+} {
+  const [batch, seq, heads, size] = x.axes;
+  expect(`${what}: dt`, dt, [batch, seq, heads]);
+  expect(`${what}: B`, B, [batch, seq, B.axes[2], B.axes[3]]);
+  expect(`${what}: C`, C, B.axes);
+  for (const [name, t] of Object.entries({ ...(dtBias ? { dtBias } : {}), A, D })) expect(`${what}: ${name}`, t, [heads]);
+  const bias = dtBias?.node ?? filled(0, [heads], "f32");
+  return {
+    operands: [x.node, dt.node, A.node, B.node, C.node, D.node, bias],
+    kept: [batch, heads, size, B.axes[3]],
+    limits: { softplus: dtBias !== undefined, dtMin: dtLimit[0], dtMax: dtLimit[1] },
+  };
+}
+type ScanInputs = Omit<SsdInputs<Dim, Dim, Dim, Dim, Dim, Dim>, "chunk" | "state" | "sequences">;
+
+/**
+ * A ring of the last inputs of a scan, for `ssdReplay`: with it the recurrent state is that before them, so that a step only reads it. `held` counts
+ * the inputs that are there, the same in all rows; whoever calls the model counts on.
+ */
+export interface InputRing<
+  B extends Dim,
+  L extends Dim,
+  H extends Dim,
+  P extends Dim,
+  G extends Dim,
+  N extends Dim,
+  E extends Float = "f32",
+> {
+  readonly x: State<[B, L, H, P], E>;
+  readonly B: State<[B, L, G, N], E>;
+  /** Step sizes, after bias, softplus and limits. */
+  readonly dt: State<[B, L, H]>;
+  readonly held: Expr;
+}
+
+/**
+ * States for `ssdReplay`, called `<path>.ring_x`, `.ring_B` and `.ring_dt`: [batch, length, heads, head size], [batch, length, groups, state size], [batch, length, heads].
+ * @param dtype what x and B are stored as
+ */
+export function inputRing<
+  const B extends Dim,
+  const L extends Dim,
+  const H extends Dim,
+  const P extends Dim,
+  const G extends Dim,
+  const N extends Dim,
+  E extends Float = "f32",
+>(
+  axes: { readonly x: readonly [B, L, H, P]; readonly B: readonly [NoInfer<B>, NoInfer<L>, G, N] },
+  held: Expr,
+  dtype: E = "f32" as E,
+): InputRing<B, L, H, P, G, N, E> {
+  return located(inputRing, "inputRing", () => {
+    const [batch, length, heads, size] = axes.x;
+    return {
+      x: state("ring_x", [batch, length, heads, size], dtype),
+      B: state("ring_B", [batch, length, axes.B[2], axes.B[3]], dtype),
+      dt: state("ring_dt", [batch, length, heads]),
+      held,
+    };
+  });
+}
+
+/** A single step, as `ssdScan` at seq = 1, of a state that is from before the ring's inputs. */
+export interface SsdReplayInputs<
+  B extends Dim,
+  T extends Dim,
+  H extends Dim,
+  P extends Dim,
+  G extends Dim,
+  N extends Dim,
+  L extends Dim,
+  E extends Float = "f32",
+> extends Omit<SsdInputs<B, T, H, P, G, N, E>, "chunk" | "state" | "sequences"> {
+  readonly state: State<[NoInfer<B>, NoInfer<H>, NoInfer<P>, NoInfer<N>], E>;
+  readonly ring: InputRing<NoInfer<B>, L, NoInfer<H>, NoInfer<P>, NoInfer<G>, NoInfer<N>, E>;
+}
+
+/**
+ * A step of `ssdScan` that only reads the state: y is what the state, the ring's inputs and this one give; this one is put into the ring. With the input that fills the ring
+ * the state is stored, as it is after all of them, and the ring is empty again: `held` has to count from 0 to its length less 1, and then from 0.
+ */
+export function ssdReplay<
+  B extends Dim,
+  T extends Dim,
+  H extends Dim,
+  P extends Dim,
+  G extends Dim,
+  N extends Dim,
+  L extends Dim,
+  E extends Float = "f32",
+>(inputs: SsdReplayInputs<B, T, H, P, G, N, L, E>): Tensor<[B, T, H, P]> {
+  return located(ssdReplay, "ssdReplay", () => {
+    const { x, state: before, ring } = inputs;
+    const { operands, kept, limits } = scanOperands("ssdReplay", inputs);
+    expect(`ssdReplay: state '${before.state}'`, before, kept);
+    const states = [before, ring.x, ring.B, ring.dt] as const;
+    const all = emit("ssdReplay", [...operands, ...states.map(({ node }) => node)], { ...limits, held: ring.held });
+    for (const [i, held] of states.entries()) setState<Shape, Float>(held, handle(emit("get", [all], { index: i + 1 }), held.axes));
+    return handle(emit("get", [all], { index: 0 }), x.axes);
+  });
+}
+
+/**
+ * Makes the state what it is after the ring's first `held` inputs: from then on the ring is empty. A scan over the ring in which the step sizes of the other inputs are 0.
+ * @param A negative decay rates, [heads]
+ */
+export function ssdSettle<
+  B extends Dim,
+  L extends Dim,
+  H extends Dim,
+  P extends Dim,
+  G extends Dim,
+  N extends Dim,
+  E extends Float = "f32",
+>(
+  { x, B, dt, held }: InputRing<B, L, H, P, G, N, E>,
+  before: State<[NoInfer<B>, NoInfer<H>, NoInfer<P>, NoInfer<N>], E>,
+  A: Tensor<[NoInfer<H>]>,
+): void {
+  located(ssdSettle, "ssdSettle", () => {
+    const length = sizeOf(x.axes[1]);
+    if (typeof length !== "number") return fail({ what: "ssdSettle: the length of the ring is known only at run time" });
+    // what lies behind the inputs that count may be anything, even no number
+    const counted = (ring: AnyTensor): Node => {
+      const shape = sizes(ring.axes);
+      const first = emitSource("iota", { dtype: "i32", shape }, { axis: 1 });
+      const count = emit("broadcast", [emit("scalar", [], { expr: held })], { shape, axes: [] });
+      const values = ring.dtype === "f32" ? ring.node : emit("cast", [ring.node], { to: "f32" });
+      return emit("select", [emit("binary", [first, count], { fn: "lt" }), values, filled(0, ring.axes, "f32")], {});
+    };
+    const none = filled(0, [x.axes[2]], "f32");
+    const inputs = counted(B);
+    // nobody asks for outputs, so what reads the state may be any vectors
+    const both = emit("ssdScan", [counted(x), counted(dt), A.node, inputs, inputs, none, none, before.node], {
+      chunk: length,
+      softplus: false,
+      dtMin: 0,
+      dtMax: Infinity,
+      past: null,
+    });
+    setState<Shape, Float>(before, handle(emit("get", [both], { index: 1 }), before.axes));
+    for (const ring of [x, B, dt]) setState<Shape, Float>(ring, ring);
   });
 }

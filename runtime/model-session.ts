@@ -15,6 +15,9 @@ export function createSession(executor: Executor, options: SessionOptions = {}):
   return new ModelSession(executor, options);
 }
 
+/** The program that empties the rings. */
+const settling = "settle";
+
 class ModelSession implements Session {
   readonly executor: Executor;
   readonly capacity: number;
@@ -34,12 +37,17 @@ class ModelSession implements Session {
   /** Outputs that have one position a row, and how many elements that is. */
   private readonly rowOutputs: readonly (readonly [name: string, size: number])[];
   private readonly onPositions: SessionOptions["onPositions"];
-  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1 };
+  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1, held: 0 };
+  /** Inputs that the rings of decode programs have room for; 0: they have no rings. */
+  private readonly ring: number;
+  /** Inputs in the rings, which the other states do not know of yet. */
+  private held = 0;
   /** One more than the greatest position of the call at work. */
   private reach = 0;
   private busy = false;
 
-  constructor(executor: Executor, { positionAxes = {}, prefill = "prefill", vocabSize = 0, onPositions, startAt }: SessionOptions) {
+  constructor(executor: Executor, options: SessionOptions) {
+    const { positionAxes = {}, ringStates = [], prefill = "prefill", vocabSize = 0, onPositions, startAt } = options;
     this.executor = executor;
     this.main = prefill;
     this.onPositions = onPositions;
@@ -57,7 +65,9 @@ class ModelSession implements Session {
       })
       .sort(([a], [b]) => a - b);
     this.inputs = openTokenInputs(executor, this.maxRows, this.capacity);
-    this.states = openStates(executor, this.maxRows, positionAxes);
+    this.states = openStates(executor, this.maxRows, positionAxes, new Set(ringStates));
+    const held = executor.programs.flatMap(({ name, symbols }) => (name === settling ? [] : symbols.filter((s) => s.name === "held")));
+    this.ring = held[0] === undefined ? 0 : held[0].max + 1;
     const logits = executor.output("logits");
     const last = program.outputs.find(({ name }) => name === "logits")?.shape.at(-1);
     this.vocabSize = typeof last === "number" ? last : vocabSize;
@@ -159,7 +169,7 @@ class ModelSession implements Session {
     }
     await this.alone(async () => {
       const moves = rowMoves(source);
-      await this.states.moveRows(moves, this.past);
+      await this.states.moveRows(moves, this.past, this.held);
       for (const [name, size] of this.rowOutputs) await this.executor.moveRows(name, moves, { size, runs: 1, length: size, stride: 0 });
       this.inputs.moveRows(moves, this.past);
       this.choice?.moveSeen(moves);
@@ -215,6 +225,7 @@ class ModelSession implements Session {
   }
 
   async snapshot(): Promise<Snapshot> {
+    if (this.held > 0) await this.alone(() => this.settle());
     const { rows, past } = this;
     const tokens = this.inputs.snapshot(rows, past);
     const states = await this.states.read(rows, past);
@@ -245,6 +256,7 @@ class ModelSession implements Session {
     this.choice?.clear(0, this.rows);
     this.rows = 0;
     this.past = 0;
+    this.held = 0;
     this.inputs.clear();
     if (used) await this.states.clear();
   }
@@ -295,15 +307,26 @@ class ModelSession implements Session {
     return this.main;
   }
 
+  /** Brings the states to where the inputs in the rings lead. */
+  private async settle(): Promise<void> {
+    this.symbols.batch = this.rows;
+    this.symbols.held = this.held;
+    await this.executor.run(settling, this.symbols);
+    this.held = 0;
+  }
+
   private async run(program: string, count: number, kept: number): Promise<void> {
+    if (this.held > 0 && program === this.main) await this.settle();
     const { positionIds } = this.inputs;
     if (positionIds !== undefined) this.onPositions?.(positionIds, this.rows * count, this.reach, this.past);
     this.symbols.batch = this.rows;
     this.symbols.seq = count;
     this.symbols.past = this.past;
     this.symbols.kept = kept;
+    this.symbols.held = this.held;
     await this.executor.run(program, this.symbols);
     this.past += count;
+    if (this.ring > 0 && program !== this.main) this.held = (this.held + 1) % this.ring;
   }
 }
 

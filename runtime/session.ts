@@ -117,6 +117,11 @@ export interface StateValue {
 export interface SessionOptions {
   /** The axis that runs over positions, for states that have one (key/value caches). The others are whole at any position. */
   readonly positionAxes?: Readonly<Record<string, number>>;
+  /**
+   * States that hold each row's last inputs, [rows, length, ...], while what they belong to stays behind: decode programs put an input into them at the symbol `held`, the one that
+   * fills them empties them, and before anything else reads the states the program `settle` does. None unless given.
+   */
+  readonly ringStates?: readonly string[];
   /** Program that takes many tokens: "prefill" unless given. */
   readonly prefill?: string;
   /** Begins as if so many tokens had been fed to each row, with the states as they lie in memory: for measuring what comes after a long text without feeding one. */

@@ -7,7 +7,8 @@ import type { Snapshot, StateValue } from "./session.ts";
 
 /**
  * The states of a session on its executor. What is in use of them is their first rows, and of a state that runs over positions (a key/value cache) the
- * positions before `past`: only that is copied.
+ * positions before `past`: only that is copied. Rings of inputs (ringStates of SessionOptions) are in use up to what they hold; they are empty where states are read,
+ * written or cleared, so that a value of the states has nothing of them and fits sessions with and without.
  */
 export interface States {
   /** Copies `rows` rows out. */
@@ -16,8 +17,8 @@ export interface States {
   check(states: Snapshot["states"], rows: number, past: number): void;
   /** Copies in what was read. */
   write(states: Snapshot["states"], rows: number, past: number): Promise<void>;
-  /** Rows change places (rows.ts), on the device. */
-  moveRows(moves: readonly RowMove[], past: number): Promise<void>;
+  /** Rows change places (rows.ts), on the device, with `held` inputs in each ring. */
+  moveRows(moves: readonly RowMove[], past: number, held: number): Promise<void>;
   /** Sets them to what they are before the first token. */
   clear(): Promise<void>;
 }
@@ -30,25 +31,38 @@ interface UsedPart {
   readonly stride: number;
 }
 
-/** @param positionAxes the axis that runs over positions, of states that have one */
-export function openStates(executor: Executor, maxRows: number, positionAxes: Readonly<Record<string, number>>): States {
+/** Rings run over inputs on the axis after the rows. */
+const RING_AXIS = 1;
+
+/**
+ * @param positionAxes the axis that runs over positions, of states that have one
+ * @param ringStates the states that are rings of inputs
+ */
+export function openStates(
+  executor: Executor,
+  maxRows: number,
+  positionAxes: Readonly<Record<string, number>>,
+  ringStates: ReadonlySet<string>,
+): States {
   const shapeOf = ({ shape }: TensorEntry): readonly number[] => shape.map((size) => evaluateIntExpr(size, { batch: maxRows }));
-  const used = (entry: TensorEntry, rows: number, past: number): UsedPart => {
+  const along = (entry: TensorEntry, rows: number, axis: number, count: number): UsedPart => {
     const full = shapeOf(entry);
-    const axis = positionAxes[entry.name];
-    if (axis === undefined) {
-      const shape = [rows, ...full.slice(1)];
-      return { shape, blocks: 1, length: product(shape), stride: 0 };
-    }
     const inner = product(full.slice(axis + 1));
-    const shape = [rows, ...full.slice(1)].with(axis, past);
-    return { shape, blocks: product(shape.slice(0, axis)), length: past * inner, stride: full[axis]! * inner };
+    const shape = [rows, ...full.slice(1)].with(axis, count);
+    return { shape, blocks: product(shape.slice(0, axis)), length: count * inner, stride: full[axis]! * inner };
   };
+  const used = (entry: TensorEntry, rows: number, past: number): UsedPart => {
+    const axis = positionAxes[entry.name];
+    if (axis !== undefined) return along(entry, rows, axis, past);
+    const shape = [rows, ...shapeOf(entry).slice(1)];
+    return { shape, blocks: 1, length: product(shape), stride: 0 };
+  };
+  const lasting = executor.states.filter(({ name }) => !ringStates.has(name));
 
   return {
     async read(rows, past) {
       const states = new Map<string, StateValue>();
-      for (const entry of executor.states) {
+      for (const entry of lasting) {
         const { shape, blocks, length, stride } = used(entry, rows, past);
         const data = newArray(entry, blocks * length);
         for (let block = 0; block < blocks; block += 1)
@@ -58,7 +72,7 @@ export function openStates(executor: Executor, maxRows: number, positionAxes: Re
       return states;
     },
     check(states, rows, past) {
-      for (const entry of executor.states) {
+      for (const entry of lasting) {
         const { shape } = used(entry, rows, past);
         const held = states.get(entry.name);
         if (held?.dtype !== entry.dtype || held.shape.length !== shape.length || !shape.every((size, i) => size === held.shape[i]))
@@ -68,22 +82,24 @@ export function openStates(executor: Executor, maxRows: number, positionAxes: Re
       }
     },
     async write(states, rows, past) {
-      for (const entry of executor.states) {
+      for (const entry of lasting) {
         const { blocks, length, stride } = used(entry, rows, past);
         const { data } = states.get(entry.name)!;
         for (let block = 0; block < blocks; block += 1)
           await executor.writeState(entry.name, block * stride, data.subarray(block * length, (block + 1) * length));
       }
     },
-    async moveRows(moves, past) {
+    async moveRows(moves, past, held) {
       for (const entry of executor.states) {
-        const { blocks, length, stride } = used(entry, 1, past);
+        const ring = ringStates.has(entry.name);
+        if (ring && held === 0) continue;
+        const { blocks, length, stride } = ring ? along(entry, 1, RING_AXIS, held) : used(entry, 1, past);
         await executor.moveRows(entry.name, moves, { size: product(shapeOf(entry).slice(1)), runs: blocks, length, stride });
       }
     },
     async clear() {
-      // Of a state that runs over positions nothing beyond `past` is ever read. Clearing it would touch memory that may never be needed.
-      for (const { name } of executor.states) if (positionAxes[name] === undefined) await executor.clearState(name);
+      // Of a state that runs over positions, and of a ring, nothing beyond what they hold is ever read. Clearing it would touch memory that may never be needed.
+      for (const { name } of lasting) if (positionAxes[name] === undefined) await executor.clearState(name);
     },
   };
 }

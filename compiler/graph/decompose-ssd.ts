@@ -27,18 +27,24 @@ interface Scan {
   readonly sequences: Sequences | null;
 }
 
+/** dt' of raw step sizes [batch, seq, H] and biases [H]. */
+export function stepSizes(raw: Node, dtBias: Node, { softplus, dtMin, dtMax }: StepLimits, b: Builder): Node {
+  let dt = b.binary("add", raw, b.spread(dtBias, shapeOf(raw), [2]));
+  if (softplus) dt = decomposeActivation(b, "softplus", dt);
+  // softplus is not negative, so the limits (0, Infinity) of every published model cost nothing
+  if (dtMin > 0 || !softplus) dt = b.binary("max", dt, dtMin);
+  if (dtMax < Infinity) dt = b.binary("min", dt, dtMax);
+  return dt;
+}
+type StepLimits = Pick<NodeOf<"ssdScan">["attrs"], "softplus" | "dtMin" | "dtMax">;
+
 function scanOf(n: NodeOf<"ssdScan">, b: Builder): Scan {
   const [x, raw, A, B, C, D, dtBias] = n.inputs as [Node, Node, Node, Node, Node, Node, Node];
   const state = n.inputs.at(-1)!;
   const [batch, seq, H, P] = shapeOf(x) as [Dim, Dim, number, number];
   const [G, N] = shapeOf(B).slice(2) as [number, number];
   const perHead = (v: Node): Node => b.spread(v, [batch, seq, H], [2]);
-  const { softplus, dtMin, dtMax } = n.attrs;
-  let dt = b.binary("add", raw, perHead(dtBias));
-  if (softplus) dt = decomposeActivation(b, "softplus", dt);
-  // softplus is not negative, so the limits (0, Infinity) of every published model cost nothing
-  if (dtMin > 0 || !softplus) dt = b.binary("max", dt, dtMin);
-  if (dtMax < Infinity) dt = b.binary("min", dt, dtMax);
+  let dt = stepSizes(raw, dtBias, n.attrs, b);
   const sequences = n.attrs.past ? sequencesOf(b, n.inputs[7]!, n.attrs.past, [batch, seq]) : null;
   if (sequences) dt = b.select(b.spread(sequences.real, [batch, seq, H], [0, 1]), dt, 0);
   return { batch, seq, H, P, G, N, x, dt, a: b.binary("mul", dt, perHead(A)), B, C, D, state: b.cast(state, "f32"), sequences };

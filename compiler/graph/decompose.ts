@@ -8,6 +8,7 @@ import { builder, shapeOf } from "./build.ts";
 import { decomposeActivation } from "./decompose-activation.ts";
 import { decomposeConv } from "./decompose-conv.ts";
 import { decomposeProcessLogits, decomposeSampleToken } from "./decompose-sampling.ts";
+import { decomposeReplay } from "./decompose-replay.ts";
 import { decomposeSsd } from "./decompose-ssd.ts";
 import { rewriteGraph } from "./rewrite.ts";
 
@@ -37,6 +38,7 @@ const DECOMPOSE: { readonly [K in Composite]: Decompose<K> } = {
   rope: (n, b) => [rope(n, b)],
   causalConv1d: decomposeConv,
   ssdScan: decomposeSsd,
+  ssdReplay: decomposeReplay,
   attention: (n, b) => [attention(n, b)],
   crossEntropy: (n, b) => [crossEntropy(n, b)],
   processLogits: (n, b) => [decomposeProcessLogits(n, b)],

@@ -84,6 +84,8 @@ function expressionsOf(n: Node): Expr[] {
       return [n.attrs.start];
     case "attention":
       return [n.attrs.past];
+    case "ssdReplay":
+      return [n.attrs.held];
     case "ssdScan":
     case "causalConv1d":
       return n.attrs.past ? [n.attrs.past] : [];

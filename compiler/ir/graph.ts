@@ -106,6 +106,13 @@ export interface Attrs {
     readonly past: Expr | null;
   };
   /**
+   * x [batch, 1, H, P], dt [batch, 1, H] (raw), A [H], B, C [batch, 1, G, N], D [H], dtBias [H], state [batch, H, P, N], and a ring of inputs:
+   * xs [batch, L, H, P], Bs [batch, L, G, N], dts [batch, L, H] (f32, dt') -> (y [batch, 1, H, P], new state, xs, Bs, dts).
+   * A step of `ssdScan` from the state after the first `held` inputs of the ring, 0 <= held < L: y is that step's, and this input becomes number `held` of the
+   * ring. The state stays as it is until the ring is full (held = L - 1); then it becomes the state after all L inputs, this one not rounded.
+   */
+  ssdReplay: { readonly softplus: boolean; readonly dtMin: number; readonly dtMax: number; readonly held: Expr };
+  /**
    * q [batch, seq, H, D], k, v [batch, Hkv, T, D] (T = cache capacity or seq), ids? [batch, T] i32 -> [batch, seq, H, D].
    * Query t (absolute position past + t) sees keys j with j <= past + t (when causal), j < past + seq and, with sequence ids, ids[j] = |ids[past + t]|.
    * A row that sees no key gives 0.

@@ -15,9 +15,9 @@ function expectPositive(ctx: Infer, what: string, value: number): void {
     throw ctx.error(`${what} is ${value}`, { expected: "a whole number of at least 1", got: String(value), fix: `correct ${what}` });
 }
 
-function expectPast(ctx: Infer, past: Expr): void {
+function expectPast(ctx: Infer, past: Expr, what = "past"): void {
   if (past.dtype !== "i32")
-    throw ctx.error(`past is ${past.dtype}`, { expected: "i32", got: past.dtype, fix: "use an integer expression" });
+    throw ctx.error(`${what} is ${past.dtype}`, { expected: "i32", got: past.dtype, fix: "use an integer expression" });
 }
 
 /** Ids by absolute position, for at least the positions of this call. */
@@ -111,8 +111,19 @@ export function inferCausalConv1d(inputs: Types, { width, bias, past }: Attrs["c
 }
 
 export function inferSsdScan(inputs: Types, attrs: Attrs["ssdScan"], ctx: Infer): Types {
-  const [x, dt, A, B, C, D, dtBias] = inputs;
   const state = inputs.at(-1)!;
+  const batch = expectScan(ctx, inputs, state, attrs);
+  if (attrs.past) {
+    expectPast(ctx, attrs.past);
+    expectIds(ctx, inputs[7]!, batch);
+  }
+  expectPositive(ctx, "chunk", attrs.chunk);
+  return [inputs[0]!, state];
+}
+
+/** What a scan and a step with a ring of inputs ask of their first seven operands, of a state and of the limits. Gives the batch. */
+function expectScan(ctx: Infer, inputs: Types, state: TensorType, attrs: { readonly dtMin: number; readonly dtMax: number }): Dim {
+  const [x, dt, A, B, C, D, dtBias] = inputs;
   const operands = { x: x!, dt: dt!, A: A!, B: B!, C: C!, D: D!, dtBias: dtBias! };
   for (const [label, t] of Object.entries(operands)) expectDType(ctx, label, t, ["f32"]);
   expectFloat(ctx, "state", state);
@@ -139,19 +150,37 @@ export function inferSsdScan(inputs: Types, attrs: Attrs["ssdScan"], ctx: Infer)
     ["dtBias", dtBias!],
   ] as const)
     expectShape(ctx, label, t, [H], "[heads]");
-  if (attrs.past) {
-    expectPast(ctx, attrs.past);
-    expectIds(ctx, inputs[7]!, batch);
-  }
   expectShape(ctx, "state", state, [batch, H, P, N], "[batch, heads, P, N]");
-  expectPositive(ctx, "chunk", attrs.chunk);
   if (!(attrs.dtMin <= attrs.dtMax))
     throw ctx.error("the limits of dt are empty", {
       expected: "dtMin <= dtMax",
       got: `${attrs.dtMin} and ${attrs.dtMax}`,
       fix: "check time_step_limit",
     });
-  return [x!, state];
+  return batch;
+}
+
+export function inferSsdReplay(inputs: Types, attrs: Attrs["ssdReplay"], ctx: Infer): Types {
+  const [state, xs, Bs, dts] = inputs.slice(7) as [TensorType, TensorType, TensorType, TensorType];
+  const batch = expectScan(ctx, inputs, state, attrs);
+  const [, seq, H, P] = inputs[0]!.shape as readonly [Dim, Dim, Dim, Dim];
+  const [G, N] = inputs[3]!.shape.slice(2) as [Dim, Dim];
+  if (seq !== 1)
+    throw ctx.error("a step takes one position a row", {
+      expected: "[batch, 1, heads, P]",
+      got: printShape(inputs[0]!.shape),
+      fix: "use ssdScan",
+    });
+  expectRank(ctx, "xs", xs, 4, "[batch, length, heads, P]");
+  const length = expectNumber(ctx, "the length of the ring", xs.shape[1]!);
+  expectFloat(ctx, "xs", xs);
+  expectFloat(ctx, "Bs", Bs);
+  expectDType(ctx, "dts", dts, ["f32"]);
+  expectShape(ctx, "xs", xs, [batch, length, H, P], "[batch, length, heads, P]");
+  expectShape(ctx, "Bs", Bs, [batch, length, G, N], "[batch, length, groups, N]");
+  expectShape(ctx, "dts", dts, [batch, length, H], "[batch, length, heads]");
+  expectPast(ctx, attrs.held, "held");
+  return [inputs[0]!, state, xs, Bs, dts];
 }
 
 export function inferAttention(inputs: Types, { scale, ids, past }: Attrs["attention"], ctx: Infer): Types {

@@ -83,6 +83,11 @@ export const OPS = {
     operands: ({ past }) => ["x", "dt", "A", "B", "C", "D", "dtBias", ...(past ? ["ids"] : []), "state"],
     infer: composite.inferSsdScan,
   },
+  ssdReplay: {
+    kind: "composite",
+    operands: named("x", "dt", "A", "B", "C", "D", "dtBias", "state", "xs", "Bs", "dts"),
+    infer: composite.inferSsdReplay,
+  },
   attention: { kind: "composite", operands: ({ ids }) => ["q", "k", "v", ...(ids ? ["ids"] : [])], infer: composite.inferAttention },
   crossEntropy: { kind: "composite", operands: named("logits", "labels"), infer: composite.inferCrossEntropy },
   processLogits: { kind: "composite", operands: named("logits", "seen", "settings"), infer: composite.inferProcessLogits },

@@ -56,7 +56,7 @@ export function convOuts(
   const result = [b, i32(0), channel];
   const held = new Map([[main, { coords: result, value: at(y, result) }]]);
   const where = forward(main, join.sink, result);
-  const state = d.stateOf.get(conv)!;
+  const [state] = d.stateOf.get(conv) as readonly [BufferInfo];
   const elements = Array.from({ length: conv.attrs.width }, (_, i) => [b, i32(i), channel]);
   return [
     out(d.buffers.get(join.sink)!, where, at(join.sink, where, held)),

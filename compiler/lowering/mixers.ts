@@ -1,13 +1,13 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, div, exp, f32, i32, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
+import { add, div, exp, f32, i32, idiv, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
 import { isStep } from "../graph/decompose-ssd.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
-import { bufferIndex, delinearize, dimExpr, dimMax } from "../plan.ts";
-import type { RowProblem } from "../template.ts";
+import { bufferIndex, delinearize, dimExpr, dimMax, elementCount } from "../plan.ts";
+import type { Kept, RowProblem, SsdProblem } from "../template.ts";
 import { streams } from "../templates/stream-tiles.ts";
 import { activation } from "../values.ts";
 import type { Kernel } from "./kernel.ts";
@@ -142,7 +142,7 @@ const idsOfCall =
     k.at(ids, [b, max(add(past, t), 0)]);
 
 /** dt' = clamp(softplus(dt + bias)), or clamp(dt + bias): spec/ssd.md section 1. */
-function timeStep(k: Kernel, n: NodeOf<"ssdScan">, b: Expr, t: Expr, h: Expr): Expr {
+function timeStep(k: Kernel, n: NodeOf<"ssdScan" | "ssdReplay">, b: Expr, t: Expr, h: Expr): Expr {
   const [, dt, , , , , bias] = n.inputs as [Node, Node, Node, Node, Node, Node, Node];
   const { softplus, dtMin, dtMax } = n.attrs;
   const given = add(f32Of(k.at(dt, [b, t, h])), f32Of(k.at(bias, [h])));
@@ -152,16 +152,48 @@ function timeStep(k: Kernel, n: NodeOf<"ssdScan">, b: Expr, t: Expr, h: Expr): E
 }
 
 /** The scan, or where there is one token a row, a step of it: the same problem, for which there is a template of its own. */
-export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdScan">): KernelPlan {
+export function ssdScan(d: Decisions, sink: Node, anchor: Node | null, n: NodeOf<"ssdScan">): KernelPlan {
   const step = isStep(n);
   const k = begin(d, sink, step ? "ssd_step" : "ssd_scan");
-  const [x, , A, B, C, D] = n.inputs as [Node, Node, Node, Node, Node, Node, Node, Node];
+  const ids = n.attrs.past ? idsOfCall(k, n.inputs[7]!, n.attrs.past) : null;
+  const problem = { kind: "ssd" as const, ...scanProblem(d, k, sink, anchor, n), ids };
+  ids?.(intVar("b", 0, 1 << 20), intVar("t", 0, 1 << 20));
+  const { batch, seq, heads: H, headDim: P, groups: G, stateSize: N } = problem;
+  const q = n.attrs.chunk;
+  const each = step ? 5 * H * P * N : 2 * q * N * G + H * (2 * q * P + 4 * N * P);
+  return plan(k, n, problem, times(toIntExpr(mul(batch, seq)), each));
+}
+
+/** A step with a ring of inputs. What it moves is the state, of which a share of the steps stores it, the inputs that are there, and its own. */
+export function ssdReplay(d: Decisions, sink: Node, anchor: Node | null, n: NodeOf<"ssdReplay">): KernelPlan {
+  const k = begin(d, sink, "ssd_replay");
+  const common = scanProblem(d, k, sink, anchor, n);
+  const [state, xs, Bs, dts] = d.stateOf.get(n) as readonly [BufferInfo, BufferInfo, BufferInfo, BufferInfo];
+  const { held } = n.attrs;
+  const length = dimMax(xs.shape[1]!);
+  const ring = { x: heldIn(k, xs), B: heldIn(k, Bs), dt: heldIn(k, dts) };
+  // each is counted as read and written: half of a state counts as read
+  k.scope.touched.set(state, mul(idiv(elementCount(state.shape), 2 * length), length + 1));
+  for (const buffer of [xs, Bs, dts]) k.scope.touched.set(buffer, idiv(mul(idiv(elementCount(buffer.shape), length), add(held, 1)), 2));
+  const { batch, heads: H, headDim: P, groups: G, stateSize: N } = common;
+  const each = add(mul(add(held, 1), 2 * (G * N + H * P)), 2 * H * P * N);
+  return plan(k, n, { kind: "replay", ...common, length, held, ring }, toIntExpr(mul(batch, each)));
+}
+
+/** What scans and steps with a ring have in common. Without an anchor, nobody asks for the output. */
+function scanProblem(
+  d: Decisions,
+  k: Kernel,
+  sink: Node,
+  anchor: Node | null,
+  n: NodeOf<"ssdScan" | "ssdReplay">,
+): Omit<SsdProblem, "ids"> {
+  const [x, , A, B, C, D] = n.inputs as readonly [Node, Node, Node, Node, Node, Node];
   const [batch, seq, H, P] = typeOf(x).shape as [Dim, Dim, number, number];
   const [, , G, N] = typeOf(B).shape as [Dim, Dim, number, number];
-  const state = d.stateOf.get(n)!;
-  const out = outOf(d, k, sink, [anchor], (b: Expr, t: Expr, h: Expr, p: Expr) => [b, t, h, p]);
-  const problem = {
-    kind: "ssd" as const,
+  const [state] = d.stateOf.get(n) as readonly [BufferInfo];
+  const out = anchor && outOf(d, k, sink, [anchor], (b: Expr, t: Expr, h: Expr, p: Expr) => [b, t, h, p]);
+  const problem: Omit<SsdProblem, "ids"> = {
     frame: k.frame,
     batch: dimExpr(batch),
     seq: dimExpr(seq),
@@ -169,19 +201,14 @@ export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
     headDim: P,
     groups: G,
     stateSize: N,
-    x: (b: Expr, t: Expr, h: Expr, p: Expr) => f32Of(k.at(x, [b, t, h, p])),
-    dt: (b: Expr, t: Expr, h: Expr) => timeStep(k, n, b, t, h),
-    decay: (h: Expr) => f32Of(k.at(A, [h])),
-    B: (b: Expr, t: Expr, g: Expr, i: Expr) => f32Of(k.at(B, [b, t, g, i])),
-    C: (b: Expr, t: Expr, g: Expr, i: Expr) => f32Of(k.at(C, [b, t, g, i])),
-    D: (h: Expr) => f32Of(k.at(D, [h])),
-    ids: n.attrs.past ? idsOfCall(k, n.inputs[7]!, n.attrs.past) : null,
-    state: {
-      buffer: k.scope.use(state, "readwrite"),
-      dtype: state.dtype,
-      index: (b: Expr, h: Expr, p: Expr, i: Expr) => bufferIndex(state, [b, h, p, i]),
-    },
-    outs: [out],
+    x: (b, t, h, p) => f32Of(k.at(x, [b, t, h, p])),
+    dt: (b, t, h) => timeStep(k, n, b, t, h),
+    decay: (h) => f32Of(k.at(A, [h])),
+    B: (b, t, g, i) => f32Of(k.at(B, [b, t, g, i])),
+    C: (b, t, g, i) => f32Of(k.at(C, [b, t, g, i])),
+    D: (h) => f32Of(k.at(D, [h])),
+    state: heldIn(k, state),
+    outs: out ? [out] : [],
   };
   const [v0, v1, v2, v3] = ["b", "t", "h", "i"].map((name) => intVar(name, 0, 1 << 20)) as [Expr, Expr, Expr, Expr];
   problem.x(v0, v1, v2, v3);
@@ -190,24 +217,31 @@ export function ssdScan(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"ssdSc
   problem.B(v0, v1, v2, v3);
   problem.C(v0, v1, v2, v3);
   problem.D(v2);
-  problem.ids?.(v0, v1);
-  out.index(v0, v1, v2, v3);
-  out.value([f32(0)], v0, v1, v2, v3);
-  const q = n.attrs.chunk;
-  const each = step ? 5 * H * P * N : 2 * q * N * G + H * (2 * q * P + 4 * N * P);
-  return plan(k, n, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), each));
+  out?.index(v0, v1, v2, v3);
+  out?.value([f32(0)], v0, v1, v2, v3);
+  return problem;
 }
 
-export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalConv1d">): KernelPlan {
+/** A state as templates read and replace it. */
+const heldIn = <C extends readonly Expr[]>(k: Kernel, state: BufferInfo): Kept<C> => ({
+  buffer: k.scope.use(state, "readwrite"),
+  dtype: state.dtype,
+  index: (...at) => bufferIndex(state, at),
+});
+
+export function conv(d: Decisions, sink: Node, anchor: Node | null, n: NodeOf<"causalConv1d">): KernelPlan {
   const k = begin(d, sink, "conv1d");
   const [x, weight, bias] = n.inputs as [Node, Node, Node];
   const [ids, ends] = n.inputs.slice(-3) as [Node, Node];
   const { past } = n.attrs;
   const [batch, seq, channels] = typeOf(x).shape as [Dim, Dim, number];
-  const state = d.stateOf.get(n)!;
+  const [state] = d.stateOf.get(n) as readonly [BufferInfo];
   const act = n.attrs.activation;
-  const plain = outOf(d, k, sink, [anchor], (b: Expr, t: Expr, c: Expr) => [b, t, c]);
-  const out: typeof plain = { ...plain, value: (acc, b, t, c) => plain.value([act ? activation(act, acc[0]!) : acc[0]!], b, t, c) };
+  const plain = anchor && outOf(d, k, sink, [anchor], (b: Expr, t: Expr, c: Expr) => [b, t, c]);
+  const out: typeof plain = plain && {
+    ...plain,
+    value: (acc, b, t, c) => plain.value([act ? activation(act, acc[0]!) : acc[0]!], b, t, c),
+  };
   const problem = {
     kind: "conv" as const,
     frame: k.frame,
@@ -219,12 +253,8 @@ export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalCo
     weight: (c: Expr, tap: number) => f32Of(k.at(weight, [c, i32(tap)])),
     bias: n.attrs.bias ? (c: Expr) => f32Of(k.at(bias, [c])) : null,
     sequences: past ? { id: idsOfCall(k, ids, past), end: (b: Expr) => k.at(ends, [b]) } : null,
-    state: {
-      buffer: k.scope.use(state, "readwrite"),
-      dtype: state.dtype,
-      index: (b: Expr, tap: Expr, c: Expr) => bufferIndex(state, [b, tap, c]),
-    },
-    outs: [out],
+    state: heldIn<[b: Expr, tap: Expr, c: Expr]>(k, state),
+    outs: out ? [out] : [],
   };
   const [v0, v1, v2] = ["b", "t", "c"].map((name) => intVar(name, 0, 1 << 20)) as [Expr, Expr, Expr];
   problem.x(v0, v1, v2);
@@ -232,7 +262,7 @@ export function conv(d: Decisions, sink: Node, anchor: Node, n: NodeOf<"causalCo
   problem.bias?.(v2);
   problem.sequences?.id(v0, v1);
   problem.sequences?.end(v0);
-  out.index(v0, v1, v2);
-  out.value([f32(0)], v0, v1, v2);
+  out?.index(v0, v1, v2);
+  out?.value([f32(0)], v0, v1, v2);
   return plan(k, n, problem, times(toIntExpr(mul(dimExpr(batch), dimExpr(seq))), 2 * channels * n.attrs.width));
 }

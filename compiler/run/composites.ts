@@ -169,6 +169,38 @@ export function ssdScan(inputs: readonly Tensor[], attrs: Attrs["ssdScan"], idAt
   return [y, S];
 }
 
+/** The last position of a scan over the ring's first `held` inputs and this one, from the ring's state. */
+export function ssdReplay(inputs: readonly Tensor[], attrs: Attrs["ssdReplay"], held: number): Float64Array[] {
+  const [x, dt, A, B, C, D, dtBias, state, xs, Bs, dts] = inputs as readonly [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]; // prettier-ignore
+  const { softplus: soft, dtMin, dtMax } = attrs;
+  const [batch, length, H] = dts.shape as [number, number, number];
+  const delta = dt.data.map((value, i) => {
+    const raw = value + dtBias.data[i % H]!;
+    return Math.min(Math.max(soft ? softplus(raw) : raw, dtMin), dtMax);
+  });
+  /** Of each row the first `count` inputs of a ring, with the row's own as number `held`. */
+  const withOwn = (ring: Tensor, own: Float64Array, count: number): Tensor => {
+    const width = own.length / batch;
+    const data = new Float64Array(batch * count * width);
+    for (let b = 0; b < batch; b++) {
+      data.set(ring.data.subarray(b * length * width, (b * length + count) * width), b * count * width);
+      data.set(own.subarray(b * width, (b + 1) * width), (b * count + held) * width);
+    }
+    return { ...ring, shape: [batch, count, ...ring.shape.slice(2)], data };
+  };
+  const seq = held + 1;
+  const scanned = [withOwn(xs, x.data, seq), withOwn(dts, delta, seq), A, withOwn(Bs, B.data, seq)];
+  const read = withOwn({ ...Bs, data: new Float64Array(Bs.data.length) }, C.data, seq);
+  const bias = { ...dtBias, data: new Float64Array(H) };
+  const asGiven = { softplus: false, dtMin: -Infinity, dtMax: Infinity, chunk: 1, past: null };
+  const [ys, after] = ssdScan([...scanned, read, D, bias, state], asGiven, null);
+  const width = x.data.length / batch;
+  const y = new Float64Array(x.data.length);
+  for (let b = 0; b < batch; b++) y.set(ys.subarray((b * seq + held) * width, (b + 1) * seq * width), b * width);
+  const rings = [withOwn(xs, x.data, length), withOwn(Bs, B.data, length), withOwn(dts, delta, length)];
+  return [y, seq === length ? after : state.data.slice(), ...rings.map(({ data }) => data)];
+}
+
 export function attention(
   q: Tensor,
   k: Tensor,

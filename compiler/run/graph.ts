@@ -179,6 +179,7 @@ const INTERPRET: { readonly [K in Op]: Interpret<K> } = {
   },
   ssdScan: (inputs, attrs, call) =>
     composite.ssdScan(inputs, attrs, attrs.past ? composite.idsFrom(inputs[7]!, call.int(attrs.past)) : null),
+  ssdReplay: (inputs, attrs, call) => composite.ssdReplay(inputs, attrs, inside(call, attrs.held, 1, inputs.at(-1)!.shape[1]!)),
   attention: ([q, k, v, ids], attrs, call) => [composite.attention(q!, k!, v!, ids ?? null, attrs, call.int(attrs.past))],
   crossEntropy: ([logits, labels], { ignoreIndex }, call) => [
     found(call, composite.crossEntropy(logits!, labels!, ignoreIndex), "label", logits!.shape[2]!),

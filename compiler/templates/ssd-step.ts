@@ -15,7 +15,7 @@ import { clamp, enoughBlocks, guarded, isVector, L1, largest, roundUp, shareOut 
  */
 export const ssdStep: Template<SsdProblem> = { name: "ssd-step", configs, build };
 
-interface StepConfig extends Config {
+export interface StepConfig extends Config {
   /** Rows of a block: elements along the head dimension. */
   readonly pb: number;
   /** Warps of a block, each with rows of its own. */
@@ -28,6 +28,11 @@ const LANE_BYTES = [128, 64, 256] as const;
 function configs(p: SsdProblem, caps: Caps): readonly StepConfig[] | Reject {
   if (!isConst(p.seq, 1)) return { reject: "it takes one position a row" };
   if (p.ids) return { reject: "a single position with sequence ids may begin a sequence" };
+  return stateRows(p, caps);
+}
+
+/** How many rows of a head's state a block may have, best first. */
+export function stateRows(p: Pick<SsdProblem, "batch" | "heads" | "headDim" | "stateSize" | "state">, caps: Caps): readonly StepConfig[] {
   const rows = (pb: number, groups: number): StepConfig => ({ pb: Math.min(pb, roundUp(p.headDim, groups)), groups });
   if (isVector(caps)) {
     // the rows of a block, and their products with C, stay in the cache next to the core

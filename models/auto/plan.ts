@@ -24,6 +24,8 @@ export interface ModelPlan {
   /** How keys and values of attention are stored, and the states of the Mamba layers, which are computed in f32 all the same. */
   readonly kvCache: WeightDType;
   readonly state: "f32" | "bf16";
+  /** Steps after which decoding stores the states of the Mamba layers, which until then it only reads; 0: at each. */
+  readonly replay: number;
   /** Rounding of the rotary frequencies. */
   readonly rotary: "f32" | "bf16";
   /** Transformers' rounding points, for weights of 16 bits. */
@@ -42,6 +44,11 @@ export interface PlanOptions {
   readonly kvCache?: WeightDType | "auto";
   /** How the states of the Mamba layers are stored between calls; f32 unless given. Half the bytes in bf16, rounded once a token. */
   readonly state?: "f32" | "bf16";
+  /**
+   * Keep the last so many inputs (2 to 64) beside each state of a Mamba layer, so that decoding only reads the states and stores them once in so many steps. For
+   * many rows, where states are what a step moves most of; 0 unless given, which keeps none. Only `generate` takes it.
+   */
+  readonly replay?: number;
   /** Rounding of the rotary frequencies: f32 unless given; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
   /**
@@ -54,6 +61,8 @@ export interface PlanOptions {
 
 const defaultLength = 4096;
 const defaultChunk = 512;
+/** A kernel has an instruction for each input that a ring has room for; and reading more of them costs more than storing less often saves. */
+const longestReplay = 64;
 
 /** Fills in what is not given, as it is best for a backend. @throws UserError when a number is out of its range, or for options that contradict each other. */
 export function planModel(config: BambaConfig, stored: WeightDType, options: PlanOptions, backend = "llvm"): ModelPlan {
@@ -63,7 +72,11 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
       throw new UserError(`${name} (${flag}): expected a whole number from 1, got ${value}`);
     return value;
   };
-  const { strict = false, state = "f32", kvCache = "auto" } = options;
+  const { strict = false, state = "f32", kvCache = "auto", replay = 0 } = options;
+  if (!Number.isInteger(replay) || (replay !== 0 && (replay < 2 || replay > longestReplay)))
+    throw new UserError(`replay (--replay): expected 0 or a whole number from 2 to ${longestReplay}, got ${replay}`);
+  if (strict && replay !== 0)
+    throw new UserError(`replay (--replay): strict (--strict) is to be Transformers in all, which stores its states at each step`);
   if (strict && state !== "f32")
     throw new UserError(
       `state (--state): ${state} is a rounding that Transformers does not do, and strict (--strict) is to be Transformers in all`,
@@ -83,6 +96,7 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     loss: false,
     kvCache: kvCache !== "auto" ? kvCache : backend === "cuda" ? dtype : "f32",
     state,
+    replay,
     rotary: options.rotary ?? "f32",
     strict,
   };
@@ -90,8 +104,8 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
 
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
-  const [{ bambaGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
-  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, kvCache, state, rotary, strict } = plan;
+  const [{ bambaGraph, settleGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, kvCache, state, replay, rotary, strict } = plan;
   const common = { capacity, weights: dtype, kvCache, state, rotary, strict };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
@@ -106,12 +120,20 @@ export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<
   }
   return [
     { name: "prefill", graph: bambaGraph(config, { ...common, phase: "prefill", batch: rows, maxSeq: chunk }) },
-    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch }) },
+    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch, replay }) },
     { name: "sample", graph: sampleGraph(config.vocabSize, rows) },
+    ...(replay > 0 ? [{ name: "settle", graph: settleGraph(config, { batch: rows, replay, weights: dtype, state }) }] : []),
   ];
 }
 
 /** Facts that the session needs and the graphs do not say: which axis of a state runs over positions. */
 export function positionAxes(config: BambaConfig): Readonly<Record<string, number>> {
   return Object.fromEntries(config.attentionLayers.flatMap((layer) => ["keys", "values"].map((kind) => [`layers.${layer}.${kind}`, 2])));
+}
+
+/** Of a plan with `replay`: the states that hold a scan's last inputs, which only a session's `held` gives a meaning. */
+export function ringStates(config: BambaConfig): readonly string[] {
+  return config.layerKinds.flatMap((kind, layer) =>
+    kind === "mamba" ? ["ring_x", "ring_B", "ring_dt"].map((name) => `layers.${layer}.${name}`) : [],
+  );
 }

@@ -3,7 +3,7 @@ import { createSession } from "../../runtime/model-session.ts";
 import type { Session, SessionOptions } from "../../runtime/session.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import { ropeRows } from "../bamba/rope.ts";
-import { positionAxes } from "./plan.ts";
+import { positionAxes, ringStates } from "./plan.ts";
 import type { ModelPlan } from "./plan.ts";
 
 /** A session on a Bamba model's programs, with what the session cannot know of the model: its states' axes and its rotary embedding. */
@@ -15,7 +15,7 @@ export function createModelSession(
 ): Session {
   const cos = executor.input("rope_cos");
   const sin = executor.input("rope_sin");
-  const common = { ...options, positionAxes: positionAxes(config), vocabSize: config.vocabSize };
+  const common = { ...options, positionAxes: positionAxes(config), ringStates: ringStates(config), vocabSize: config.vocabSize };
   // Tables are inputs only where they change from call to call.
   if (!(cos instanceof Float32Array && sin instanceof Float32Array)) return createSession(executor, common);
   const tables = { cos, sin };

@@ -1,4 +1,4 @@
-import type { AnyTensor, Expr, Float, Graph, Range, Sequences, Shape, Tensor } from "../../dsl/index.ts";
+import type { AnyTensor, Expr, Float, Graph, InputRing, Range, Sequences, Shape, State, Tensor } from "../../dsl/index.ts";
 import {
   CulmError,
   activate,
@@ -15,6 +15,7 @@ import {
   gather,
   gt,
   input,
+  inputRing,
   kvCache,
   last,
   linear,
@@ -33,7 +34,9 @@ import {
   scope,
   slice,
   split,
+  ssdReplay,
   ssdScan,
+  ssdSettle,
   ssmState,
   symbol,
 } from "../../dsl/index.ts";
@@ -56,6 +59,11 @@ export interface BambaOptions {
   readonly kvCache?: Float;
   /** How the recurrent states are stored, which are computed in f32 all the same: rounded once a call. Default f32. */
   readonly state?: Float;
+  /**
+   * Decode: length of a ring of the last inputs of each scan (from 2), with which a step only reads the recurrent state, and stores it when the ring is full; x and B lie in it as
+   * `state` says. 0, the default, is no ring. Asks for the symbol `held`: how many inputs the rings hold, from 0 to `replay` - 1.
+   */
+  readonly replay?: number;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
   /**
@@ -108,6 +116,8 @@ interface Positions {
   /** How keys and values, and the recurrent states, are stored. */
   readonly kvCache: Float;
   readonly state: Float;
+  /** Length of the rings of inputs; 0 for none. */
+  readonly replay: number;
   readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
 }
 
@@ -127,6 +137,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     weights = "f32",
     kvCache = "f32",
     state = "f32",
+    replay = 0,
     rotary = "f32",
     logits: which = "last",
     hiddenStates = false,
@@ -146,12 +157,20 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
       got: state,
       fix: 'trace with state: "f32"',
     });
-  const stepLimit = phase === "prefill" || !strict ? c.timeStepLimit : ([0, Infinity] as const);
   const decode = phase === "decode";
+  if (replay !== 0 && (strict || !decode))
+    throw new CulmError({ what: "bamba: a ring of inputs is for decode programs that are not strict", fix: "trace with replay: 0" });
+  const stepLimit = phase === "prefill" || !strict ? c.timeStepLimit : ([0, Infinity] as const);
   const length = decode ? 1 : ([1, maxSeq] as const);
-  const dims = { ...sizesOf(c), batch, seq: length, capacity, ...(which === "kept" ? { kept: length } : {}) };
-  const symbols = { past: [0, capacity - 1] as const };
-  const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
+  const dims = {
+    ...sizesOf(c),
+    batch,
+    seq: length,
+    capacity,
+    ...(which === "kept" ? { kept: length } : {}),
+    ...(replay ? { ring: replay } : {}),
+  };
+  const symbols = { past: [0, capacity - 1] as const, ...(replay ? { held: [0, replay - 1] as const } : {}) };
 
   const rounding = strict ? weights : "f32";
   const norm = <A extends Shape>(x: Tensor<[...A, "hidden"]>): Tensor<[...A, "hidden"]> =>
@@ -167,6 +186,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
       attentions,
       kvCache,
       state,
+      replay,
     };
     const extra: Record<string, AnyTensor> = {};
 
@@ -199,6 +219,30 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     }
   });
 }
+
+const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
+
+/**
+ * The program that makes the recurrent states current after decode steps with `replay`: for whatever else reads them. It has no inputs and no outputs;
+ * its symbol `held`, from 1 to `replay` - 1, counts the inputs in the rings, which are empty from then on.
+ */
+export function settleGraph(
+  c: BambaConfig,
+  { batch, replay, weights = "f32", state = "f32" }: Pick<BambaOptions, "batch" | "weights" | "state"> & { readonly replay: number },
+): Graph {
+  const dims = { ...sizesOf(c), batch, ring: replay };
+  return model("bamba.settle", { dims, symbols: { held: [1, replay - 1] }, weights, checkpointName }, () => {
+    for (const [i, kind] of c.layerKinds.entries())
+      if (kind === "mamba") scope(`layers.${i}`, () => ssdSettle(ringOf(state), stateOf(state), decayRates()));
+    return {};
+  });
+}
+
+const decayRates = (): Tensor<["heads"]> => neg(exp(param("mamba.A_log", ["heads"])));
+const stateOf = (stored: Float): State<["batch", "heads", "head_dim", "state"], Float> =>
+  ssmState(["batch", "heads", "head_dim", "state"], "ssm", stored);
+const ringOf = (stored: Float): InputRing<"batch", "ring", "heads", "head_dim", "groups", "state", Float> =>
+  inputRing({ x: ["batch", "ring", "heads", "head_dim"], B: ["batch", "ring", "groups", "state"] }, symbol("held"), stored);
 
 /** The sizes behind the axis names, with the letters of the specification. */
 function sizesOf(c: BambaConfig): Record<string, number> {
@@ -270,7 +314,7 @@ function feedForward(x: Hidden, c: BambaConfig, rounding: Float): Hidden {
 function mambaMixer(
   x: Hidden,
   c: BambaConfig,
-  { sequences, keep, stepLimit, decode, rounding, state }: Positions,
+  { sequences, keep, stepLimit, decode, rounding, state, replay }: Positions,
 ): { readonly mixed: Hidden } {
   const strict = rounding !== "f32";
   const following = sequences ? { sequences } : {};
@@ -296,20 +340,15 @@ function mambaMixer(
   const common = {
     ...channels,
     dt: strict ? stepSizes(dt, dtBias, stepLimit, rounding) : dt,
-    A: neg(exp(param("mamba.A_log", ["heads"]))),
+    A: decayRates(),
     D: param("mamba.D", ["heads"]),
   };
-  const axes = ["batch", "heads", "head_dim", "state"] as const;
-  const y =
-    strict && decode
-      ? ssdStep({ ...common, state: ssmState([...axes]) }, rounding)
-      : ssdScan({
-          ...common,
-          state: ssmState([...axes], "ssm", state),
-          ...(strict ? {} : { dtBias, dtLimit: stepLimit }),
-          chunk: c.chunkSize,
-          ...following,
-        });
+  const y = ((): Tensor<["batch", "seq", "heads", "head_dim"]> => {
+    if (strict && decode) return ssdStep({ ...common, state: ssmState(["batch", "heads", "head_dim", "state"]) }, rounding);
+    if (replay > 0) return ssdReplay({ ...common, state: stateOf(state), ring: ringOf(state), dtBias, dtLimit: stepLimit });
+    const steps = strict ? {} : { dtBias, dtLimit: stepLimit };
+    return ssdScan({ ...common, ...steps, state: stateOf(state), chunk: c.chunkSize, ...following });
+  })();
   // Transformers' scan of many tokens gives f32, which stays f32 until the norm is done; a single step's result was rounded, and its norm rounds too.
   const inNorm = decode ? rounding : "f32";
   const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps, inNorm);

@@ -17,6 +17,7 @@ import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits as processLogitsTemplate } from "../../compiler/templates/process-logits.ts";
 import { sampleToken as sampleTokenTemplate } from "../../compiler/templates/sample-token.ts";
+import { ssdReplay } from "../../compiler/templates/ssd-replay.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
 import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import { add, input, model, mul, processLogits, sampleToken } from "../../dsl/index.ts";
@@ -31,6 +32,7 @@ import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
 import { gemmCase, longRows, streamCase } from "../support/problems/gemm.ts";
+import { replayCases } from "../support/problems/replay.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
@@ -82,6 +84,7 @@ export const conformance = (target: Target): unknown =>
       test("process-logits", () => agrees(processLogitsTemplate, logitsCase(vocab), 30));
       test("sample-token", () => agrees(sampleTokenTemplate, tokenCase(vocab), 40));
       test("ssd-step", () => agrees(ssdStep, ssdCases({ steep: target.coarse === 0, step: true }), 20));
+      test("ssd-replay", () => agrees(ssdReplay, replayCases({ steep: target.coarse === 0 }), 20));
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 

@@ -3,11 +3,13 @@ import { describe, expect, test } from "vitest";
 import { isConst } from "../../compiler/ir/expr.ts";
 import { printTile } from "../../compiler/ir/tile-text.ts";
 import { interpretTile } from "../../compiler/run/tile.ts";
+import { ssdReplay } from "../../compiler/templates/ssd-replay.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
 import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import type { Caps } from "../../compiler/backend.ts";
 import { fmaUnit, vectorCaps, warpCaps } from "../support/caps.ts";
 import { copyBuffers, differences } from "../support/problems/case.ts";
+import { replayCases } from "../support/problems/replay.ts";
 import { ssdCase, ssdCases } from "../support/problems/ssd.ts";
 
 /** So little shared memory that the state dimension is staged in slices. */
@@ -38,6 +40,20 @@ describe.each([vectorCaps, warpCaps])("ssd-step on $name", (caps) => {
       { numRuns: 20 },
     );
   });
+});
+
+test.each([vectorCaps, warpCaps])("ssd-replay on $name is the recurrence over its ring and its input, in every configuration", (caps) => {
+  fc.assert(
+    fc.property(replayCases({ steep: true }), fc.nat(3), (c, pick) => {
+      const configs = ssdReplay.configs(c.problem, caps);
+      if ("reject" in configs) throw new Error(`rejected: ${configs.reject}\n${c.about}`);
+      const config = configs[pick % configs.length]!;
+      const buffers = copyBuffers(c);
+      interpretTile(ssdReplay.build(c.problem, config, caps), buffers, c.symbols);
+      expect(differences(c, buffers), `${c.about}\n${JSON.stringify(config)}`).toEqual([]);
+    }),
+    { numRuns: 80 },
+  );
 });
 
 describe.each([vectorCaps, warpCaps, small])("ssd-scan on $name", (caps) => {

@@ -16,6 +16,7 @@ import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits } from "../../compiler/templates/process-logits.ts";
 import { sampleToken } from "../../compiler/templates/sample-token.ts";
+import { ssdReplay } from "../../compiler/templates/ssd-replay.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
 import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import { planModel, traceModel } from "../../models/auto/plan.ts";
@@ -27,6 +28,7 @@ import { attentionCase, DECODE, PREFILL, streamCase as attentionStreamCase } fro
 import type { Case } from "./problems/case.ts";
 import { convCase } from "./problems/conv.ts";
 import { gemmCase, longRows, streamCase } from "./problems/gemm.ts";
+import { replayCases } from "./problems/replay.ts";
 import { rowCase } from "./problems/rows.ts";
 import { logitsCase, tokenCase } from "./problems/sampling.ts";
 import { ssdCases } from "./problems/ssd.ts";
@@ -59,6 +61,7 @@ export const templates: Readonly<Record<string, (caps: Caps) => ThreadProgram[]>
   "process-logits": (caps) => sampled(processLogits, logitsCase(6000), caps),
   "sample-token": (caps) => sampled(sampleToken, tokenCase(6000), caps),
   "ssd-step": (caps) => sampled(ssdStep, ssdCases({ steep: true, step: true }), caps),
+  "ssd-replay": (caps) => sampled(ssdReplay, replayCases({ steep: true }), caps),
   "ssd-scan": (caps) => sampled(ssdScan, ssdCases({ steep: true }), caps),
 };
 

@@ -103,7 +103,7 @@ export interface Growth {
   input(shape: readonly Dim[], low: number, high: number, dtype?: DType): Node;
   /** An i32 input [rows, length] with the numbers that `make` gives. */
   given(shape: readonly [Dim, Dim], make: (rows: number, length: number) => Int32Array): Node;
-  state(shape: readonly Dim[], dtype?: DType): Node;
+  state(shape: readonly Dim[], dtype?: DType, low?: number, high?: number): Node;
   update(state: Node, value: Node): void;
   /** How many elements a shape has with this case's symbols. */
   elements(shape: readonly Dim[]): number;
@@ -174,7 +174,7 @@ export function buildCase(recipe: Recipe): GraphCase {
       bound.inputs[name] = tensor("i32", [rows, length], make(rows, length));
       return node;
     },
-    state: (shape, dtype = "f32") => source("state", "states", { dtype, shape }, -1, 1),
+    state: (shape, dtype = "f32", low = -1, high = 1) => source("state", "states", { dtype, shape }, low, high),
     update: (state, value) => {
       updates.push({ state: (state.attrs as { readonly name: string }).name, value });
     },

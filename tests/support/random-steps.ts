@@ -1,5 +1,5 @@
 import { shapeOf } from "../../compiler/graph/build.ts";
-import { i32, sub } from "../../compiler/ir/expr.ts";
+import { i32, mod, sub } from "../../compiler/ir/expr.ts";
 import type { BinaryFn, Expr } from "../../compiler/ir/expr.ts";
 import type { Activation, Dim, Node } from "../../compiler/ir/graph.ts";
 import { typeOf } from "../../compiler/ir/graph.ts";
@@ -281,7 +281,8 @@ const splitConv = (g: Growth): Node => {
   return bounded(g, merged(g, g.decide(2) === 0 ? y : g.b.binary("add", y, g.b.spread(g.param([C], -1, 1), shapeOf(y), [2]))));
 };
 
-const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
+/** What a scan and a step of one have in common: sizes, a state, decay rates, step sizes and their limits. */
+function scanParts(g: Growth, stateDType: "f32" | "bf16") {
   const [G, perGroup, P, N] = [1 + g.decide(3), 1 + g.decide(3), g.size(), g.size()];
   const H = G * perGroup;
   const state = g.state([g.batch, H, P, N], stateDType);
@@ -289,12 +290,33 @@ const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   const [dtMin, dtMax] = [[0, Infinity], [0.05, 0.7]][g.decide(2)] as [number, number]; // prettier-ignore
   // a factor of 30 reaches the linear part of softplus
   const dt = g.b.binary("mul", g.projected(H), g.decide(3) === 2 ? 30 : 1);
+  return { G, H, P, N, state, A, dt, dtMin, dtMax };
+}
+
+const ssd = (g: Growth, stateDType: "f32" | "bf16"): Node => {
+  const { G, H, P, N, state, A, dt, dtMin, dtMax } = scanParts(g, stateDType);
   const sequences = idsOf(g);
   const perHead = [g.param([H], -1, 1), g.param([H], -1, 1)];
   const inputs = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N), ...perHead, ...(sequences ? [sequences.ids] : []), state];
   const n = makeNode("ssdScan", inputs, { chunk: 1 + g.decide(8), softplus: g.decide(4) > 0, dtMin, dtMax, past: sequences?.past ?? null });
   g.update(state, get(n, 1));
   return bounded(g, merged(g, get(n, 0)));
+};
+
+/** A step with a ring of inputs, of which a part is there: of a single position, or of a call's last one. */
+const replay = (g: Growth, stateDType: "f32" | "bf16"): Node => {
+  const { G, H, P, N, state, A, dt, dtMin, dtMax } = scanParts(g, stateDType);
+  const [length, filling] = [1 + g.decide(6), g.decide(3) === 0];
+  const own = (n: Node): Node => g.b.slice(n, 1, typeof g.seq === "number" ? g.seq - 1 : sub(g.seq, 1), 1);
+  const rings = [g.state([g.batch, length, H, P], stateDType), g.state([g.batch, length, G, N], stateDType)];
+  // a step size is not negative
+  const steps = g.state([g.batch, length, H], "f32", 0, 1);
+  const positions = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N)].map((n) => (n === A ? n : own(n)));
+  const inputs = [...positions, g.param([H], -1, 1), g.param([H], -1, 1), state, ...rings, steps];
+  const held = filling ? i32(length - 1) : mod(g.past, length);
+  const n = makeNode("ssdReplay", inputs, { softplus: g.decide(4) > 0, dtMin, dtMax, held });
+  for (const [i, held] of [state, ...rings, steps].entries()) g.update(held, get(n, i + 1));
+  return bounded(g, get(n, 0));
 };
 
 const attention = (g: Growth, cacheDType: "f32" | "bf16"): Node => {
@@ -348,6 +370,8 @@ const COMPOSITES: Record<string, StepKind> = {
   convBf16: jumps((g) => conv(g, "bf16")),
   ssd: smooth((g) => ssd(g, "f32")),
   ssdBf16: jumps((g) => ssd(g, "bf16")),
+  replay: smooth((g) => replay(g, "f32")),
+  replayBf16: jumps((g) => replay(g, "bf16")),
   attention: smooth((g) => attention(g, "f32")),
   attentionBf16: jumps((g) => attention(g, "bf16")),
   crossEntropy: smooth((g) => {

@@ -42,6 +42,20 @@ const ssdInputs = (H: number, G: number): Node[] => [
   x("f32", H),
   x("bf16", batch, H, 2, 5),
 ];
+const replay: Attrs["ssdReplay"] = { softplus: true, dtMin: 0, dtMax: Infinity, held: i32(0) };
+const replayInputs = (length: number, time: Dim = 1): Node[] => [
+  x("f32", batch, time, 4, 3),
+  x("f32", batch, time, 4),
+  x("f32", 4),
+  x("f32", batch, time, 2, 5),
+  x("f32", batch, time, 2, 5),
+  x("f32", 4),
+  x("f32", 4),
+  x("bf16", batch, 4, 3, 5),
+  x("f16", batch, length, 4, 3),
+  x("bf16", batch, 16, 2, 5),
+  x("f32", batch, 16, 4),
+];
 const attention: Attrs["attention"] = { scale: 1, causal: true, ids: false, past: i32(0) };
 
 describe("result types", () => {
@@ -78,6 +92,11 @@ describe("result types", () => {
       "(f32[batch, seq, 6], bf16[batch, 4, 6])",
     ],
     ssdScan: [() => ssdInputs(4, 2), ssd, "(f32[batch, seq, 4, 2], bf16[batch, 4, 2, 5])"],
+    ssdReplay: [
+      () => replayInputs(16),
+      replay,
+      "(f32[batch, 1, 4, 3], bf16[batch, 4, 3, 5], f16[batch, 16, 4, 3], bf16[batch, 16, 2, 5], f32[batch, 16, 4])",
+    ],
     attention: [
       () => [x("f32", batch, seq, 4, 8), x("bf16", batch, 2, 99, 8), x("bf16", batch, 2, 99, 8), x("i32", batch, 99)],
       { ...attention, ids: true },
@@ -501,6 +520,18 @@ describe("errors say where, what of what, and what to do", () => {
         got       1 and 0.5
         fix: check time_step_limit"
     `);
+  });
+
+  test("ssdReplay", () => {
+    const refusals: [() => unknown, string][] = [
+      [() => make("ssdReplay", replayInputs(16, seq), replay), "a step takes one position a row"],
+      [() => make("ssdReplay", replayInputs(8), replay), "Bs has the wrong shape"],
+      [() => make("ssdReplay", [...replayInputs(16).slice(0, -1), x("bf16", batch, 16, 4)], replay), "dts has dtype bf16"],
+      [() => make("ssdReplay", replayInputs(16), { ...replay, held: f32(0) }), "held is f32"],
+      [() => make("ssdReplay", replayInputs(16), { ...replay, dtMin: 2, dtMax: 1 }), "the limits of dt are empty"],
+      [() => make("ssdReplay", replayInputs(16).slice(0, -1), replay), "wrong number of operands"],
+    ];
+    for (const [attempt, what] of refusals) expect(errorOf(attempt)).toContain(what);
   });
 
   test("sequence ids", () => {
