@@ -8,7 +8,7 @@ import type { KernelTime } from "../../runtime/profile.ts";
 import type { Session } from "../../runtime/session.ts";
 import type { BambaConfig } from "../bamba/config.ts";
 import type { ModelPlan } from "./plan.ts";
-import { positionAxes } from "./plan.ts";
+import { positionAxes, ringStates } from "./plan.ts";
 import { createModelSession } from "./sessions.ts";
 
 /** All a second: bytes copied (read and written counted) and read; operations of f32 multiply-adds, and of mma.sync with bf16. */
@@ -83,13 +83,16 @@ export async function measureStep(
   { context, decode, repeat }: Measurement,
   limits: StepCeilings,
 ): Promise<Omit<StepResult, "compile" | "memory" | "largestContext">> {
-  const { batch, dtype, rotary } = plan;
+  const { batch, dtype, rotary, replay } = plan;
   const session = createModelSession(executor, config, rotary, { startAt: { rows: batch, past: context } });
-  const wallMilliseconds = await tokenLoop(session, decode);
-  const symbols = { batch, seq: 1, past: context, kept: 1 };
+  const wallMilliseconds = await tokenLoop(session, decode, replay);
+  // with rings of inputs: half full
+  const symbols = { batch, seq: 1, past: context, kept: 1, held: replay >> 1 };
   const name = `decode.${batch}`;
-  const graphMilliseconds = await graphTime(device, () => executor.run(name, symbols), 3 * repeat);
-  const bytes = stepBytes(manifest, name, config, context);
+  const graphOf = (held: number): Promise<number> => graphTime(device, () => executor.run(name, { ...symbols, held }), 3 * repeat);
+  const reading = await graphOf(symbols.held);
+  const graphMilliseconds = replay === 0 ? reading : meanStep(reading, await graphOf(replay - 1), replay);
+  const bytes = stepBytes(manifest, name, config, context, replay);
   const kernels = await profileOf(executor, name, symbols, repeat, rooflineOf(limits, dtype));
   const bytesPerSecond = (bytes / graphMilliseconds) * 1000;
   return {
@@ -120,8 +123,11 @@ async function graphTime(device: CudaDevice, run: () => void | Promise<void>, lo
   return median(times);
 }
 
-/** Milliseconds a token of greedy decoding. */
-async function tokenLoop(session: Session, tokens: number): Promise<number> {
+/** Of steps of which each `replay`-th stores the states and the others only read them. */
+const meanStep = (reading: number, storing: number, replay: number): number => ((replay - 1) * reading + storing) / replay;
+
+/** Milliseconds a token of greedy decoding, in a session that has just begun. */
+async function tokenLoop(session: Session, tokens: number, replay: number): Promise<number> {
   const next = new Int32Array(session.rows);
   const times: number[] = [];
   for (let i = 0; i < tokens; i += 1) {
@@ -130,7 +136,8 @@ async function tokenLoop(session: Session, tokens: number): Promise<number> {
     await session.decode(next);
     times.push(performance.now() - started);
   }
-  return median(times);
+  const [reading, storing] = [false, true].map((stores) => times.filter((_, i) => (replay > 0 && (i + 1) % replay === 0) === stores));
+  return storing!.length === 0 ? median(times) : meanStep(median(reading!), median(storing!), replay);
 }
 
 /** A prompt of one row. */
@@ -194,18 +201,25 @@ const rooflineOf = ({ copy, fma, mma }: StepCeilings, dtype: ModelPlan["dtype"])
   flops: dtype === "f32" ? fma : mma,
 });
 
-/** The least that a step has to move: its weights (of a table that it looks up a row in, nothing), each recurrent state twice, and the keys and values so far. */
-function stepBytes(manifest: Manifest, program: string, config: BambaConfig, past: number): number {
+/**
+ * The least that a step has to move: its weights (of a table that it looks up a row in, nothing), each recurrent state twice, and the keys and values so far.
+ * With rings of inputs, of the states before them: once, and each `replay`-th time once more, the inputs that are there on average, and the one that is put there.
+ */
+export function stepBytes(manifest: Manifest, program: string, config: BambaConfig, past: number, replay: number): number {
   const { steps, symbols } = manifest.programs.find(({ name }) => name === program)!;
   const capacity = symbols.find(({ name }) => name === "past")!.max + 1;
   const read = new Set(steps.flatMap(({ args }) => args.flatMap((arg) => (arg.kind === "weight" ? [arg.name] : []))));
   if (!config.tieWordEmbeddings) read.delete("model.embed_tokens.weight");
   const weights = manifest.weights.reduce((sum, { name, bytes }) => sum + (read.has(name) ? bytes : 0), 0);
   const cached = positionAxes(config);
-  return manifest.states.reduce(
-    (sum, { name, bytes }) => sum + (cached[name] === undefined ? 2 * bytes : (bytes * (past + 1)) / capacity),
-    weights,
-  );
+  const rings = new Set(ringStates(config));
+  const shareOf = (name: string): number => {
+    if (cached[name] !== undefined) return (past + 1) / capacity;
+    if (replay === 0) return 2;
+    if (rings.has(name)) return ((replay - 1) / 2 + 1) / replay;
+    return name.endsWith(".ssm") ? 1 + 1 / replay : 2;
+  };
+  return manifest.states.reduce((sum, { name, bytes }) => sum + shareOf(name) * bytes, weights);
 }
 
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;

@@ -13,6 +13,8 @@ import { openModelSource } from "./source.ts";
 /** Compiles a model, of a folder or of the hub, for generation and loads nothing. */
 export async function compileFolder(nameOrFolder: string, options: LoadOptions = {}): Promise<CompiledModel> {
   const { backend, device = options.target, files } = await compilerOf(options.backend ?? "llvm", options.target);
+  if (files !== undefined && (options.replay ?? 0) > 0)
+    throw new UserError("replay (--replay): the host of an artifact for a Mac counts no inputs", { hint: "leave it out" });
   const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
     const programs: KernelProgram[] = [];

@@ -45,7 +45,7 @@ export interface PlanOptions {
   /** How the states of the Mamba layers are stored between calls; f32 unless given. Half the bytes in bf16, rounded once a token. */
   readonly state?: "f32" | "bf16";
   /**
-   * Keep the last so many inputs (2 to 64) beside each state of a Mamba layer, so that decoding only reads the states and stores them once in so many steps. For
+   * Keep the last so many inputs (2 to 32) beside each state of a Mamba layer, so that decoding only reads the states and stores them once in so many steps. For
    * many rows, where states are what a step moves most of; 0 unless given, which keeps none. Only `generate` takes it.
    */
   readonly replay?: number;
@@ -62,7 +62,7 @@ export interface PlanOptions {
 const defaultLength = 4096;
 const defaultChunk = 512;
 /** A kernel has an instruction for each input that a ring has room for; and reading more of them costs more than storing less often saves. */
-const longestReplay = 64;
+const longestReplay = 32;
 
 /** Fills in what is not given, as it is best for a backend. @throws UserError when a number is out of its range, or for options that contradict each other. */
 export function planModel(config: BambaConfig, stored: WeightDType, options: PlanOptions, backend = "llvm"): ModelPlan {

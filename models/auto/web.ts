@@ -60,6 +60,8 @@ export async function writeWebBundle(nameOrFolder: string, out: string, options:
   const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
     const plan = planModel(source.config, source.dtype, options);
+    if (plan.replay > 0)
+      throw new UserError("replay (--replay): a page has few rows, for which it saves nothing", { hint: "leave it out" });
     if (source.config.attentionLayers.length > 0 && ropeDependsOnLength(source.config.rope))
       throw new UserError(
         `${nameOrFolder}: its rotary embedding (rope_type) changes with the length of the text, which a page cannot follow`,

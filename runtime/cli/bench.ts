@@ -49,6 +49,7 @@ export function defineBench(program: Command, terminal: Terminal, run: Run): Com
     .option("--profile", "show the time of each kernel");
   addModelFlags(command, {
     threads: numberList,
+    replay: true,
     description: "threads, or a list of numbers to measure one after the other (default: all processors)",
   });
   return command

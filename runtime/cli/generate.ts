@@ -45,7 +45,7 @@ export function defineGenerate(program: Command, terminal: Terminal, run: Run): 
     .option("--batch <file>", "a file with a prompt on each line, or with JSON strings; - for standard input")
     .option("--batch-size <n>", "with --batch: prompts worked on at once", wholeNumber, defaultBatch);
   addGenerationFlags(command);
-  addModelFlags(command);
+  addModelFlags(command, { replay: true });
   return command
     .option("--json", "print JSON instead of the text")
     .option("--verbose", "tell on standard error what memory is for, and how long each part of the start took")

@@ -29,7 +29,7 @@ export function defineInspect(program: Command, terminal: Terminal, run: Run): C
     .option("--model <model>", `${modelDescription}; it is compiled if it was not before`)
     .option("--artifact <dir>", "folder that `culm compile` wrote")
     .option("--batch <n>", "most prompts at once (default: 1)", wholeNumber);
-  addModelFlags(command);
+  addModelFlags(command, { replay: true });
   return command
     .option("--json", "print everything as one JSON object")
     .addHelpText("after", examples)

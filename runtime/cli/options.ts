@@ -53,6 +53,7 @@ export interface ModelFlags extends HubFlags {
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
   readonly kvCache?: NonNullable<LoadOptions["kvCache"]>;
   readonly state?: NonNullable<LoadOptions["state"]>;
+  readonly replay?: number;
   readonly rotary?: NonNullable<LoadOptions["rotary"]>;
   readonly strict?: boolean;
   readonly threads?: number;
@@ -68,10 +69,12 @@ interface ModelFlagDefaults {
   readonly threads?: (text: string) => unknown;
   readonly description?: string;
   readonly backend?: string;
+  /** Whether it decodes enough rows for `--replay` to be of use. */
+  readonly replay?: boolean;
 }
 
 export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}): Command {
-  const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend } = defaults;
+  const { threads = wholeNumber, description = "threads of the CPU backend (default: all processors)", backend, replay } = defaults;
   command.optionsGroup("How the model is opened:");
   command
     .option(
@@ -101,7 +104,14 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
       "--state <type>",
       "how the states of Mamba layers are held between tokens: f32, or bf16 in half the memory",
       oneOf("f32", "bf16"),
-    )
+    );
+  if (replay === true)
+    command.option(
+      "--replay <n>",
+      "keep the last n inputs (2 to 32) beside the states of Mamba layers, so that a token only reads the states and every n-th one stores them: for many rows on a GPU (default: 0, none)",
+      wholeNumber,
+    );
+  command
     .option(
       "--rotary <type>",
       "rounding of the rotary frequencies: f32, or bf16 to match a PyTorch model that was cast to bfloat16 as a whole",
@@ -192,10 +202,10 @@ export function loadOptions(
   const hub = hubOptions(flags, terminal, interactive);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
-  const { dtype, kvCache, state, rotary, strict, threads, maxLength, prefillChunk } = flags;
+  const { dtype, kvCache, state, replay, rotary, strict, threads, maxLength, prefillChunk } = flags;
   const options: LoadOptions = {
     ...hub.options,
-    ...definedOnly({ ...targetOf(flags), dtype, kvCache, state, rotary, strict, threads, maxLength, prefillChunk, batch }),
+    ...definedOnly({ ...targetOf(flags), dtype, kvCache, state, replay, rotary, strict, threads, maxLength, prefillChunk, batch }),
     ...(flags.cache ? {} : { cache: null }),
     onCompile: ({ done, total }) => {
       terminal.signal.throwIfAborted();

@@ -80,10 +80,11 @@ const plans: Readonly<Record<keyof typeof models, readonly PlanOptions[]>> = {
     { batch: 8, dtype: "f32" },
     { batch: 2, dtype: "f16" },
     { batch: 9, dtype: "bf16", kvCache: "bf16", state: "bf16" },
+    { batch: 9, dtype: "bf16", state: "bf16", replay: 16 },
     { strict: true, maxLength: 64, prefillChunk: 16 },
   ],
   "1B": [{ batch: 1 }, { batch: 8, maxLength: 1024, prefillChunk: 128 }],
-  "9B": [{ batch: 1 }, { batch: 8, maxLength: 1024 }],
+  "9B": [{ batch: 1 }, { batch: 8, maxLength: 1024, replay: 32 }],
 };
 
 /** The distinct kernels of all programs of a model. */

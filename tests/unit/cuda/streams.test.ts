@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { cudaBackend } from "../../../backends/cuda/index.ts";
+import { evaluateIntExpr } from "../../../compiler/artifact.ts";
 import type { Caps } from "../../../compiler/backend.ts";
 import { lowerGraph } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
@@ -40,6 +41,19 @@ describe("a decode step of Bamba 9B in bf16", () => {
     for (const k of products)
       expect(k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "read").at(0)?.buffer.dtype).toBe("bf16");
     expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "conv1d", "gemm-stream", "rows", "ssd-step"]);
+  });
+
+  test("of 64 rows with a ring of inputs: no kernel more, and half of what the states were", () => {
+    const [plain] = layers(64, { state: "bf16" }) as [KernelPlan[]];
+    const [mamba] = layers(64, { state: "bf16", replay: 16 }) as [KernelPlan[]];
+    expect(names(mamba)).toEqual(names(plain).map((name) => (name === "ssd_step" ? "ssd_replay" : name)));
+    expect(templatesOf(mamba)).toContain("ssd-replay");
+    const bytesOf = (kernels: readonly KernelPlan[], held: number): number =>
+      evaluateIntExpr(kernels.find(({ problem }) => problem.frame.name.startsWith("ssd"))!.bytes, { held });
+    const state = 64 * config.mambaHeads * config.mambaHeadDim * config.mambaStateSize * 2;
+    const entry = 64 * ((config.mambaHeads * config.mambaHeadDim + config.mambaGroups * config.mambaStateSize) * 2 + config.mambaHeads * 4);
+    for (const held of [0, 7, 15])
+      expect(bytesOf(plain, held) - bytesOf(mamba, held)).toBe(2 * state - (state * (1 + 1 / 16) + entry * (held + 1)));
   });
 
   test("on sm_90a, products of 128 rows and more are multiplied by four warps together, in tiles that fill the multiprocessors; those of few rows are not", () => {

@@ -126,8 +126,8 @@ test("the states are stored once in so many steps, and what is in a ring does no
 
 test("a plan says what it cannot be", async () => {
   for (const [options, why] of [
-    [{ replay: 1 }, "from 2 to 64, got 1"],
-    [{ replay: 65 }, "from 2 to 64, got 65"],
+    [{ replay: 1 }, "from 2 to 32, got 1"],
+    [{ replay: 33 }, "from 2 to 32, got 33"],
     [{ replay: 16, strict: true }, "strict"],
   ] as const)
     await expect(openCausalLM(goldenFolder("base"), { ...load, ...options })).rejects.toThrow(why);
