@@ -6,10 +6,10 @@ import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { dimMax, elementCount, maxOf } from "./plan.ts";
 import { isAnchor, isLinear, isPointwise, isSource, isTuple } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
-import { convJoins } from "./joins.ts";
+import { joinsOf } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
-import { streams } from "./templates/gemm-stream.ts";
+import { partsOfProduct, streams } from "./templates/gemm-stream.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
 /**
@@ -25,6 +25,9 @@ export interface Fused {
 
 /** Rows up to which a product with weights of a type is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
 export const gemvRows = (dtype: DType, k: number, caps: Caps): number => (streams({ dtype, k }, caps) ? 4 : 8);
+
+/** Rows up to which a product that does not stream is computed in pairs of columns: twice as many do not fit in a GEMV's registers. */
+const PAIRED_ROWS = 4;
 
 const rowsOf = (n: Node): number => maxOf(elementCount(typeOf(n).shape.slice(0, -1)));
 
@@ -137,13 +140,15 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
 
   // a scan or convolution whose state is not the session's own works on a copy of it
   const kernels: KernelPlan[] = [];
-  const joins = convJoins({
+  const joins = joinsOf({
     order,
     sinks,
     usersOf,
     isRoot: (n) => roots.has(n),
     isStored: (n) => stored.has(n),
-    inPlace: (n) => stateOf.has(n),
+    inPlace: (n) => stateOf.has(n) || inPlace.has(n),
+    isApart: (n) => forced.has(n),
+    inPairs: (n) => caps.panel === 0 && (rowsOf(n) <= PAIRED_ROWS || isWholeStream(n, caps)),
   });
   const joined = new Set<Node>();
   const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
@@ -160,9 +165,15 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
     if (isSource(n) || joined.has(n) || (n.op === "get" && n.attrs.index === 1)) continue;
+    const joining = joins.get(n) ?? [];
+    // rotations that nobody else would store
+    const rotations = joining.flatMap(({ sink }) => (buffers.has(sink) ? [] : [sink]));
+    for (const x of rotations) buffers.set(x, arena(x));
     let made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
-    if (joins.has(n) && tooWide(made, caps)) made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
-    else for (const { sink } of joins.get(n) ?? []) joined.add(sink);
+    if (joining.length > 0 && tooWide(made, caps)) {
+      for (const x of rotations) buffers.delete(x);
+      made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
+    } else for (const { sink } of joining) joined.add(sink);
     const wide = tooWide(made, caps);
     const inner = wide && widestValue(anchorsOf.get(n)?.[0] ?? n, (x) => buffers.has(x) || forced.has(x));
     if (wide && inner) throw new FusionMismatch(inner, `${wide.label} has ${wide.args.length} buffers as arguments`);
@@ -170,6 +181,13 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
+}
+
+/** Whether hardware copies both operands of a product, and its blocks do not share k: what adds up their parts may as well do what else there is to do. */
+function isWholeStream(n: NodeOf<"matmul">, caps: Caps): boolean {
+  const { dtype, shape } = typeOf(n.inputs[1]!);
+  const [columns, k] = shape.map(dimMax) as [number, number];
+  return streams({ dtype, k }, caps) && partsOfProduct({ m: rowsOf(n), n: columns, k, weights: 1, dtype }, caps) === 1;
 }
 
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>

@@ -49,8 +49,8 @@ export interface GemmProblem {
   readonly n: number;
   readonly k: number;
   readonly a: Prologue;
-  /** Weight buffers [n, k] in the layout named; one accumulator each. */
-  readonly weights: readonly { readonly buffer: string; readonly dtype: DType; readonly panel: number }[];
+  /** One accumulator each. */
+  readonly weights: readonly ProductWeight[];
   readonly outs: readonly ProductOut[];
   /**
    * With `count` > 1 blocks share k: instead of `outs` the kernel of the one weight writes f32 to `buffer`, [count, rows, n]: part i has the sums of the i-th of as
@@ -61,6 +61,15 @@ export interface GemmProblem {
     readonly buffer: string;
     readonly index: (part: Expr, row: Expr, col: Expr) => Expr;
   };
+}
+
+/** A weight of a product: a buffer of rows of k elements, in the layout named. */
+export interface ProductWeight {
+  readonly buffer: string;
+  readonly dtype: DType;
+  readonly panel: number;
+  /** The buffer's row that makes column `n`: the n-th unless given. Only where there are no panels. */
+  readonly rows?: (n: Expr) => Expr;
 }
 
 /**

@@ -36,7 +36,7 @@ export function convOuts(
   const channel = sub(column, from);
   const sum = variable("%sum", "f32");
   const stored = (n: Node): BufferInfo | undefined => (n === sink || n === join.sink || n === x ? undefined : d.buffers.get(n));
-  const inProduct: ReadonlyMap<Node, Held> = new Map([[product, { coords: [b, i32(0), column], value: sum }]]);
+  const inProduct: ReadonlyMap<Node, readonly Held[]> = new Map([[product, [{ coords: [b, i32(0), column], value: sum }]]]);
   const at = (n: Node, where: readonly Expr[], held = inProduct): Expr => valueAt({ scope: k.scope, stored, held }, n, where);
 
   const out = (buffer: BufferInfo, where: readonly Expr[], value: Expr): ProductOut => {
@@ -54,7 +54,7 @@ export function convOuts(
   };
 
   const result = [b, i32(0), channel];
-  const held = new Map([[main, { coords: result, value: at(y, result) }]]);
+  const held = new Map([[main, [{ coords: result, value: at(y, result) }]]]);
   const where = forward(main, join.sink, result);
   const state = d.stateOf.get(conv)!;
   const elements = Array.from({ length: conv.attrs.width }, (_, i) => [b, i32(i), channel]);
@@ -63,3 +63,6 @@ export function convOuts(
     ...elements.map((element) => out(state, element, at(next, element))),
   ];
 }
+
+/** What it computes a row. */
+export const convFlops = ({ conv, columns: [from, to] }: ConvJoin): number => 2 * (to - from) * conv.attrs.width;

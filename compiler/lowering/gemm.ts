@@ -3,13 +3,14 @@ import type { Expr } from "../ir/expr.ts";
 import { add, f32, i32, intVar, load, mul, rangeOf } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
-import type { ConvJoin, Decisions } from "../decisions.ts";
+import type { Decisions, Join } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimMax, elementCount } from "../plan.ts";
-import type { ProductOut, Prologue, RowProblem } from "../template.ts";
+import type { ProductOut, ProductWeight, Prologue, RowProblem } from "../template.ts";
 import { partsOfProduct } from "../templates/gemm-stream.ts";
 import type { At } from "../values.ts";
-import { convOuts } from "./conv-step.ts";
+import { convFlops, convOuts } from "./conv-step.ts";
+import { headsOuts, inPairs, pairsOf } from "./heads.ts";
 import { begin, plan, f32Of, outOf, maxRows, warmRows } from "./kernel.ts";
 import { normInput, rsqrtMean } from "./norm.ts";
 
@@ -72,34 +73,46 @@ function sumOfParts(d: Decisions, sink: Node, product: NodeOf<"matmul">, parts: 
 
 function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): KernelPlan {
   const joins = d.joins.get(sink) ?? [];
-  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : joins.length > 0 ? "gemm_conv" : "gemm");
+  const pairs = pairsOf(joins);
+  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : pairs ? "gemm_heads" : joins.length > 0 ? "gemm_conv" : "gemm");
   const first = anchors[0]!;
   const a = first.inputs[0]!;
   const shape = typeOf(first).shape;
   const lead = shape.slice(0, -1);
   const m = elementCount(lead);
-  const n = dimMax(shape.at(-1)!);
+  const columns = dimMax(shape.at(-1)!);
+  const n = pairs ? columns / 2 : columns;
   const depth = dimMax(typeOf(a).shape.at(-1)!);
-  const weights = anchors.map((x) => {
+  const weightOf = (x: Node): ProductWeight => {
     const buffer = d.buffers.get(x.inputs[1]!)!;
     return { buffer: k.scope.use(buffer, "read"), dtype: buffer.dtype, panel: buffer.panel };
-  });
+  };
+  const weights = pairs ? pairs.columns.map((rows) => ({ ...weightOf(first), rows })) : anchors.map(weightOf);
   const prologue = d.prologues.has(a) ? normPrologue(k.at, a, lead) : plainPrologue(k.at, a, lead);
   const coords = (row: Expr, col: Expr): readonly Expr[] => [...delinearize(lead, row), col];
-  const own = uncovered(n, joins).map((columns) => ({ ...outOf(d, k, sink, anchors, coords), columns }));
-  const outs = [...own, ...joins.flatMap((join) => convOuts(d, k, sink, first, join, coords))];
-  warm(prologue, outs, m, depth, n, anchors.length);
-  const convFlops = joins.reduce((sum, { conv, columns: [from, to] }) => sum + 2 * (to - from) * conv.attrs.width, 0);
+  const own = uncovered(columns, joins).map((of) => ({ ...outOf(d, k, sink, anchors, coords), columns: of }));
+  const outs = [
+    ...(pairs ? own.flatMap((out) => inPairs(out, pairs)) : own),
+    ...joins.flatMap((join) =>
+      join.kind === "conv" ? convOuts(d, k, sink, first, join, coords) : headsOuts(d, k, sink, first, join, pairs!, coords),
+    ),
+  ];
+  warm(prologue, outs, m, depth, n, weights.length);
+  const flops = joins.reduce((sum, join) => sum + (join.kind === "conv" ? convFlops(join) : 0), 2 * n * depth * weights.length);
   return plan(
     k,
-    { ...first, name: [...anchors, ...joins.map(({ conv }) => conv)].map((x) => x.name).join("+") },
+    { ...first, name: labelOf(anchors, joins) },
     { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs },
-    times(toIntExpr(m), 2 * n * depth * anchors.length + convFlops),
+    times(toIntExpr(m), flops),
   );
 }
 
+/** What a kernel computes: products, and what joins the one. */
+const labelOf = (anchors: readonly Node[], joins: readonly Join[]): string =>
+  [...new Set([...anchors, ...joins.map((join) => (join.kind === "conv" ? join.conv : join.sink))].map(({ name }) => name))].join("+");
+
 /** The columns that somebody reads as they are, in runs; null for all. */
-function uncovered(n: number, joins: readonly ConvJoin[]): readonly ProductOut["columns"][] {
+function uncovered(n: number, joins: readonly Join[]): readonly ProductOut["columns"][] {
   const covered = joins.filter(({ alone }) => alone).map(({ columns }) => columns);
   if (covered.length === 0) return [null];
   const runs: [number, number][] = [];

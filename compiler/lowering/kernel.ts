@@ -18,12 +18,12 @@ export interface Kernel {
   /** Value of a node inside this kernel, outside any epilogue. */
   readonly at: At;
   /** Value of the sink where the kernel holds `anchors` at the given coordinates. */
-  readonly finish: (held: ReadonlyMap<Node, Held>, coords: readonly Expr[]) => Expr;
+  readonly finish: (held: ReadonlyMap<Node, readonly Held[]>, coords: readonly Expr[]) => Expr;
 }
 
 export function begin(d: Decisions, sink: Node, name: string): Kernel {
   const scope = newScope();
-  const none: ReadonlyMap<Node, Held> = new Map();
+  const none: ReadonlyMap<Node, readonly Held[]> = new Map();
   // inside its own kernel the sink is an expression, even though it is stored for everybody else
   const stored = (n: Node): BufferInfo | undefined => (n === sink ? undefined : d.buffers.get(n));
   const at: At = (n, coords) => valueAt({ scope, stored: (m) => d.buffers.get(m), held: none }, n, coords);
@@ -83,7 +83,7 @@ export function outOf<C extends readonly Expr[]>(
   const name = k.scope.use(buffer, "write");
   const axes = typeOf(anchors[0]!).shape.map((size, i) => (size === 1 ? i32(0) : intVar(`%${i}`, 0, dimMax(size) - 1)));
   const results = anchors.map((a, i) => variable(`%acc${i}`, typeOf(a).dtype === "i32" ? "i32" : "f32"));
-  const held = new Map(anchors.map((a, i) => [a, { coords: axes, value: cast(results[i]!, typeOf(a).dtype) }]));
+  const held = new Map(anchors.map((a, i) => [a, [{ coords: axes, value: cast(results[i]!, typeOf(a).dtype) }]]));
   const sinkCoords = forward(anchors[0]!, sink, axes);
   const index = bufferIndex(buffer, sinkCoords);
   const value = cast(k.finish(held, sinkCoords), buffer.dtype);

@@ -7,7 +7,7 @@ import { interpretGraph } from "../../compiler/run/graph.ts";
 import { vectorCaps, warpCaps } from "../support/caps.ts";
 import { runOnTiles } from "../support/execute.ts";
 import type { GraphCase } from "../support/random-graph.ts";
-import { convSteps, graphCases } from "../support/random-graph.ts";
+import { convSteps, graphCases, headsSteps } from "../support/random-graph.ts";
 import { difference } from "../support/values.ts";
 
 /** Fusion, lowering and templates together, before anything knows of lanes (tests/conformance goes on from there). */
@@ -29,16 +29,27 @@ describe.each([vectorCaps, warpCaps])("on $name", (caps) => {
     );
   });
 
-  test("convolutions of one position give the same in the kernel of their product", () => {
-    let joined = 0;
+  const joined = (cases: fc.Arbitrary<GraphCase>, name: string): number => {
+    let count = 0;
     fc.assert(
-      fc.property(convSteps, (c) => {
+      fc.property(cases, (c) => {
         agrees(c, caps);
-        if (lowerGraph(c.graph, caps).fused.kernels.some(({ problem }) => problem.frame.name === "gemm_conv")) joined++;
+        if (lowerGraph(c.graph, caps).fused.kernels.some(({ problem }) => problem.frame.name === name)) count++;
       }),
       { numRuns: 60 },
     );
+    return count;
+  };
+
+  test("convolutions of one position give the same in the kernel of their product", () => {
     // Some two in five of the graphs join; of 60 never fewer than 13 in 80 trials.
-    expect(joined).toBeGreaterThan(2);
+    expect(joined(convSteps, "gemm_conv")).toBeGreaterThan(2);
+  });
+
+  test("heads of one position are turned and cached by the kernel of their product to the same values", () => {
+    // a quarter of them; a target with panels has nothing to gain by it
+    const count = joined(headsSteps, "gemm_heads");
+    if (caps.panel > 0) expect(count).toBe(0);
+    else expect(count).toBeGreaterThan(1);
   });
 });

@@ -19,13 +19,24 @@ function layers(batch: number, options: Partial<BambaOptions> = {}, of: Caps = c
   return [8, 9].map((layer) => kernels.filter(({ label }) => label.startsWith(`layers.${layer}.`)));
 }
 const names = (kernels: readonly KernelPlan[]): string[] => kernels.map((k) => k.problem.frame.name);
+const written = (k: KernelPlan): string[] =>
+  k.args.filter(({ access }) => access !== "read").map(({ buffer }) => (buffer.kind === "arena" ? "heads of queries" : buffer.name));
 const templatesOf = (kernels: readonly KernelPlan[]): string[] => [...new Set(kernels.map((k) => buildKernel(k, caps).template))].sort();
 
 describe("a decode step of Bamba 9B in bf16", () => {
-  test("of one row: the norms are prologues of streams of weights, and the convolution an epilogue", () => {
-    const [mamba] = layers(1) as [KernelPlan[]];
+  test("of one row: the norms are prologues of streams of weights; convolution, rotation and caches epilogues", () => {
+    const [mamba, attention] = layers(1) as [KernelPlan[], KernelPlan[]];
     expect(names(mamba)).toEqual(["gemm_conv", "ssd_step", "gemm", "gemm2", "gemm"]);
     expect(templatesOf(mamba)).toEqual(["gemv-stream", "ssd-step"]);
+    expect(names(attention)).toEqual(["gemm_heads", "attention", "attention_combine", "gemm", "gemm2", "gemm"]);
+    expect(templatesOf(attention)).toEqual(["attention-stream", "gemv-stream", "rows"]);
+    expect(written(attention[0]!)).toEqual(["layers.9.keys", "layers.9.values", "heads of queries"]);
+  });
+
+  test("of 256 rows, which are not cut along k: the product of queries, keys and values still turns and stores them", () => {
+    const [, attention] = layers(256) as [KernelPlan[], KernelPlan[]];
+    expect(names(attention).slice(0, 3)).toEqual(["norm", "gemm_heads", "attention"]);
+    expect(templatesOf(attention.slice(1, 2))).toEqual(["gemm-stream"]);
   });
 
   test("of 64 rows: what is multiplied lies in memory in bf16, and long products of few columns are cut along k", () => {
