@@ -19,7 +19,7 @@ export interface Decisions {
 }
 
 /** An operation of one position a row that the kernel of the product before it computes, out of columns of the product's result. */
-export type Join = ConvJoin | HeadsJoin;
+export type Join = ConvJoin | HeadsJoin | ArgmaxJoin;
 
 interface JoinedColumns {
   /** Columns of the product's result that it is computed from, [from, to), and whether nothing else reads them. */
@@ -43,6 +43,14 @@ export interface HeadsJoin extends JoinedColumns {
   readonly sink: NodeOf<"update"> | NodeOf<"rope">;
   /** The rotation on the way; null: none. */
   readonly rope: NodeOf<"rope"> | null;
+}
+
+/** The column of each row's largest value: the product's blocks find it among theirs, and a kernel combines what they found. */
+export interface ArgmaxJoin extends JoinedColumns {
+  readonly kind: "argmax";
+  readonly reduce: NodeOf<"reduce">;
+  /** The node at the end of its epilogue, which is stored. */
+  readonly sink: Node;
 }
 
 /** A GEMM with a checkpoint weight as its right operand: the only matmul a template is for. */

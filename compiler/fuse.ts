@@ -149,6 +149,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     inPlace: (n) => stateOf.has(n) || inPlace.has(n),
     isApart: (n) => forced.has(n),
     inPairs: (n) => caps.panel === 0 && (rowsOf(n) <= PAIRED_ROWS || isWholeStream(n, caps)),
+    inShares: (n) => isWholeStream(n, caps),
   });
   const joined = new Set<Node>();
   const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
@@ -183,11 +184,12 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
 }
 
-/** Whether hardware copies both operands of a product, and its blocks do not share k: what adds up their parts may as well do what else there is to do. */
+/** Whether hardware copies a product's operands, and its blocks do not share k: what adds up their parts may as well do what else there is to do. */
 function isWholeStream(n: NodeOf<"matmul">, caps: Caps): boolean {
   const { dtype, shape } = typeOf(n.inputs[1]!);
   const [columns, k] = shape.map(dimMax) as [number, number];
-  return streams({ dtype, k }, caps) && partsOfProduct({ m: rowsOf(n), n: columns, k, weights: 1, dtype }, caps) === 1;
+  if (!streams({ dtype, k }, caps)) return false;
+  return rowsOf(n) <= gemvRows(dtype, k, caps) || partsOfProduct({ m: rowsOf(n), n: columns, k, weights: 1, dtype }, caps) === 1;
 }
 
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>

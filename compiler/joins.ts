@@ -1,5 +1,5 @@
 import { isAnchor, isLinear, isMainResult, isPointwise, isSource, isTuple } from "./decisions.ts";
-import type { ConvJoin, HeadsJoin, Join } from "./decisions.ts";
+import type { ArgmaxJoin, ConvJoin, HeadsJoin, Join } from "./decisions.ts";
 import { shapeOf } from "./graph/build.ts";
 import { isConvStep } from "./graph/decompose-conv.ts";
 import { isConst } from "./ir/expr.ts";
@@ -21,6 +21,8 @@ export interface Joining {
   readonly isApart: (n: Node) => boolean;
   /** Whether a product may be computed with each of its columns beside another one. */
   readonly inPairs: (product: NodeOf<"matmul">) => boolean;
+  /** Whether the blocks of a product may look for the best of their columns. */
+  readonly inShares: (product: NodeOf<"matmul">) => boolean;
 }
 
 /** Rows up to which a convolution joins: a block reads and replaces its states after all else, element by element, and has nothing to do meanwhile. */
@@ -29,7 +31,23 @@ const MOST_ROWS = 8;
 /** What joins the kernel of a product, by the node that the product's kernel stores. */
 export function joinsOf(j: Joining): ReadonlyMap<Node, readonly Join[]> {
   const products = productsOf(j);
-  return new Map<Node, readonly Join[]>([...headsJoins(j, products), ...convJoins(j, products)]);
+  return new Map<Node, readonly Join[]>([...argmaxJoins(j, products), ...headsJoins(j, products), ...convJoins(j, products)]);
+}
+
+function argmaxJoins(j: Joining, products: Products): ReadonlyMap<Node, readonly ArgmaxJoin[]> {
+  const joins = new Map<Node, readonly ArgmaxJoin[]>();
+  for (const reduce of j.order) {
+    if (reduce.op !== "reduce" || reduce.attrs.fn !== "argmax") continue;
+    const x = reduce.inputs[0]!;
+    const product = products.get(x);
+    const shape = shapeOf(x);
+    const sink = j.sinks.get(reduce)!;
+    if (!product || reduce.attrs.axis !== shape.length - 1 || !j.inShares(product)) continue;
+    if (!between(reduce, sink).every((n) => isGiven(n, j.isStored))) continue;
+    const alone = !j.isRoot(x) && j.usersOf(x).length === 1;
+    joins.set(x, [{ kind: "argmax", reduce, sink, columns: [0, dimMax(shape.at(-1)!)], alone }]);
+  }
+  return joins;
 }
 
 function convJoins(j: Joining, products: Products): ReadonlyMap<Node, readonly ConvJoin[]> {

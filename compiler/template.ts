@@ -61,6 +61,19 @@ export interface GemmProblem {
     readonly buffer: string;
     readonly index: (part: Expr, row: Expr, col: Expr) => Expr;
   };
+  readonly best?: ProductBest;
+}
+
+/**
+ * The largest value of each row, beside the outs: of each of `count` shares of the columns the kernel writes f32 to `buffer`, [rows, count, 2], the largest, and the
+ * least column that has it. `gemv-stream` and `gemm-stream` alone take such a problem; which columns a share has is their business, and how many there are (`bestShares`).
+ */
+export interface ProductBest {
+  readonly count: number;
+  readonly buffer: string;
+  readonly index: (row: Expr, share: Expr, i: 0 | 1) => Expr;
+  /** f32. */
+  readonly value: (acc: readonly Expr[], row: Expr, col: Expr) => Expr;
 }
 
 /** A weight of a product: a buffer of rows of k elements, in the layout named. */

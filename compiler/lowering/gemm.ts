@@ -6,18 +6,23 @@ import { typeOf } from "../ir/graph.ts";
 import type { Decisions, Join } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimMax, elementCount } from "../plan.ts";
-import type { ProductOut, ProductWeight, Prologue, RowProblem } from "../template.ts";
+import type { GemmProblem, ProductOut, ProductWeight, Prologue, RowProblem } from "../template.ts";
 import { partsOfProduct } from "../templates/gemm-stream.ts";
 import type { At } from "../values.ts";
+import { bestOf } from "./best.ts";
 import { convFlops, convOuts } from "./conv-step.ts";
 import { headsOuts, inPairs, pairsOf } from "./heads.ts";
 import { begin, plan, f32Of, outOf, maxRows, warmRows } from "./kernel.ts";
 import { normInput, rsqrtMean } from "./norm.ts";
+import { reduction } from "./reduction.ts";
 
-/** A product: one kernel; or one that gives sums of parts of k, and one that adds them up. */
+/**
+ * A product: one kernel, and where blocks look for the best column, one that puts together what they found; or one that gives sums of parts of k, and one that adds
+ * them up.
+ */
 export function gemm(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): readonly KernelPlan[] {
   const count = (d.joins.get(sink) ?? []).length > 0 || anchors.length > 1 ? 1 : partsOf(d, anchors[0]!);
-  return count > 1 ? inParts(d, sink, anchors[0]!, count) : [whole(d, sink, anchors)];
+  return count > 1 ? inParts(d, sink, anchors[0]!, count) : whole(d, sink, anchors);
 }
 
 /** Into how many parts of k the blocks of a product cut it: where its operand lies in memory as it is multiplied, and it has few rows. */
@@ -71,10 +76,10 @@ function sumOfParts(d: Decisions, sink: Node, product: NodeOf<"matmul">, parts: 
   return plan(k, product, { kind: "rows", ...problem }, times(toIntExpr(rows), cols * count));
 }
 
-function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): KernelPlan {
+function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): readonly KernelPlan[] {
   const joins = d.joins.get(sink) ?? [];
   const pairs = pairsOf(joins);
-  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : pairs ? "gemm_heads" : joins.length > 0 ? "gemm_conv" : "gemm");
+  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : joins[0] ? `gemm_${joins[0].kind}` : "gemm");
   const first = anchors[0]!;
   const a = first.inputs[0]!;
   const shape = typeOf(first).shape;
@@ -93,18 +98,29 @@ function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): 
   const own = uncovered(columns, joins).map((of) => ({ ...outOf(d, k, sink, anchors, coords), columns: of }));
   const outs = [
     ...(pairs ? own.flatMap((out) => inPairs(out, pairs)) : own),
-    ...joins.flatMap((join) =>
-      join.kind === "conv" ? convOuts(d, k, sink, first, join, coords) : headsOuts(d, k, sink, first, join, pairs!, coords),
-    ),
+    ...joins.flatMap((join) => {
+      switch (join.kind) {
+        case "conv":
+          return convOuts(d, k, sink, first, join, coords);
+        case "heads":
+          return headsOuts(d, k, sink, first, join, pairs!, coords);
+        case "argmax":
+          return [];
+      }
+    }),
   ];
   warm(prologue, outs, m, depth, n, weights.length);
   const flops = joins.reduce((sum, join) => sum + (join.kind === "conv" ? convFlops(join) : 0), 2 * n * depth * weights.length);
-  return plan(
+  const problem: GemmProblem = { frame: k.frame, m, n, k: depth, a: prologue, weights, outs };
+  const argmax = joins.find((join) => join.kind === "argmax");
+  const best = argmax ? bestOf(d, k, sink, first, argmax, problem) : null;
+  const product = plan(
     k,
     { ...first, name: labelOf(anchors, joins) },
-    { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs },
+    { kind: "gemm", ...problem, ...(best ? { best: best.best } : {}) },
     times(toIntExpr(m), flops),
   );
+  return argmax ? [product, ...(best?.kernels ?? reduction(d, argmax.sink, argmax.reduce))] : [product];
 }
 
 /** What a kernel computes: products, and what joins the one. */

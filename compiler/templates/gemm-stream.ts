@@ -7,7 +7,8 @@ import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import { plainLoad } from "../lower/copy.ts";
 import type { Config, GemmProblem, ProductOut, Reject, Template } from "../template.ts";
-import { guarded, halfUnit, isVector, largest, operandBytes, roundUp, weightAt } from "./common.ts";
+import { bytesOf, guarded, halfUnit, isVector, largest, operandBytes, roundUp, weightAt } from "./common.ts";
+import { storeBest } from "./product-best.ts";
 import { storeOuts } from "./product-outs.ts";
 
 /**
@@ -37,6 +38,8 @@ export interface ProductShape {
   /** Weights that share the left operand, and what they are stored as. */
   readonly weights: number;
   readonly dtype: DType;
+  /** Whether the best column of each row is looked for. */
+  readonly best?: boolean;
 }
 
 const STAGES = { least: 3, most: 6 };
@@ -107,7 +110,9 @@ function tilesOf(shape: ProductShape, parts: number, unit: MatrixUnit, caps: Cap
           const groupCols = warps / groupRows;
           const [bm, bn] = [unit.m * groupRows * down, unit.n * groupCols * across];
           if ((bm >= m + unit.m && bm > unit.m) || (bn >= 2 * n && across > 1)) continue;
-          const depth = depthOf(shape, parts, bm, bn, unit, caps);
+          // warps along a row meet twice to find the best of their columns
+          const spare = SPARE_BYTES + (shape.best && groupCols > 1 ? 2 * bytesOf(groupCols, bm, "f32") : 0);
+          const depth = depthOf(shape, parts, bm, bn, unit, spare, caps);
           if (!depth) continue;
           const config = { bm, bn, ...depth, groupRows, groupCols };
           // of tiles that cost the same, the one whose warps read least from shared memory
@@ -124,12 +129,13 @@ function depthOf(
   bm: number,
   bn: number,
   unit: MatrixUnit,
+  spare: number,
   caps: Caps,
 ): Pick<StreamConfig, "kc" | "stages"> | null {
   for (const bytes of [256, 128, 64]) {
     const kc = Math.min(bytes / BYTES[dtype], roundUp(k, unit.k));
     const step = operandBytes(bm + weights * bn, kc, dtype, caps);
-    const fit = Math.floor((caps.sharedBytes - SPARE_BYTES) / step);
+    const fit = Math.floor((caps.sharedBytes - spare) / step);
     // more stages than steps would hold nothing
     const stages = Math.min(STAGES.most, Math.max(STAGES.least, Math.ceil(k / kc / parts)));
     if (kc % unit.k === 0 && (parts === 1 || k % (kc * parts) === 0) && fit >= STAGES.least) return { kc, stages: Math.min(stages, fit) };
@@ -138,6 +144,23 @@ function depthOf(
 }
 
 function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
+  if (!p.best) return tilesFor(p, false, caps);
+  const found = tilesFor(p, true, caps);
+  if ("reject" in found) return found;
+  const fit = found.filter((c) => sharesWith(p, c) === p.best!.count);
+  return fit.length > 0 ? fit : { reject: `${p.best.count} shares of ${p.n} columns are not those of any tile` };
+}
+
+/** A tile's columns are a share. */
+const sharesWith = (p: GemmProblem, { bn }: StreamConfig): number => Math.ceil(p.n / bn);
+
+/** Of how many shares of the columns the best is found; null where hardware does not copy the operands. */
+export function bestShares(p: GemmProblem, caps: Caps): number | null {
+  const found = tilesFor(p, true, caps);
+  return "reject" in found ? null : sharesWith(p, found[0]!);
+}
+
+function tilesFor(p: GemmProblem, best: boolean, caps: Caps): readonly StreamConfig[] | Reject {
   const { dtype } = p.weights[0]!;
   if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
   const unit = halfUnit(dtype, caps);
@@ -147,7 +170,7 @@ function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
   if (p.a.stat || !plainLoad(cast(p.a.value(row, depth, null), dtype), dtype))
     return { reject: `the left operand does not lie in memory in ${dtype}` };
   if (!streams({ k: p.k, dtype }, caps)) return { reject: `rows of ${p.k} elements of ${dtype} are not whole vectors` };
-  const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype };
+  const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype, best };
   const found = tilesOf(shape, p.parts?.count ?? 1, unit, caps);
   return found.length > 0 ? found.slice(0, 6) : { reject: `no ring of ${STAGES.least} stages fits the shared memory of ${caps.name}` };
 }
@@ -199,6 +222,7 @@ function build(p: GemmProblem, config: Config): TileProgram {
   } else {
     const value = (out: ProductOut, row: Expr, col: Expr): Expr => out.value(sums(row, col), ...place(row, col));
     storeOuts(b, p, { over: acc[0]!, place, first, width: bn, value, hasRow });
+    if (p.best) storeBest(b, p, p.best, { over: acc[0]!, place, hasRow, sums, share: b.bz });
   }
   return b.build();
 }
