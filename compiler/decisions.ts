@@ -1,4 +1,5 @@
 import type { Caps } from "./backend.ts";
+import type { Var } from "./ir/expr.ts";
 import type { Graph, Node, NodeOf } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { BufferInfo } from "./plan.ts";
@@ -49,6 +50,8 @@ export interface HeadsJoin extends JoinedColumns {
 export interface ArgmaxJoin extends JoinedColumns {
   readonly kind: "argmax";
   readonly reduce: NodeOf<"reduce">;
+  /** Where the caller is the only other one who gets the product: the symbol that says whether it wants it. */
+  readonly when: Var | null;
   /** The node at the end of its epilogue, which is stored. */
   readonly sink: Node;
 }

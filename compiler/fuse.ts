@@ -145,6 +145,10 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     sinks,
     usersOf,
     isRoot: (n) => roots.has(n),
+    wantedWhen: (n) => {
+      const [output, ...others] = graph.outputs.filter(({ value }) => value === n);
+      return others.length === 0 && !graph.updates.some(({ value }) => value === n) ? (output?.when ?? null) : null;
+    },
     isStored: (n) => stored.has(n),
     inPlace: (n) => stateOf.has(n) || inPlace.has(n),
     isApart: (n) => forced.has(n),

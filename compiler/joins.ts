@@ -3,6 +3,7 @@ import type { ArgmaxJoin, ConvJoin, HeadsJoin, Join } from "./decisions.ts";
 import { shapeOf } from "./graph/build.ts";
 import { isConvStep } from "./graph/decompose-conv.ts";
 import { isConst } from "./ir/expr.ts";
+import type { Var } from "./ir/expr.ts";
 import type { Node, NodeOf } from "./ir/graph.ts";
 import { sameShape } from "./ir/infer.ts";
 import { dimMax } from "./plan.ts";
@@ -14,6 +15,8 @@ export interface Joining {
   readonly usersOf: (n: Node) => readonly Node[];
   /** Whether it is an output or the new value of a state. */
   readonly isRoot: (n: Node) => boolean;
+  /** The symbol that says whether an output is wanted; null: it always is, or it is none. */
+  readonly wantedWhen: (n: Node) => Var | null;
   readonly isStored: (n: Node) => boolean;
   /** Whether a convolution's state is replaced in place, or an update writes its state. */
   readonly inPlace: (n: Node) => boolean;
@@ -44,8 +47,9 @@ function argmaxJoins(j: Joining, products: Products): ReadonlyMap<Node, readonly
     const sink = j.sinks.get(reduce)!;
     if (!product || reduce.attrs.axis !== shape.length - 1 || !j.inShares(product)) continue;
     if (!between(reduce, sink).every((n) => isGiven(n, j.isStored))) continue;
-    const alone = !j.isRoot(x) && j.usersOf(x).length === 1;
-    joins.set(x, [{ kind: "argmax", reduce, sink, columns: [0, dimMax(shape.at(-1)!)], alone }]);
+    const only = j.usersOf(x).length === 1;
+    const columns = [0, dimMax(shape.at(-1)!)] as const;
+    joins.set(x, [{ kind: "argmax", reduce, sink, columns, alone: only && !j.isRoot(x), when: only ? j.wantedWhen(x) : null }]);
   }
   return joins;
 }

@@ -92,6 +92,8 @@ export interface ProductWeight {
 export interface ProductOut extends Out<[row: Expr, col: Expr]> {
   /** The columns it is of, [from, to) and at least one; null: all. */
   readonly columns: readonly [from: number, to: number] | null;
+  /** Where this condition on symbols does not hold, it is not stored. */
+  readonly when?: Expr;
 }
 
 /** How a GEMM's left operand is computed. With `stat`, a row statistic (a norm's sum of squares) is reduced first and handed to `value`. */

@@ -34,7 +34,7 @@ class ModelSession implements Session {
   /** Outputs that have one position a row, and how many elements that is. */
   private readonly rowOutputs: readonly (readonly [name: string, size: number])[];
   private readonly onPositions: SessionOptions["onPositions"];
-  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1 };
+  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1, with_logits: 1 };
   /** One more than the greatest position of the call at work. */
   private reach = 0;
   private busy = false;
@@ -111,14 +111,14 @@ class ModelSession implements Session {
         this.inputs.fill(call, first, count, this.past);
         for (const [name, values] of Object.entries(extra)) this.inputs.fillExtra(name, values, call, first, count);
         const kept = Math.max(1, Math.min(count, first + count - logitsFrom));
-        await this.run(this.main, count, kept);
+        await this.run(this.main, count, kept, true);
         await onChunk?.(first, count, kept);
       }
       await this.executor.fetch("argmax", rows);
     });
   }
 
-  async decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void> {
+  async decode(ids: Int32Array, positions?: ArrayLike<number>, withLogits = true): Promise<void> {
     const { rows } = this;
     if (rows === 0) throw new UserError("a session starts with a prefill; there is no prompt yet");
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
@@ -131,7 +131,7 @@ class ModelSession implements Session {
     try {
       this.reach = reach;
       this.inputs.fillStep(ids, rows, this.past, positions);
-      await this.run(this.decodeProgram(rows), 1, 1);
+      await this.run(this.decodeProgram(rows), 1, 1, withLogits);
       await this.executor.fetch("argmax", rows);
     } finally {
       this.busy = false;
@@ -141,6 +141,7 @@ class ModelSession implements Session {
   async logits(row: number): Promise<Float32Array> {
     const view = row < this.rows ? this.logitRows[row] : undefined;
     if (view === undefined) throw new UserError(`there is no row ${row}; the session has ${this.rows}`);
+    this.checkLogits();
     await this.executor.fetch("logits", (row + 1) * this.vocabSize);
     return view;
   }
@@ -179,6 +180,7 @@ class ModelSession implements Session {
 
   async choose(settings: Float32Array): Promise<Int32Array> {
     const choice = this.choiceOf(0);
+    this.checkLogits();
     this.busy = true;
     try {
       return await choice.run(settings, this.rows);
@@ -268,6 +270,13 @@ class ModelSession implements Session {
     if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
   }
 
+  private checkLogits(): void {
+    if (this.symbols.with_logits === 0)
+      throw new UserError("the last token was fed for the likeliest next one only, and there are no logits", {
+        hint: "decode it with logits: leave out the argument that goes without them",
+      });
+  }
+
   private checkCall(rows: number, length: number): void {
     if (!Number.isInteger(rows) || rows < 1 || !Number.isInteger(length) || length < 1)
       throw new UserError(`expected a whole number of tokens in each of ${rows} rows, at least one`);
@@ -295,13 +304,14 @@ class ModelSession implements Session {
     return this.main;
   }
 
-  private async run(program: string, count: number, kept: number): Promise<void> {
+  private async run(program: string, count: number, kept: number, withLogits: boolean): Promise<void> {
     const { positionIds } = this.inputs;
     if (positionIds !== undefined) this.onPositions?.(positionIds, this.rows * count, this.reach, this.past);
     this.symbols.batch = this.rows;
     this.symbols.seq = count;
     this.symbols.past = this.past;
     this.symbols.kept = kept;
+    this.symbols.with_logits = withLogits ? 1 : 0;
     await this.executor.run(program, this.symbols);
     this.past += count;
   }

@@ -1,6 +1,6 @@
 import type { ArgmaxJoin, Decisions } from "../decisions.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, f32, intVar, mul } from "../ir/expr.ts";
+import { add, eq, f32, intVar, mul } from "../ir/expr.ts";
 import type { Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { KernelPlan } from "../plan.ts";
@@ -13,7 +13,7 @@ import { epilogueOf, f32Of, maxRows } from "./kernel.ts";
 import { combine, partsBuffer } from "./reduction.ts";
 
 /**
- * What the kernel of a product stores for the column of each row's largest value, and the kernel that finishes the search; null where the template that will
+ * A product of which blocks look for the column of each row's largest value too, and the kernel that finishes the search; null where the template that will
  * compute the product does not look for it.
  */
 export function bestOf(
@@ -21,9 +21,9 @@ export function bestOf(
   k: Kernel,
   sink: Node,
   product: NodeOf<"matmul">,
-  { reduce, sink: stored }: ArgmaxJoin,
+  { reduce, sink: stored, when }: ArgmaxJoin,
   problem: GemmProblem,
-): { readonly best: ProductBest; readonly kernels: readonly KernelPlan[] } | null {
+): { readonly problem: GemmProblem; readonly kernels: readonly KernelPlan[] } | null {
   const count = inTurns(problem, d.caps) ?? inTiles(problem, d.caps);
   if (count === null) return null;
   const parts = partsBuffer(reduce, count);
@@ -32,5 +32,8 @@ export function bestOf(
   const value: ProductBest["value"] = (acc, row, col) => f32Of(result.value(acc, row, col));
   value([f32(0)], intVar("row", 0, Math.max(0, maxRows(problem.m) - 1)), intVar("col", 0, problem.n - 1));
   const index: ProductBest["index"] = (row, share, i) => add(mul(add(mul(row, count), share), 2), i);
-  return { best: { count, buffer: k.scope.use(parts, "write"), index, value }, kernels: [combine(d, stored, reduce, parts)] };
+  // nothing in the program reads the product any more
+  const outs = when ? problem.outs.map((out) => ({ ...out, when: eq(when, 1) })) : problem.outs;
+  const best = { count, buffer: k.scope.use(parts, "write"), index, value };
+  return { problem: { ...problem, outs, best }, kernels: [combine(d, stored, reduce, parts)] };
 }

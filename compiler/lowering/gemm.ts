@@ -117,7 +117,7 @@ function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): 
   const product = plan(
     k,
     { ...first, name: labelOf(anchors, joins) },
-    { kind: "gemm", ...problem, ...(best ? { best: best.best } : {}) },
+    { kind: "gemm", ...(best?.problem ?? problem) },
     times(toIntExpr(m), flops),
   );
   return argmax ? [product, ...(best?.kernels ?? reduction(d, argmax.sink, argmax.reduce))] : [product];

@@ -24,15 +24,17 @@ export function storeOuts(b: TileBuilder, p: GemmProblem, tile: ProductTile): vo
   for (const [columns, outs] of byColumns(p))
     b.when(meets(p, columns, first, width), () => {
       for (const out of outs)
-        b.store(over, {
-          buffer: out.buffer,
-          dtype: out.dtype,
-          index: (row, col) => out.index(...place(row, col)),
-          value: (row, col) => tile.value(out, row, col),
-          guard: (row, col) => {
-            const [r, c] = place(row, col);
-            return and(hasRow(r), within(columns, c, width));
-          },
+        b.when(out.when ?? TRUE, () => {
+          b.store(over, {
+            buffer: out.buffer,
+            dtype: out.dtype,
+            index: (row, col) => out.index(...place(row, col)),
+            value: (row, col) => tile.value(out, row, col),
+            guard: (row, col) => {
+              const [r, c] = place(row, col);
+              return and(hasRow(r), within(columns, c, width));
+            },
+          });
         });
     });
 }

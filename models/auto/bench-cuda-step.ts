@@ -86,7 +86,7 @@ export async function measureStep(
   const { batch, dtype, rotary } = plan;
   const session = createModelSession(executor, config, rotary, { startAt: { rows: batch, past: context } });
   const wallMilliseconds = await tokenLoop(session, decode);
-  const symbols = { batch, seq: 1, past: context, kept: 1 };
+  const symbols = { batch, seq: 1, past: context, kept: 1, with_logits: 0 };
   const name = `decode.${batch}`;
   const graphMilliseconds = await graphTime(device, () => executor.run(name, symbols), 3 * repeat);
   const bytes = stepBytes(manifest, name, config, context);
@@ -127,7 +127,7 @@ async function tokenLoop(session: Session, tokens: number): Promise<number> {
   for (let i = 0; i < tokens; i += 1) {
     const started = performance.now();
     next.set(session.next.subarray(0, session.rows));
-    await session.decode(next);
+    await session.decode(next, undefined, false);
     times.push(performance.now() - started);
   }
   return median(times);

@@ -106,7 +106,7 @@ export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<
   }
   return [
     { name: "prefill", graph: bambaGraph(config, { ...common, phase: "prefill", batch: rows, maxSeq: chunk }) },
-    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch }) },
+    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch, optionalLogits: true }) },
     { name: "sample", graph: sampleGraph(config.vocabSize, rows) },
   ];
 }

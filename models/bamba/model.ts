@@ -64,6 +64,11 @@ export interface BambaOptions {
    */
   readonly logits?: "last" | "kept" | "all" | "none";
   /**
+   * For `last`: a symbol `with_logits`, 0 or 1, says whether a call wants the logits; where it does not, only `argmax` is sure to be there. Default false:
+   * logits always are.
+   */
+  readonly optionalLogits?: boolean;
+  /**
    * Be Transformers' PyTorch path (eager attention, no custom kernels) in all that it does: round where it holds a result in the type of the weights, which
    * is slow, since most of the model is then written out in primitives (weights in f32 round nothing); forget `timeStepLimit` in decode, so that a step and
    * a prefill of the same token disagree (spec Q4); and treat padding as it does in Mamba layers, where it decays the state and enters the convolution by
@@ -129,6 +134,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     state = "f32",
     rotary = "f32",
     logits: which = "last",
+    optionalLogits = false,
     hiddenStates = false,
     embeds = false,
     loss = false,
@@ -150,14 +156,16 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
   const decode = phase === "decode";
   const length = decode ? 1 : ([1, maxSeq] as const);
   const dims = { ...sizesOf(c), batch, seq: length, capacity, ...(which === "kept" ? { kept: length } : {}) };
-  const symbols = { past: [0, capacity - 1] as const };
+  const withLogits = optionalLogits && which === "last";
+  const symbols = { past: [0, capacity - 1] as const, ...(withLogits ? { with_logits: [0, 1] as const } : {}) };
+  const optional = withLogits ? { logits: "with_logits" } : {};
   const checkpointName = (path: string): string => (path.startsWith("lm_head.") ? path : `model.${path}`);
 
   const rounding = strict ? weights : "f32";
   const norm = <A extends Shape>(x: Tensor<[...A, "hidden"]>): Tensor<[...A, "hidden"]> =>
     rmsNorm(x, "final_layernorm", c.normEps, rounding);
 
-  return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
+  return model(`bamba.${phase}`, { dims, symbols, optional, weights, checkpointName }, () => {
     const table = param("embed_tokens.weight", ["vocab", "hidden"]);
     const positions: Positions = {
       ...positionsOf(c, phase, capacity, rotary, strict),

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { nullBackend } from "../../backends/null/index.ts";
 import type { Caps } from "../../compiler/backend.ts";
 import { builder } from "../../compiler/graph/build.ts";
+import { intVar } from "../../compiler/ir/expr.ts";
 import type { Graph } from "../../compiler/ir/graph.ts";
 import { makeSource } from "../../compiler/ir/ops.ts";
 import { lowerGraph } from "../../compiler/pipeline.ts";
@@ -20,8 +21,8 @@ const K = 1024;
 interface Shape {
   readonly rows: number;
   readonly columns: number;
-  /** Whether the program gives the product away too. */
-  readonly given: boolean;
+  /** Whether the program gives the product away too, and if so, whether a call that may do without asks for it. */
+  readonly given: "never" | "always" | "asked" | "not asked";
 }
 
 function graphOf({ rows, columns, given }: Shape): Graph {
@@ -29,7 +30,9 @@ function graphOf({ rows, columns, given }: Shape): Graph {
   const w = makeSource("param", { dtype: "bf16", shape: [columns, K] }, { name: "w", packed: null });
   const scores = b.matmul(makeSource("input", { dtype: "bf16", shape: [rows, K] }, { name: "x" }), w, true);
   const best = { name: "best", value: b.reduce("argmax", scores, 1) };
-  return { name: "best", symbols: [], outputs: given ? [{ name: "scores", value: scores }, best] : [best], updates: [] };
+  const when = given === "asked" || given === "not asked" ? intVar("asked", 0, 1) : null;
+  const outputs = given === "never" ? [best] : [{ name: "scores", value: scores, ...(when ? { when } : {}) }, best];
+  return { name: "best", symbols: when ? [when] : [], outputs, updates: [] };
 }
 
 /** Small whole numbers, some of them not 0: their sums are exact in any order and often the same. */
@@ -50,7 +53,7 @@ test.each([
   const cases = fc.record({
     rows,
     columns: fc.constantFrom(3, 7, 40, 64, 130),
-    given: fc.boolean(),
+    given: fc.constantFrom("never" as const, "always", "asked", "not asked"),
     density: fc.constantFrom(0.01, 0.1, 0.9),
     seed: fc.nat(),
   });
@@ -60,9 +63,9 @@ test.each([
     expect(kernels.map((k) => k.problem.frame.name)).toEqual(["gemm_argmax", "reduce_argmax"]);
     expect(buildKernel(kernels[0]!, caps).template).toBe(template);
     // the product goes nowhere unless somebody else reads it
-    expect(kernels[0]!.args.filter(({ access }) => access === "write")).toHaveLength(shape.given ? 2 : 1);
+    expect(kernels[0]!.args.filter(({ access }) => access === "write")).toHaveLength(shape.given === "never" ? 1 : 2);
     const bindings = {
-      symbols: {},
+      symbols: shape.given === "asked" ? { asked: 1 } : shape.given === "not asked" ? { asked: 0 } : {},
       inputs: { x: whole(seed, density, [shape.rows, K]) },
       params: { w: whole(seed + 1, density, [shape.columns, K]) },
     };
@@ -71,8 +74,12 @@ test.each([
     const { outputs } = await compileFused(graph, caps)(bindings, (program, of, buffers, symbols) => {
       expect(emulateThread(program, of, buffers, symbols)).toEqual([]);
     });
-    for (const [name, { data }] of Object.entries(expected))
-      for (const got of [tiles, outputs]) expect([...got[name]!.data], name).toEqual([...data]);
+    for (const got of [tiles, outputs]) {
+      expect([...got["best"]!.data]).toEqual([...expected["best"]!.data]);
+      if (shape.given === "never") continue;
+      const scores = shape.given === "not asked" ? expected["scores"]!.data.map(() => 0) : expected["scores"]!.data;
+      expect([...got["scores"]!.data]).toEqual([...scores]);
+    }
   });
-  await fc.assert(property, { numRuns: 12 });
+  await fc.assert(property, { numRuns: 16 });
 });

@@ -361,6 +361,11 @@ describe("a trace", () => {
     expect(message(declare({ dims: { a: [3, 2] } }))).toContain("'a' has no range of integers from 1");
     expect(message(declare({ dims: { a: [0, 2] } }))).toContain("'a' has no range of integers from 1");
     expect(message(declare({ dims: { a: [1, 2] }, symbols: { a: [0, 1] } }))).toContain("'a' stands in dims and in symbols");
+    const wanted = { dims: {}, symbols: { wanted: [0, 1] as const } };
+    expect(message(declare({ ...wanted, optional: { y: "wanted" } }))).toContain("there is no output 'y'");
+    expect(message(() => dsl.model("m", { ...wanted, optional: { y: "asked" } }, () => ({ y: dsl.full([1], 0) })))).toContain(
+      "no symbol 'asked' that says whether it is wanted",
+    );
     expect(message(() => trace(() => dsl.scalar("past")))).toContain("'past' is not a run-time number of this model");
     expect(message(() => trace(() => dsl.iota([])))).toContain("iota needs an axis");
   });
