@@ -9,6 +9,9 @@ import type { Decisions } from "./decisions.ts";
 import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
+import { addNorm } from "./lowering/rows.ts";
+import { isReadInParts, productsInParts } from "./parts.ts";
+import type { Cutting } from "./parts.ts";
 import { streams } from "./templates/gemm-stream.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
@@ -48,6 +51,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const users = new Map<Node, Node[]>();
   for (const n of order) for (const i of n.inputs) users.set(i, [...(users.get(i) ?? []), n]);
   const roots = new Set<Node>([...graph.outputs.map((o) => o.value), ...graph.updates.map((u) => u.value)]);
+  const isRoot = (n: Node): boolean => roots.has(n);
   const usersOf = (n: Node): readonly Node[] => [...new Set(users.get(n) ?? [])];
 
   const buffers = new Map<Node, BufferInfo>();
@@ -129,24 +133,28 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const arena = (n: Node): BufferInfo => ({
     kind: "arena",
     name: `t${temporaries++}`,
-    dtype: operandType(n, usersOf(n), roots.has(n), caps) ?? typeOf(n).dtype,
+    dtype: operandType(n, usersOf(n), isRoot(n), caps) ?? typeOf(n).dtype,
     shape: typeOf(n).shape,
     panel: 0,
   });
   for (const n of order) if (stored.has(n) && !buffers.has(n)) buffers.set(n, arena(n));
 
-  // a scan or convolution whose state is not the session's own works on a copy of it
-  const kernels: KernelPlan[] = [];
   const joins = convJoins({
     order,
     sinks,
     usersOf,
-    isRoot: (n) => roots.has(n),
+    isRoot,
     isStored: (n) => stored.has(n),
     inPlace: (n) => stateOf.has(n),
   });
+  const cutting: Cutting = { caps, sinks, joins, usersOf, isRoot, storedType: (n) => buffers.get(n)?.dtype ?? null };
+  const parts = productsInParts(cutting);
+  for (const [product, buffer] of parts) if (isReadInParts(cutting, product)) buffers.set(product, buffer);
+
+  // a scan or convolution whose state is not the session's own works on a copy of it
+  const kernels: KernelPlan[] = [];
   const joined = new Set<Node>();
-  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
+  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, parts, stateOf };
   const anchorsOf = new Map<Node, Node[]>();
   for (const [anchor, sink] of sinks) anchorsOf.set(sink, [...(anchorsOf.get(sink) ?? []), anchor]);
   for (const n of order) {
@@ -160,6 +168,11 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
     if (isSource(n) || joined.has(n) || (n.op === "get" && n.attrs.index === 1)) continue;
+    const withInput = addedNorm(decisions, n, anchorsOf.get(n) ?? [], kernels.at(-1));
+    if (withInput) {
+      kernels.splice(-1, 1, withInput);
+      continue;
+    }
     let made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
     if (joins.has(n) && tooWide(made, caps)) made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
     else for (const { sink } of joins.get(n) ?? []) joined.add(sink);
@@ -170,6 +183,13 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   }
   for (const c of [...copies, ...outputCopies]) kernels.push(copyKernel(decisions, c.from, c.to));
   return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
+}
+
+/** The kernel of a norm that takes over what the kernel before it does, where that computes the norm's input, element by element. */
+function addedNorm(d: Decisions, sink: Node, [anchor]: readonly Node[], before: KernelPlan | undefined): KernelPlan | null {
+  if (anchor?.op !== "rmsNorm" || before?.pointwise?.node !== anchor.inputs[0]) return null;
+  const joined = addNorm(d, sink, anchor);
+  return tooWide([joined], d.caps) ? null : joined;
 }
 
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>

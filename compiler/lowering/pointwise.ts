@@ -34,7 +34,14 @@ interface Write {
   readonly value: (at: At, self: At, coords: readonly Expr[]) => Expr;
 }
 
-function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): KernelPlan {
+/** `node`: what the writes store, if that is all of one node; `labelled`: whose name it goes by. */
+function pointwiseKernel(
+  d: Decisions,
+  name: string,
+  writes: readonly Write[],
+  node: Node | null = null,
+  labelled: Node = writes[0]!.sink,
+): KernelPlan {
   const first = writes[0]!;
   const dom = domainOf(first.domain);
   const k = begin(d, first.sink, name);
@@ -42,8 +49,9 @@ function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): 
     // each write sees its own node as an expression, and all share one argument list
     if (w.domain !== w.target.shape) k.scope.touched.set(w.target, elementCount(w.domain));
     const at: At = (n, coords) => valueAt({ scope: k.scope, stored: (m) => d.buffers.get(m), held: new Map() }, n, coords);
-    const own: At = (n, coords) =>
-      valueAt({ scope: k.scope, stored: (m) => (m === w.sink ? undefined : d.buffers.get(m)), held: new Map() }, n, coords);
+    // of a product in parts, its kernel is the one that adds them up
+    const inside = (n: Node): BufferInfo | undefined => (n === w.sink ? d.parts.get(n) : d.buffers.get(n));
+    const own: At = (n, coords) => valueAt({ scope: k.scope, stored: inside, held: new Map() }, n, coords);
     return {
       buffer: k.scope.use(w.target, "write"),
       dtype: w.target.dtype,
@@ -55,8 +63,9 @@ function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): 
   });
   const problem: RowProblem = { frame: k.frame, rows: dom.rows, cols: dom.cols, steps: [], stores };
   warmRows(problem);
-  const base = plan(k, first.sink, { kind: "rows", ...problem }, times(toIntExpr(dom.rows), dom.cols));
+  const base = plan(k, labelled, { kind: "rows", ...problem }, times(toIntExpr(dom.rows), dom.cols));
   const pointwise: Pointwise = {
+    node,
     rows: dom.rows,
     cols: dom.cols,
     writes,
@@ -65,10 +74,21 @@ function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): 
   return { ...base, pointwise };
 }
 
-export const pointwise = (d: Decisions, sink: Node, target: BufferInfo): KernelPlan =>
-  pointwiseKernel(d, "pointwise", [
-    { sink, target, domain: typeOf(sink).shape, index: (c) => bufferIndex(target, c), value: (_at, self, c) => self(sink, c) },
-  ]);
+/** A node that lies where `target` is, and what its kernel makes of it. */
+const wholeNode = (sink: Node, target: BufferInfo): Write => ({
+  sink,
+  target,
+  domain: typeOf(sink).shape,
+  index: (c) => bufferIndex(target, c),
+  value: (_at, self, c) => self(sink, c),
+});
+
+export const pointwise = (d: Decisions, sink: Node): KernelPlan =>
+  pointwiseKernel(d, "pointwise", [wholeNode(sink, d.buffers.get(sink)!)], sink);
+
+/** Adds up the parts of a product, with what follows it. */
+export const sumOfParts = (d: Decisions, sink: Node, product: Node): KernelPlan =>
+  pointwiseKernel(d, "gemm_sum", [wholeNode(sink, d.buffers.get(sink)!)], sink, product);
 
 /** Copies a node's stored value into another buffer. */
 export const copyKernel = (d: Decisions, from: Node, to: BufferInfo): KernelPlan =>

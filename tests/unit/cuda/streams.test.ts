@@ -30,15 +30,26 @@ describe("a decode step of Bamba 9B in bf16", () => {
 
   test("of 64 rows: what is multiplied lies in memory in bf16, and long products of few columns are cut along k", () => {
     const [mamba, attention] = layers(64, { state: "bf16" }) as [KernelPlan[], KernelPlan[]];
-    const mlp = ["norm", "gemm2", "gemm_parts", "gemm_sum"];
-    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm_parts", "gemm_sum", ...mlp]);
-    expect(names(attention).slice(0, 4)).toEqual(["norm", "gemm_parts", "gemm_sum", "cache_write"]);
-    expect(names(attention).slice(4)).toEqual(["attention", "attention_combine", "gemm_parts", "gemm_sum", ...mlp]);
+    const mlp = ["add_norm", "gemm2", "gemm_parts"];
+    expect(names(mamba)).toEqual(["add_norm", "gemm", "conv1d", "ssd_step", "norm", "gemm_parts", ...mlp]);
+    expect(names(attention).slice(0, 5)).toEqual(["add_norm", "gemm_parts", "cache_write", "attention", "attention_combine"]);
+    expect(names(attention).slice(5)).toEqual(["gemm_parts", ...mlp]);
     const products = [...mamba, ...attention].filter((k) => k.problem.kind === "gemm");
     expect(products).toHaveLength(8);
     for (const k of products)
       expect(k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "read").at(0)?.buffer.dtype).toBe("bf16");
     expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "conv1d", "gemm-stream", "rows", "ssd-step"]);
+  });
+
+  test("has as few launches as its mixers and products and the norms between them", () => {
+    const launches = (batch: number): number => {
+      const options = { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16", state: "bf16" } as const;
+      return lowerGraph(bambaGraph(models["9B"], options), caps).fused.kernels.length;
+    };
+    const [mamba, attention, rest] = [29, 3, 4];
+    expect(launches(1)).toBe(mamba * 5 + attention * 7 + rest - 1);
+    expect(launches(8)).toBe(mamba * 8 + attention * 9 + rest);
+    expect(launches(64)).toBe(mamba * 9 + attention * 9 + rest);
   });
 
   test("where nothing copies by itself, everything stays in f32 and whole", () => {
