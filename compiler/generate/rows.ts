@@ -48,7 +48,7 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const count = largest(p.rows, 1 << 20);
   // elements of one tile, when each step has one: in a part of a core's cache, or in the registers of a warp
   const roomFor = (registers: number): number =>
-    Math.max(caps.lanes, Math.floor((vector ? L2 / 4 / 4 : registers * caps.lanes) / Math.max(1, p.steps.length)));
+    Math.max(caps.lanes, Math.floor((vector ? L2 / 4 / 4 : registers * caps.lanes) / Math.max(1, tilesOf(p))));
   const room = roomFor(laneRegisters(caps, 64));
   const warps = vector ? 1 : Math.max(1, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes));
   // where rows are fewer than blocks would be, of many columns (norms, the logits), warps take them side by side: what a row costs is waiting for it
@@ -74,6 +74,12 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   return found.filter((c, i) => found.findIndex((d) => d.rb === c.rb && d.cb === c.cb) === i);
 }
 
+/** Steps that have a tile each. */
+function tilesOf(p: RowProblem): number {
+  const users = countUsers(p);
+  return p.steps.filter(({ kind, name }) => kind !== "temp" || (users.get(name) ?? 0) > 1).length;
+}
+
 /** A block being written: its program, its rows, and what has been computed so far. */
 interface Block {
   readonly b: TileBuilder;
@@ -95,7 +101,7 @@ interface Pass {
   readonly temps: Map<string, Tile>;
 }
 
-function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
+function build(p: RowProblem, config: Config, caps: Caps): TileProgram {
   const { rb, cb, groups, along } = config as RowConfig;
   const reductions = reductionsOf(p);
   const reduces = reductions.length > 0;
@@ -119,6 +125,7 @@ function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
   };
 
   const whole: Pass = { j: reduces ? i32(0) : b.bx, temps: new Map() };
+  if (reduces && tiles === 1 && rb === groups && caps.asyncCopy) holdGiven(k, whole);
   if (reduces && tiles > 1) for (const group of passes(p)) reduceByTiles(k, group, tiles);
   else for (const step of reductions) reduceAtOnce(k, step, whole);
 
@@ -224,6 +231,24 @@ const valueOf =
     return guarded(consumer.value(r, c, getter(k, row, r, col, c, pass.temps)), lt(c, k.p.cols), outside);
   };
 
+/**
+ * Holds the temps that constant memory alone gives (a norm's weight), before anything else: they are on their way while kernels in front still work, and while a
+ * row is reduced, where hardware has room for that.
+ */
+function holdGiven(k: Block, pass: Pass): void {
+  const constant = new Set(k.p.frame.params.filter((q) => q.constant === true).map(({ name }) => name));
+  for (const step of k.p.steps) {
+    const [row, col] = PROBE;
+    if (step.kind !== "temp" || asks(k.p, step).names.size > 0) continue;
+    const loads = loadsIn(step.value(row, col, () => row));
+    if (loads.length === 0 || !loads.every(({ buffer }) => constant.has(buffer))) continue;
+    const { dtype } = asks(k.p, step);
+    const tile = k.tile(`t_${step.name}`, dtype, k.cb);
+    k.b.map(tile, valueOf(k, step, pass));
+    pass.temps.set(step.name, tile);
+  }
+}
+
 /** Holds in tiles the temps that `consumers` need and more than one step or store asks for; the others are put in place. */
 function holdTemps(k: Block, consumers: readonly Consumer[], pass: Pass): void {
   const wanted = new Set(consumers.flatMap((c) => needs(k.p, c)));
@@ -284,14 +309,18 @@ function reduceByTiles(k: Block, group: readonly Reduction[], tiles: number): vo
 
 // ---- stores -----------------------------------------------------------------------------------------------------------
 
+function loadsIn(value: Expr): Load[] {
+  const found: Load[] = [];
+  walk(value, (e) => {
+    if (e.op === "load") found.push(e);
+  });
+  return found;
+}
+
 /** The loads in `value` of buffers that this kernel writes. */
 function loadsOfWritten(p: RowProblem, value: Expr): Load[] {
   const written = new Set(p.stores.map((s) => s.buffer));
-  const found: Load[] = [];
-  walk(value, (e) => {
-    if (e.op === "load" && written.has(e.buffer)) found.push(e);
-  });
-  return found;
+  return loadsIn(value).filter((e) => written.has(e.buffer));
 }
 
 /** Whether some element is computed from an element of a written buffer that is not replaced at the same place: then a row is one tile. */

@@ -47,6 +47,7 @@ function normKernel(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"gat
       cols: size,
       steps: [
         { name: "x", kind: "temp", value: (row, col) => normInput(k.at, a, coords(row, col)) },
+        { name: "weight", kind: "temp", value: (_row, col) => f32Of(k.at(weight, [col])) },
         { name: "squares", kind: "sum", value: (_r, _c, get) => mul(get("x"), get("x")) },
       ],
       stores: [
@@ -56,8 +57,7 @@ function normKernel(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"gat
           dtype: out.dtype,
           per: "element",
           index: (row, col) => out.index(row, col),
-          value: (row, col, get) =>
-            out.value([mul(mul(get("x"), rsqrtMean(get("squares"), size, a.attrs.eps)), f32Of(k.at(weight, [col])))], row, col),
+          value: (row, col, get) => out.value([mul(mul(get("x"), rsqrtMean(get("squares"), size, a.attrs.eps)), get("weight"))], row, col),
           guard: null,
         },
       ],

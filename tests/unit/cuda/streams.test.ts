@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { cudaBackend } from "../../../backends/cuda/index.ts";
 import type { Caps } from "../../../compiler/backend.ts";
-import { lowerGraph } from "../../../compiler/pipeline.ts";
+import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
 import { buildKernel } from "../../../compiler/select.ts";
 import { partsOfProduct } from "../../../compiler/templates/gemm-stream.ts";
@@ -50,6 +50,20 @@ describe("a decode step of Bamba 9B in bf16", () => {
     expect(launches(1)).toBe(mamba * 5 + attention * 7 + rest - 1);
     expect(launches(8)).toBe(mamba * 8 + attention * 9 + rest);
     expect(launches(64)).toBe(mamba * 9 + attention * 9 + rest);
+  });
+
+  test("loads what norms are scaled by before it waits for the kernels in front", () => {
+    const norms = layers(64).flatMap((kernels) =>
+      kernels.filter((k) => k.problem.kind === "rows" && k.problem.frame.name.endsWith("norm")),
+    );
+    expect(names(norms)).toEqual(["add_norm", "norm", "add_norm", "add_norm", "add_norm"]);
+    for (const k of norms) {
+      const weight = k.args.findIndex(({ buffer }) => buffer.kind === "weight");
+      const { text } = cudaBackend.print(lowerKernel(k, caps).thread, caps);
+      const [before, after] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string, string];
+      expect(before).toContain(`(p${weight} + `);
+      expect(after).not.toContain(`(p${weight} + `);
+    }
   });
 
   test("where nothing copies by itself, everything stays in f32 and whole", () => {
