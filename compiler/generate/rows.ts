@@ -125,7 +125,7 @@ function build(p: RowProblem, config: Config, caps: Caps): TileProgram {
   };
 
   const whole: Pass = { j: reduces ? i32(0) : b.bx, temps: new Map() };
-  if (reduces && tiles === 1 && rb === groups && caps.asyncCopy) holdGiven(k, whole);
+  if ((!reduces || (tiles === 1 && rb === groups)) && caps.asyncCopy) holdGiven(k, whole);
   if (reduces && tiles > 1) for (const group of passes(p)) reduceByTiles(k, group, tiles);
   else for (const step of reductions) reduceAtOnce(k, step, whole);
 
@@ -232,17 +232,16 @@ const valueOf =
   };
 
 /**
- * Holds the temps that constant memory alone gives (a norm's weight), before anything else: they are on their way while kernels in front still work, and while a
- * row is reduced, where hardware has room for that.
+ * Holds the temps that constant memory alone gives (a norm's weight), and states that the kernel replaces, before anything else: they are on their way while kernels
+ * in front still work, and while a row is reduced.
  */
 function holdGiven(k: Block, pass: Pass): void {
-  const constant = new Set(k.p.frame.params.filter((q) => q.constant === true).map(({ name }) => name));
+  const given = new Set(k.p.frame.params.filter((q) => q.constant === true || q.access === "readwrite").map(({ name }) => name));
   for (const step of k.p.steps) {
-    const [row, col] = PROBE;
-    if (step.kind !== "temp" || asks(k.p, step).names.size > 0) continue;
-    const loads = loadsIn(step.value(row, col, () => row));
-    if (loads.length === 0 || !loads.every(({ buffer }) => constant.has(buffer))) continue;
-    const { dtype } = asks(k.p, step);
+    const { names, dtype } = asks(k.p, step);
+    if (step.kind !== "temp" || ![...names].every((name) => pass.temps.has(name))) continue;
+    const loads = loadsIn(step.value(...PROBE, (name) => variable(name, asks(k.p, stepOf(k.p, name)).dtype)));
+    if (loads.length === 0 || !loads.every(({ buffer }) => given.has(buffer))) continue;
     const tile = k.tile(`t_${step.name}`, dtype, k.cb);
     k.b.map(tile, valueOf(k, step, pass));
     pass.temps.set(step.name, tile);

@@ -31,14 +31,14 @@ describe("a decode step of Bamba 9B in bf16", () => {
   test("of 64 rows: what is multiplied lies in memory in bf16, and long products of few columns are cut along k", () => {
     const [mamba, attention] = layers(64, { state: "bf16" }) as [KernelPlan[], KernelPlan[]];
     const mlp = ["add_norm", "gemm2", "gemm_parts"];
-    expect(names(mamba)).toEqual(["add_norm", "gemm", "conv1d", "ssd_step", "norm", "gemm_parts", ...mlp]);
+    expect(names(mamba)).toEqual(["add_norm", "gemm", "conv_step", "ssd_step", "norm", "gemm_parts", ...mlp]);
     expect(names(attention).slice(0, 5)).toEqual(["add_norm", "gemm_parts", "cache_write", "attention", "attention_combine"]);
     expect(names(attention).slice(5)).toEqual(["gemm_parts", ...mlp]);
     const products = [...mamba, ...attention].filter((k) => k.problem.kind === "gemm");
     expect(products).toHaveLength(8);
     for (const k of products)
       expect(k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "read").at(0)?.buffer.dtype).toBe("bf16");
-    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "conv1d", "gemm-stream", "rows", "ssd-step"]);
+    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "gemm-stream", "rows", "ssd-step"]);
   });
 
   test("has as few launches as its mixers and products and the norms between them", () => {
@@ -68,7 +68,7 @@ describe("a decode step of Bamba 9B in bf16", () => {
 
   test("where nothing copies by itself, everything stays in f32 and whole", () => {
     const [mamba] = layers(64, {}, { ...caps, asyncCopy: false }) as [KernelPlan[]];
-    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
+    expect(names(mamba)).toEqual(["norm", "gemm", "conv_step", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
     for (const { args } of mamba) for (const { buffer } of args) if (buffer.kind === "arena") expect(buffer.dtype).toBe("f32");
   });
 });
