@@ -12,7 +12,7 @@ export default defineConfig({
     // UPDATE=1 accepts changed goldens and inline snapshots
     update: process.env["UPDATE"] === "1",
     testTimeout: 60_000,
-    setupFiles: ["tests/support/no-colours.ts"],
+    setupFiles: ["tests/support/no-colours.ts", "tests/support/seed.ts"],
     hookTimeout: 120_000,
     coverage: {
       provider: "v8",

@@ -5,6 +5,7 @@ import type { Graph } from "../../compiler/ir/graph.ts";
 import { interpretGraph } from "../../compiler/run/graph.ts";
 import type { Tensor } from "../../compiler/run/graph.ts";
 import { input, model, processLogits, sampleToken } from "../../dsl/index.ts";
+import { rounding } from "../support/problems/case.ts";
 import { bound, logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 
 /** The interpreter's cells and the decompositions against the references of the kernels' problems: equal scores, removed ones, edges of top-p, a vocabulary of 1. */
@@ -17,7 +18,7 @@ function check(graph: Graph, inputs: Readonly<Record<string, Tensor>>, expected:
     const { data } = interpretGraph(g, { symbols: {}, inputs }).outputs["out"]!;
     const wrong = [...data.keys()].filter((i) => {
       const [x, y] = [data[i]!, expected[i]!];
-      return x !== y && !(Math.abs(x - y) <= 1e-6 * Math.abs(y));
+      return x !== y && !(Math.abs(x - y) <= 8 * rounding("f32", y));
     });
     expect(
       wrong.map((i) => [i, data[i], expected[i]]),

@@ -109,6 +109,11 @@ export function dimension(
 
 /** How far a result may be from the reference: its own rounding, and the arithmetic's. */
 const ulp: Readonly<Record<DType, number>> = { f32: 2 ** -23, bf16: 2 ** -8, f16: 2 ** -10, i32: 0, bool: 0 };
+/** The least normal number: those below it are as far apart as those right above it. */
+const normal: Readonly<Record<DType, number>> = { f32: 2 ** -126, bf16: 2 ** -126, f16: 2 ** -14, i32: 0, bool: 0 };
+
+/** How far a result may be from `expected` because it is stored as `dtype`. */
+export const rounding = (dtype: DType, expected: number): number => ulp[dtype] * Math.max(Math.abs(expected), normal[dtype]);
 
 /** Compares every written buffer with what a case expects; returns the differences, none when all is well. */
 export function differences(c: Case<{ readonly frame: Frame }>, got: Readonly<Record<string, HostArray>>): string[] {
@@ -118,7 +123,7 @@ export function differences(c: Case<{ readonly frame: Frame }>, got: Readonly<Re
     for (let i = 0; i < want.length; i++) {
       const expected = Number.isNaN(want[i]) ? read(c.buffers[name]!, dtype, i) : want[i]!;
       const value = read(got[name]!, dtype, i);
-      const allowed = Number.isNaN(want[i]) ? 0 : c.tolerance * (1 + Math.abs(expected)) + ulp[dtype] * Math.abs(expected);
+      const allowed = Number.isNaN(want[i]) ? 0 : c.tolerance * (1 + Math.abs(expected)) + rounding(dtype, expected);
       if (!(Math.abs(value - expected) <= allowed) && value !== expected) found.push(`${name}[${i}] is ${value}, expected ${expected}`);
     }
   }
