@@ -9,7 +9,7 @@ import type { Decisions } from "./decisions.ts";
 import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
-import { addNorm } from "./lowering/rows.ts";
+import { addedNorm, mergeRows, tooWide } from "./merge.ts";
 import { isReadInParts, productsInParts } from "./parts.ts";
 import type { Cutting } from "./parts.ts";
 import { streams } from "./templates/gemm-stream.ts";
@@ -185,13 +185,6 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   return { kernels: markLoneStates(mergeRows(kernels, caps)), outputs };
 }
 
-/** The kernel of a norm that takes over what the kernel before it does, where that computes the norm's input, element by element. */
-function addedNorm(d: Decisions, sink: Node, [anchor]: readonly Node[], before: KernelPlan | undefined): KernelPlan | null {
-  if (anchor?.op !== "rmsNorm" || before?.pointwise?.node !== anchor.inputs[0]) return null;
-  const joined = addNorm(d, sink, anchor);
-  return tooWide([joined], d.caps) ? null : joined;
-}
-
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>
   gemvRows(typeOf(w!).dtype, dimMax(typeOf(a!).shape.at(-1)!), caps);
 
@@ -207,9 +200,6 @@ function operandType(n: Node, readers: readonly Node[], isRoot: boolean, caps: C
   const fits = products.length === readers.length && types.size === 1 && dtype !== undefined;
   return fits && streams({ dtype, k: dimMax(typeOf(n).shape.at(-1)!) }, caps) ? dtype : null;
 }
-
-const tooWide = (kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan | undefined =>
-  kernels.find(({ args }) => args.length > maxBuffers);
 
 /** Of the values that a node's kernel computes for itself, the operand that reads most buffers: stored, it is one. */
 function widestValue(n: Node, isStored: (n: Node) => boolean): Node | undefined {
@@ -249,27 +239,4 @@ function markLoneStates(kernels: readonly KernelPlan[]): readonly KernelPlan[] {
   for (const { args } of kernels) for (const { buffer } of args) users.set(buffer, (users.get(buffer) ?? 0) + 1);
   const isAlone = (buffer: BufferInfo): boolean => buffer.kind === "state" && users.get(buffer) === 1;
   return kernels.map((k) => ({ ...k, args: k.args.map((a) => (isAlone(a.buffer) ? { ...a, alone: true } : a)) }));
-}
-
-/**
- * Joins a pointwise kernel to the one before it when both run over the same rows and columns and neither reads what the other writes (the K and V cache
- * writes), as long as the device can take the buffers of both.
- */
-function mergeRows(kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan[] {
-  const out: KernelPlan[] = [];
-  for (const k of kernels) {
-    const last = out.at(-1);
-    const merged = last && joinPointwise(last, k);
-    if (merged && merged.args.length <= maxBuffers) out[out.length - 1] = merged;
-    else out.push(k);
-  }
-  return out;
-}
-
-function joinPointwise(a: KernelPlan, b: KernelPlan): KernelPlan | undefined {
-  if (!a.pointwise || !b.pointwise || a.pointwise.rows !== b.pointwise.rows || a.pointwise.cols !== b.pointwise.cols) return undefined;
-  const writes = (k: KernelPlan): Set<BufferInfo> => new Set(k.args.filter((x) => x.access !== "read").map((x) => x.buffer));
-  const [wa, wb] = [writes(a), writes(b)];
-  if (a.args.some((x) => wb.has(x.buffer)) || b.args.some((x) => wa.has(x.buffer))) return undefined;
-  return a.pointwise.join(b.pointwise);
 }

@@ -1,12 +1,12 @@
 import type { Caps } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
-import { TRUE, add, and, binary, ceilDiv, eq, i32, intVar, load, lt, mul, variable, walk } from "../ir/expr.ts";
+import { TRUE, add, and, binary, ceilDiv, eq, i32, load, lt, mul, variable, walk } from "../ir/expr.ts";
 import type { Expr, Load } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import { coordinates } from "../ir/tile.ts";
-import type { ReduceFn, Tile, TileProgram } from "../ir/tile.ts";
-import type { Config, Get, Reject, RowProblem, RowStep, Template } from "../template.ts";
+import type { Tile, TileProgram } from "../ir/tile.ts";
+import type { Config, Get, Reject, RowProblem, Template } from "../template.ts";
 import {
   clamp,
   COMBINE,
@@ -20,6 +20,8 @@ import {
   roundUp,
   shareOut,
 } from "../templates/common.ts";
+import { PROBE, asks, countUsers, needs, passes, reductionsOf, stepOf, tilesOf } from "./row-steps.ts";
+import type { Consumer, Reduction } from "./row-steps.ts";
 
 /**
  * Pointwise and reduction kernels. A block owns `rb` rows. Without reductions it owns `cb` of their columns; with reductions it sees all
@@ -36,10 +38,7 @@ interface RowConfig extends Config {
   readonly along: number;
 }
 
-type Reduction = RowStep & { readonly kind: ReduceFn };
 type Store = RowProblem["stores"][number];
-
-const reductionsOf = (p: RowProblem): Reduction[] => p.steps.filter((s): s is Reduction => s.kind !== "temp");
 
 function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const vector = isVector(caps);
@@ -72,12 +71,6 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
     found.push({ rb: Math.min(each * groups, roundUp(count, groups)), cb, groups, along });
   }
   return found.filter((c, i) => found.findIndex((d) => d.rb === c.rb && d.cb === c.cb) === i);
-}
-
-/** Steps that have a tile each. */
-function tilesOf(p: RowProblem): number {
-  const users = countUsers(p);
-  return p.steps.filter(({ kind, name }) => kind !== "temp" || (users.get(name) ?? 0) > 1).length;
 }
 
 /** A block being written: its program, its rows, and what has been computed so far. */
@@ -141,66 +134,6 @@ function build(p: RowProblem, config: Config, caps: Caps): TileProgram {
       for (const store of perRow) store();
     });
   return b.build();
-}
-
-/** Stand-ins for `row` and `col` when an expression is only looked at. */
-const PROBE = [intVar("row"), intVar("col")] as const;
-
-// ---- which step asks for which ----------------------------------------------------------------------------------------
-
-const stepOf = (p: RowProblem, name: string): RowStep => {
-  const step = p.steps.find((s) => s.name === name);
-  if (!step) throw new Error(`rows ${p.frame.name}: there is no step called ${name}`);
-  return step;
-};
-
-type Consumer = Pick<RowStep, "value">;
-const asked = new WeakMap<Consumer, ReturnType<typeof asks>>();
-
-/** The steps that `consumer` asks for itself, and its value's dtype. What it computes with them is of no interest here. */
-function asks(p: RowProblem, consumer: Consumer): { readonly names: ReadonlySet<string>; readonly dtype: DType } {
-  const known = asked.get(consumer);
-  if (known) return known;
-  const names = new Set<string>();
-  const { dtype } = consumer.value(...PROBE, (name) => {
-    names.add(name);
-    return variable(name, asks(p, stepOf(p, name)).dtype);
-  });
-  asked.set(consumer, { names, dtype });
-  return { names, dtype };
-}
-
-function countUsers(p: RowProblem): Map<string, number> {
-  const users = new Map<string, number>();
-  for (const consumer of [...p.steps, ...p.stores]) for (const name of asks(p, consumer).names) users.set(name, (users.get(name) ?? 0) + 1);
-  return users;
-}
-
-/** Everything that `consumer` needs, directly or through temps, in the order of the steps; reductions are named but not looked through. */
-function needs(p: RowProblem, consumer: Consumer): RowStep[] {
-  const found = new Set<string>();
-  const visit = (c: Consumer): void => {
-    for (const name of asks(p, c).names) {
-      if (found.has(name)) continue;
-      found.add(name);
-      const step = stepOf(p, name);
-      if (step.kind === "temp") visit(step);
-    }
-  };
-  visit(consumer);
-  return p.steps.filter((s) => found.has(s.name));
-}
-
-/** Reductions that can share a walk over the columns: none needs another's result. */
-function passes(p: RowProblem): Reduction[][] {
-  const groups: Reduction[][] = [];
-  for (const step of reductionsOf(p)) {
-    const last = groups.at(-1);
-    const before = needs(p, step);
-    if (last && !last.some((other) => before.includes(other))) last.push(step);
-    else groups.push([step]);
-  }
-  return groups;
 }
 
 // ---- values -----------------------------------------------------------------------------------------------------------

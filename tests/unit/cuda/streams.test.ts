@@ -66,6 +66,15 @@ describe("a decode step of Bamba 9B in bf16", () => {
     }
   });
 
+  test("reads the states of a convolution before it waits, and the product's result after that", () => {
+    const [step] = layers(64)[0]!.filter((k) => k.problem.frame.name === "conv_step") as [KernelPlan];
+    const places = step.args.map(({ buffer }, i) => ({ kind: buffer.kind, name: `(p${i} + ` }));
+    const { text } = cudaBackend.print(lowerKernel(step, caps).thread, caps);
+    const [before] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string];
+    const early = places.filter(({ name }) => before.includes(name)).map(({ kind }) => kind);
+    expect(early.sort()).toEqual(["state", "weight", "weight"]);
+  });
+
   test("where nothing copies by itself, everything stays in f32 and whole", () => {
     const [mamba] = layers(64, {}, { ...caps, asyncCopy: false }) as [KernelPlan[]];
     expect(names(mamba)).toEqual(["norm", "gemm", "conv_step", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
