@@ -48,7 +48,7 @@ function partsOf({ caps, storedType }: Cutting, product: NodeOf<"matmul">): numb
 
 /**
  * Whether the readers of a product add its parts up themselves: where they are read about once. A product that is the end of its kernel's epilogue is added up by a
- * kernel of its own where the program gives it away, or another product or an attention over it as keys would do so for each of its blocks.
+ * kernel of its own where the program gives it away, or another product or an attention would do so for each of its blocks.
  */
 export function isReadInParts(c: Cutting, product: Node): boolean {
   return c.sinks.get(product) !== product || (!c.isRoot(product) && !isReadOften(c, product));
@@ -56,8 +56,7 @@ export function isReadInParts(c: Cutting, product: Node): boolean {
 
 function isReadOften(c: Cutting, n: Node): boolean {
   return c.usersOf(n).some((u) => {
-    if (u.op === "matmul") return true;
-    if (u.op === "attention") return u.inputs[0] !== n;
+    if (u.op === "matmul" || u.op === "attention") return true;
     return c.storedType(u) === null && !isTuple(u) && isReadOften(c, u);
   });
 }
