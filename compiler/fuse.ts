@@ -10,7 +10,7 @@ import { convJoins } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
 import { addedNorm, mergeRows, tooWide } from "./merge.ts";
-import { isReadInParts, productsInParts } from "./parts.ts";
+import { productsInParts, storedForParts } from "./parts.ts";
 import type { Cutting } from "./parts.ts";
 import { streams } from "./templates/gemm-stream.ts";
 import { FusionMismatch, cost } from "./values.ts";
@@ -149,7 +149,14 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   });
   const cutting: Cutting = { caps, sinks, joins, usersOf, isRoot, storedType: (n) => buffers.get(n)?.dtype ?? null };
   const parts = productsInParts(cutting);
-  for (const [product, buffer] of parts) if (isReadInParts(cutting, product)) buffers.set(product, buffer);
+  for (const [product, buffer] of parts) {
+    const operands = storedForParts(cutting, product);
+    if (operands) buffers.set(product, buffer);
+    for (const n of operands ?? []) {
+      stored.add(n);
+      buffers.set(n, arena(n));
+    }
+  }
 
   // a scan or convolution whose state is not the session's own works on a copy of it
   const kernels: KernelPlan[] = [];

@@ -1,5 +1,5 @@
 import type { Caps } from "./backend.ts";
-import { isLinear, isTuple } from "./decisions.ts";
+import { isAnchor, isLinear, isTuple } from "./decisions.ts";
 import type { ConvJoin } from "./decisions.ts";
 import type { DType } from "./ir/dtype.ts";
 import type { Node, NodeOf } from "./ir/graph.ts";
@@ -47,16 +47,18 @@ function partsOf({ caps, storedType }: Cutting, product: NodeOf<"matmul">): numb
 }
 
 /**
- * Whether the readers of a product add its parts up themselves: where they are read about once. A product that is the end of its kernel's epilogue is added up by a
- * kernel of its own where the program gives it away, or another product or an attention would do so for each of its blocks.
+ * What has to be stored so that the readers of a product can add its parts up themselves, about once each: operands of other products and of attentions, whose
+ * blocks would all do it. Null where that is the product itself, or where the program gives it away: a kernel of its own then adds up its parts.
  */
-export function isReadInParts(c: Cutting, product: Node): boolean {
-  return c.sinks.get(product) !== product || (!c.isRoot(product) && !isReadOften(c, product));
-}
-
-function isReadOften(c: Cutting, n: Node): boolean {
-  return c.usersOf(n).some((u) => {
-    if (u.op === "matmul" || u.op === "attention") return true;
-    return c.storedType(u) === null && !isTuple(u) && isReadOften(c, u);
-  });
+export function storedForParts(c: Cutting, product: Node): ReadonlySet<Node> | null {
+  const operands = new Set<Node>();
+  if (c.sinks.get(product) !== product) return operands;
+  if (c.isRoot(product)) return null;
+  const collect = (n: Node): void => {
+    for (const u of c.usersOf(n))
+      if (u.op === "matmul" || u.op === "attention") operands.add(n);
+      else if (c.storedType(u) === null && !isTuple(u)) collect(u);
+  };
+  collect(product);
+  return [...operands].some((n) => n === product || isAnchor(n)) ? null : operands;
 }

@@ -1,6 +1,6 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, cast } from "../ir/expr.ts";
+import { add, cast, isConst, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -34,6 +34,12 @@ interface Write {
   readonly value: (at: At, self: At, coords: readonly Expr[]) => Expr;
 }
 
+/** How many rows of a write come to one of a kernel's rows; null where they are no whole multiple, or only a run of the program tells. */
+export function rowsPerRow(rows: Expr, of: Expr): number | null {
+  if (rows === of) return 1;
+  return isConst(rows) && isConst(of) && rows.value % of.value === 0 ? rows.value / of.value : null;
+}
+
 /** `node`: what the writes store, if that is all of one node; `labelled`: whose name it goes by. */
 function pointwiseKernel(
   d: Decisions,
@@ -42,24 +48,26 @@ function pointwiseKernel(
   node: Node | null = null,
   labelled: Node = writes[0]!.sink,
 ): KernelPlan {
-  const first = writes[0]!;
-  const dom = domainOf(first.domain);
-  const k = begin(d, first.sink, name);
-  const stores = writes.map((w) => {
+  const dom = writes.map((w) => domainOf(w.domain)).reduce((least, x) => (rowsPerRow(x.rows, least.rows) === null ? x : least));
+  const k = begin(d, writes[0]!.sink, name);
+  const stores = writes.flatMap((w) => {
+    const { rows, coords } = domainOf(w.domain);
+    const each = rowsPerRow(rows, dom.rows)!;
     // each write sees its own node as an expression, and all share one argument list
     if (w.domain !== w.target.shape) k.scope.touched.set(w.target, elementCount(w.domain));
     const at: At = (n, coords) => valueAt({ scope: k.scope, stored: (m) => d.buffers.get(m), held: new Map() }, n, coords);
     // of a product in parts, its kernel is the one that adds them up
     const inside = (n: Node): BufferInfo | undefined => (n === w.sink ? d.parts.get(n) : d.buffers.get(n));
     const own: At = (n, coords) => valueAt({ scope: k.scope, stored: inside, held: new Map() }, n, coords);
-    return {
-      buffer: k.scope.use(w.target, "write"),
+    const buffer = k.scope.use(w.target, "write");
+    return Array.from({ length: each }, (_, i): RowProblem["stores"][number] => ({
+      buffer,
       dtype: w.target.dtype,
-      per: "element" as const,
-      index: (row: Expr, col: Expr) => w.index(domainOf(w.domain).coords(row, col)),
-      value: (row: Expr, col: Expr) => cast(w.value(at, own, domainOf(w.domain).coords(row, col)), w.target.dtype),
+      per: "element",
+      index: (row, col) => w.index(coords(add(mul(row, each), i), col)),
+      value: (row, col) => cast(w.value(at, own, coords(add(mul(row, each), i), col)), w.target.dtype),
       guard: null,
-    };
+    }));
   });
   const problem: RowProblem = { frame: k.frame, rows: dom.rows, cols: dom.cols, steps: [], stores };
   warmRows(problem);

@@ -3,7 +3,9 @@ import { expect, test } from "vitest";
 import { nullBackend } from "../../backends/null/index.ts";
 import type { Caps } from "../../compiler/backend.ts";
 import { builder } from "../../compiler/graph/build.ts";
+import { i32 } from "../../compiler/ir/expr.ts";
 import type { Graph, Node } from "../../compiler/ir/graph.ts";
+import { typeOf } from "../../compiler/ir/graph.ts";
 import { makeNode, makeSource } from "../../compiler/ir/ops.ts";
 import { lowerGraph } from "../../compiler/pipeline.ts";
 import { interpretGraph } from "../../compiler/run/graph.ts";
@@ -59,6 +61,22 @@ const READERS: Readonly<Record<string, Reader>> = {
       last: b.binary("mul", b.slice(product, 1, half, half), b.slice(product, 1, 0, half)),
     }),
   },
+  "an attention": {
+    kernels: ["gemm_parts", "pointwise", "attention"],
+    outputs: (product, { b, half }) => {
+      const rows = typeOf(product).shape[0] as number;
+      const part = (start: number, shape: readonly number[]): Node => b.reshape(b.slice(product, 1, start, half), shape);
+      const [keys, values] = [part(0, [1, 1, rows, half]), part(half, [1, 1, rows, half])];
+      const attrs = { causal: true, past: i32(0), scale: 2e-3, ids: false };
+      return { y: makeNode("attention", [part(half, [1, rows, 1, half]), keys, values], attrs) };
+    },
+  },
+  "another product, in part": {
+    kernels: ["gemm_parts", "pointwise", "gemm"],
+    outputs: (product, { b, linear, half }) => ({
+      y: linear(b.concat([b.slice(product, 1, half, half), b.slice(product, 1, 0, half)], 1)),
+    }),
+  },
   "nobody but the caller": { kernels: ["gemm_parts", "gemm_sum"], outputs: (product) => ({ product }) },
   "the caller and a norm": {
     kernels: ["gemm_parts", "add_norm"],
@@ -110,8 +128,8 @@ test.each(Object.entries(READERS))("the parts of a product's sums are added up w
     const { outputs } = await compileFused(graph, caps)(bindings, (program, of, buffers, symbols) => {
       expect(emulateThread(program, of, buffers, symbols)).toEqual([]);
     });
-    // what another product takes is rounded to its type
-    const tolerance = reader.kernels.includes("gemm") ? 1e-2 : 1e-4;
+    // what the unit multiplies is rounded to its type
+    const tolerance = reader.kernels.some((name) => name === "gemm" || name === "attention") ? 1e-2 : 1e-4;
     for (const [name, { data }] of Object.entries(expected))
       for (const got of [tiles, outputs]) expect(difference(got[name]!.data, data), name).toBeLessThan(tolerance);
   });
