@@ -3,7 +3,7 @@ import { isFloat, round } from "./dtype.ts";
 
 /**
  * Scalar expressions, shared by all three IRs. They are hash-consed: two equal expressions are the same object, so `===` is equality and
- * per-expression caches are plain WeakMaps. Only the constructors below build them.
+ * per-expression caches are plain maps. Only the constructors below build them.
  */
 export type Expr =
   | { readonly op: "const"; readonly dtype: DType; readonly value: number }
@@ -34,43 +34,83 @@ export type Load = Extract<Expr, { op: "load" }>;
 export type Var = Extract<Expr, { op: "var" }>;
 
 // ---- interning ------------------------------------------------------------------------------------------------------
-const table = new Map<string, Expr>();
-const ids = new WeakMap<Expr, number>();
-let nextId = 0;
-const id = (e: Expr | null): string => (e === null ? "-" : String(ids.get(e)!));
+/**
+ * Expressions in tables by kind, dtype and what names them, then by their operands. Compiling builds millions, most of which exist already, so a key is a
+ * number or a string that is there anyway. They stay for the life of the process, as do facts about them.
+ */
+const tables = new Map<Expr["op"], Map<DType, Map<unknown, Map<unknown, Expr>>>>();
+const ids = new Map<Expr, number>();
 
-function keyOf(e: Expr): string {
+/** One number for two operands: each has fewer than 26 bits, as many as a process could hold. */
+const pair = (a: Expr, b: Expr | null): number => ids.get(a)! * 2 ** 26 + (b === null ? 0 : ids.get(b)! + 1);
+
+/** What an expression has beside its operands, where that is one thing; of a choice, the condition. */
+function nameOf(e: Expr): unknown {
   switch (e.op) {
     case "const":
-      return `c ${e.dtype} ${Object.is(e.value, -0) ? "-0" : e.value}`;
+      return Object.is(e.value, -0);
     case "var":
-      return `v ${e.dtype} ${e.name} ${e.min} ${e.max}`;
-    case "load":
-      return `l ${e.dtype} ${e.buffer} ${id(e.index)} ${id(e.guard)}`;
-    case "elem":
-      return `e ${e.dtype} ${e.tile} ${id(e.row)} ${id(e.col)}`;
     case "reg":
-      return `r ${e.dtype} ${e.name} ${id(e.index)}`;
+      return e.name;
+    case "load":
+      return e.buffer;
+    case "elem":
+      return e.tile;
     case "shuffle":
-      return `s ${e.dtype} ${id(e.a)} ${e.mask}`;
+      return e.mask;
     case "unary":
-      return `u ${e.fn} ${id(e.a)}`;
     case "binary":
-      return `b ${e.fn} ${id(e.a)} ${id(e.b)}`;
+      return e.fn;
     case "select":
-      return `? ${id(e.c)} ${id(e.a)} ${id(e.b)}`;
+      return e.c;
     case "cast":
-      return `t ${e.dtype} ${id(e.a)}`;
+      return null;
   }
 }
 
+function keyOf(e: Expr): unknown {
+  switch (e.op) {
+    case "const":
+      return e.value;
+    case "var":
+      return `${e.min} ${e.max}`;
+    case "load":
+      return pair(e.index, e.guard);
+    case "elem":
+      return pair(e.row, e.col);
+    case "reg":
+      return e.index;
+    case "shuffle":
+    case "unary":
+    case "cast":
+      return e.a;
+    case "binary":
+    case "select":
+      return pair(e.a, e.b);
+  }
+}
+
+/** The value of a key, made when it is asked for the first time. */
+function entry<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  let found = map.get(key);
+  if (found === undefined) map.set(key, (found = make()));
+  return found;
+}
+const emptyMap = <K, V>(): Map<K, V> => new Map<K, V>();
+
 function intern(e: Expr): Expr {
+  const named = entry(
+    entry(tables, e.op, emptyMap<DType, Map<unknown, Map<unknown, Expr>>>),
+    e.dtype,
+    emptyMap<unknown, Map<unknown, Expr>>,
+  );
+  const table = entry(named, nameOf(e), emptyMap<unknown, Expr>);
   const key = keyOf(e);
   const hit = table.get(key);
   if (hit) return hit;
   Object.freeze(e);
   table.set(key, e);
-  ids.set(e, nextId++);
+  ids.set(e, ids.size);
   return e;
 }
 
@@ -392,7 +432,7 @@ export interface Range {
   readonly min: number;
   readonly max: number;
 }
-const ranges = new WeakMap<Expr, Range>();
+const ranges = new Map<Expr, Range>();
 const EVERYTHING: Range = { min: MIN, max: MAX };
 
 /** An inclusive interval that holds every value of an integer (or bool) expression. Float expressions give the whole i32 interval: do not ask. */
@@ -482,41 +522,56 @@ export function children(e: Expr): readonly Expr[] {
 export function rewrite(e: Expr, f: (e: Expr) => Expr | undefined, memo: Map<Expr, Expr> = new Map()): Expr {
   const hit = memo.get(e);
   if (hit) return hit;
-  const go = (x: Expr): Expr => rewrite(x, f, memo);
-  let r: Expr;
-  switch (e.op) {
-    case "const":
-    case "var":
-      r = e;
-      break;
-    case "load":
-      r = load(e.buffer, e.dtype, go(e.index), e.guard && go(e.guard));
-      break;
-    case "elem":
-      r = elem(e.tile, e.dtype, go(e.row), go(e.col));
-      break;
-    case "reg":
-      r = reg(e.name, e.dtype, go(e.index));
-      break;
-    case "shuffle":
-      r = shuffle(go(e.a), e.mask);
-      break;
-    case "unary":
-      r = unary(e.fn, go(e.a));
-      break;
-    case "binary":
-      r = binary(e.fn, go(e.a), go(e.b));
-      break;
-    case "select":
-      r = select(go(e.c), go(e.a), go(e.b));
-      break;
-    case "cast":
-      r = cast(go(e.a), e.dtype);
-      break;
-  }
+  const r = withOperands(e, (x) => rewrite(x, f, memo));
   const out = f(r) ?? r;
   memo.set(e, out);
   return out;
+}
+
+/** `e` with other operands; itself where they are the same, as its constructor would find. */
+function withOperands(e: Expr, go: (e: Expr) => Expr): Expr {
+  switch (e.op) {
+    case "const":
+    case "var":
+      return e;
+    case "load": {
+      const index = go(e.index),
+        guard = e.guard && go(e.guard);
+      return index === e.index && guard === e.guard ? e : load(e.buffer, e.dtype, index, guard);
+    }
+    case "elem": {
+      const row = go(e.row),
+        col = go(e.col);
+      return row === e.row && col === e.col ? e : elem(e.tile, e.dtype, row, col);
+    }
+    case "reg": {
+      const index = go(e.index);
+      return index === e.index ? e : reg(e.name, e.dtype, index);
+    }
+    case "shuffle": {
+      const a = go(e.a);
+      return a === e.a ? e : shuffle(a, e.mask);
+    }
+    case "unary": {
+      const a = go(e.a);
+      return a === e.a ? e : unary(e.fn, a);
+    }
+    case "binary": {
+      const a = go(e.a),
+        b = go(e.b);
+      return a === e.a && b === e.b ? e : binary(e.fn, a, b);
+    }
+    case "select": {
+      const c = go(e.c),
+        a = go(e.a),
+        b = go(e.b);
+      return c === e.c && a === e.a && b === e.b ? e : select(c, a, b);
+    }
+    case "cast": {
+      const a = go(e.a);
+      return a === e.a ? e : cast(a, e.dtype);
+    }
+  }
 }
 
 /** Replaces variables by expressions. */

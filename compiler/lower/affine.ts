@@ -49,7 +49,7 @@ export const rowMajor = (row: Expr, cols: number, col: Expr): Expr => add(mul(ro
 /** The greatest common divisor; of 0 and a number, the number. */
 export const gcd = (a: number, b: number): number => (b === 0 ? Math.abs(a) : gcd(b, a % b));
 
-const divisors = new WeakMap<Expr, number>();
+const divisors = new Map<Expr, number>();
 /** A number that certainly divides an integer expression; 0 for the constant 0. */
 export function divisorOf(e: Expr): number {
   const hit = divisors.get(e);

@@ -67,7 +67,7 @@ const widths = (dtype: DType, bytes: number): number[] => [16, 8, 4, 2].filter((
 /** The greatest alignment looked for, in elements. */
 const MOST = 16;
 
-const normal = new WeakMap<Expr, Expr>();
+const normal = new Map<Expr, Expr>();
 /**
  * The same value with what is not a multiple moved out of divisions: (8 x + 3) // 64 is 8 x // 64, and (8 x + 3) % 64 is 8 x % 64 + 3. Neighbours then
  * differ in a constant only.
@@ -98,7 +98,7 @@ interface Address {
   readonly step: number;
 }
 
-const numbers = new WeakMap<Expr, number>();
+const numbers = new Map<Expr, number>();
 let next = 0;
 function idOf(e: Expr): number {
   const known = numbers.get(e);
@@ -107,7 +107,7 @@ function idOf(e: Expr): number {
   return next++;
 }
 
-const addresses = new WeakMap<Expr, Address>();
+const addresses = new Map<Expr, Address>();
 function addressOf(index: Expr): Address {
   const hit = addresses.get(index);
   if (hit) return hit;

@@ -1,3 +1,4 @@
+import "./patient-dawn.ts";
 import { globals } from "webgpu";
 import { openCausalLM } from "../../models/auto/index.ts";
 import type { BambaForCausalLM, LoadOptions } from "../../models/auto/index.ts";

@@ -1,3 +1,4 @@
+import "./patient-dawn.ts";
 import { create, globals } from "webgpu";
 import { skipsEngines, useLavapipe } from "../../scripts/engines.mjs";
 
