@@ -15,6 +15,8 @@ export interface Decisions {
   readonly prologues: ReadonlySet<Node>;
   /** What the kernel of a product computes too, by the node that the kernel stores. */
   readonly joins: ReadonlyMap<Node, readonly Join[]>;
+  /** Products whose blocks share k, and where they put the parts; `buffers` has the same place where all who read the product add them up. */
+  readonly parts: ReadonlyMap<Node, BufferInfo>;
   /** State buffer that a tuple operation (scan, convolution) replaces in place. */
   readonly stateOf: ReadonlyMap<Node, BufferInfo>;
 }

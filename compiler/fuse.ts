@@ -9,6 +9,9 @@ import type { Decisions } from "./decisions.ts";
 import { joinsOf } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
+import { addedNorm, mergeRows, tooWide } from "./merge.ts";
+import { productsInParts, storedForParts } from "./parts.ts";
+import type { Cutting } from "./parts.ts";
 import { partsOfProduct, streams } from "./templates/gemm-stream.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
@@ -51,6 +54,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const users = new Map<Node, Node[]>();
   for (const n of order) for (const i of n.inputs) users.set(i, [...(users.get(i) ?? []), n]);
   const roots = new Set<Node>([...graph.outputs.map((o) => o.value), ...graph.updates.map((u) => u.value)]);
+  const isRoot = (n: Node): boolean => roots.has(n);
   const usersOf = (n: Node): readonly Node[] => [...new Set(users.get(n) ?? [])];
 
   const buffers = new Map<Node, BufferInfo>();
@@ -132,19 +136,17 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const arena = (n: Node): BufferInfo => ({
     kind: "arena",
     name: `t${temporaries++}`,
-    dtype: operandType(n, usersOf(n), roots.has(n), caps) ?? typeOf(n).dtype,
+    dtype: operandType(n, usersOf(n), isRoot(n), caps) ?? typeOf(n).dtype,
     shape: typeOf(n).shape,
     panel: 0,
   });
   for (const n of order) if (stored.has(n) && !buffers.has(n)) buffers.set(n, arena(n));
 
-  // a scan or convolution whose state is not the session's own works on a copy of it
-  const kernels: KernelPlan[] = [];
   const joins = joinsOf({
     order,
     sinks,
     usersOf,
-    isRoot: (n) => roots.has(n),
+    isRoot,
     wantedWhen: (n) => {
       const [output, ...others] = graph.outputs.filter(({ value }) => value === n);
       return others.length === 0 && !graph.updates.some(({ value }) => value === n) ? (output?.when ?? null) : null;
@@ -155,8 +157,21 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     inPairs: (n) => caps.panel === 0 && (rowsOf(n) <= PAIRED_ROWS || isWholeStream(n, caps)),
     inShares: (n) => isWholeStream(n, caps),
   });
+  const cutting: Cutting = { caps, sinks, joins, usersOf, isRoot, storedType: (n) => buffers.get(n)?.dtype ?? null };
+  const parts = productsInParts(cutting);
+  for (const [product, buffer] of parts) {
+    const operands = storedForParts(cutting, product);
+    if (operands) buffers.set(product, buffer);
+    for (const n of operands ?? []) {
+      stored.add(n);
+      buffers.set(n, arena(n));
+    }
+  }
+
+  // a scan or convolution whose state is not the session's own works on a copy of it
+  const kernels: KernelPlan[] = [];
   const joined = new Set<Node>();
-  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
+  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, parts, stateOf };
   const anchorsOf = new Map<Node, Node[]>();
   for (const [anchor, sink] of sinks) anchorsOf.set(sink, [...(anchorsOf.get(sink) ?? []), anchor]);
   for (const n of order) {
@@ -170,6 +185,11 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
     if (isSource(n) || joined.has(n) || (n.op === "get" && n.attrs.index === 1)) continue;
+    const withInput = addedNorm(decisions, n, anchorsOf.get(n) ?? [], kernels.at(-1));
+    if (withInput) {
+      kernels.splice(-1, 1, withInput);
+      continue;
+    }
     const joining = joins.get(n) ?? [];
     // rotations that nobody else would store
     const rotations = joining.flatMap(({ sink }) => (buffers.has(sink) ? [] : [sink]));
@@ -212,9 +232,6 @@ function operandType(n: Node, readers: readonly Node[], isRoot: boolean, caps: C
   return fits && streams({ dtype, k: dimMax(typeOf(n).shape.at(-1)!) }, caps) ? dtype : null;
 }
 
-const tooWide = (kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan | undefined =>
-  kernels.find(({ args }) => args.length > maxBuffers);
-
 /** Of the values that a node's kernel computes for itself, the operand that reads most buffers: stored, it is one. */
 function widestValue(n: Node, isStored: (n: Node) => boolean): Node | undefined {
   const reads = (x: Node, seen: Set<Node>): Set<Node> => {
@@ -253,27 +270,4 @@ function markLoneStates(kernels: readonly KernelPlan[]): readonly KernelPlan[] {
   for (const { args } of kernels) for (const { buffer } of args) users.set(buffer, (users.get(buffer) ?? 0) + 1);
   const isAlone = (buffer: BufferInfo): boolean => buffer.kind === "state" && users.get(buffer) === 1;
   return kernels.map((k) => ({ ...k, args: k.args.map((a) => (isAlone(a.buffer) ? { ...a, alone: true } : a)) }));
-}
-
-/**
- * Joins a pointwise kernel to the one before it when both run over the same rows and columns and neither reads what the other writes (the K and V cache
- * writes), as long as the device can take the buffers of both.
- */
-function mergeRows(kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan[] {
-  const out: KernelPlan[] = [];
-  for (const k of kernels) {
-    const last = out.at(-1);
-    const merged = last && joinPointwise(last, k);
-    if (merged && merged.args.length <= maxBuffers) out[out.length - 1] = merged;
-    else out.push(k);
-  }
-  return out;
-}
-
-function joinPointwise(a: KernelPlan, b: KernelPlan): KernelPlan | undefined {
-  if (!a.pointwise || !b.pointwise || a.pointwise.rows !== b.pointwise.rows || a.pointwise.cols !== b.pointwise.cols) return undefined;
-  const writes = (k: KernelPlan): Set<BufferInfo> => new Set(k.args.filter((x) => x.access !== "read").map((x) => x.buffer));
-  const [wa, wb] = [writes(a), writes(b)];
-  if (a.args.some((x) => wb.has(x.buffer)) || b.args.some((x) => wa.has(x.buffer))) return undefined;
-  return a.pointwise.join(b.pointwise);
 }

@@ -27,7 +27,7 @@ import type { Activation, Dim, Node } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { Access, Param } from "./ir/tile.ts";
 import type { BufferInfo } from "./plan.ts";
-import { bufferIndex, delinearize, dimExpr, dimMax, elementCount, linearize, maxElements } from "./plan.ts";
+import { delinearize, dimExpr, dimMax, elementCount, linearize, maxElements, partIndex } from "./plan.ts";
 
 /**
  * The value of a graph node as a function of its coordinates. Nodes that are stored are loads; everything else is arithmetic around its inputs'
@@ -100,11 +100,18 @@ export function valueAt(ctx: ValueContext, n: Node, coords: readonly Expr[]): Ex
   }
   const buffer = ctx.stored(n);
   // what only products read may be stored as they take it
-  if (buffer) return convert(load(ctx.scope.use(buffer, "read"), buffer.dtype, bufferIndex(buffer, coords)), typeOf(n).dtype);
+  if (buffer) return convert(elementOf(ctx.scope, buffer, coords), typeOf(n).dtype);
   const table = n.op === "gather" ? ctx.stored(n.inputs[0]!) : undefined;
   if (table) ctx.scope.touched.set(table, elementCount(typeOf(n).shape));
   const at: At = (m, c) => valueAt(ctx, m, c);
   return expressionAt(n, coords, at);
+}
+
+/** An element of a tensor in memory; of one in parts, their sum. */
+function elementOf(scope: Scope, buffer: BufferInfo, coords: readonly Expr[]): Expr {
+  const name = scope.use(buffer, "read");
+  const parts = Array.from({ length: buffer.parts ?? 1 }, (_, i) => load(name, buffer.dtype, partIndex(buffer, i32(i), coords)));
+  return parts.reduce((sum, part) => add(sum, part));
 }
 
 /** Arithmetic happens in f32; a node of a storage dtype rounds its result. */

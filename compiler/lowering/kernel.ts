@@ -22,12 +22,14 @@ export interface Kernel {
   readonly finish: (held: ReadonlyMap<Node, readonly Held[]>, coords: readonly Expr[]) => Expr;
 }
 
-export function begin(d: Decisions, sink: Node, name: string): Kernel {
+/** A kernel that stores `sink`, and maybe `inner`, a value on the way to it that it computes itself (of a product in parts: adds up). */
+export function begin(d: Decisions, sink: Node, name: string, inner: Node | null = null): Kernel {
   const scope = newScope();
   const none: ReadonlyMap<Node, readonly Held[]> = new Map();
+  const elsewhere = (n: Node): BufferInfo | undefined => (n === inner ? d.parts.get(n) : d.buffers.get(n));
   // inside its own kernel the sink is an expression, even though it is stored for everybody else
-  const stored = (n: Node): BufferInfo | undefined => (n === sink ? undefined : d.buffers.get(n));
-  const at: At = (n, coords) => valueAt({ scope, stored: (m) => d.buffers.get(m), held: none }, n, coords);
+  const stored = (n: Node): BufferInfo | undefined => (n === sink ? undefined : elsewhere(n));
+  const at: At = (n, coords) => valueAt({ scope, stored: elsewhere, held: none }, n, coords);
   return {
     scope,
     frame: { name, params: scope.params, symbols: d.graph.symbols },
@@ -39,7 +41,7 @@ export function begin(d: Decisions, sink: Node, name: string): Kernel {
 export function plan(k: Kernel, labelled: Node, problem: Problem, flops: IntExpr): KernelPlan {
   const bytes = k.scope.args.reduce<IntExpr>((sum, { buffer, access }) => {
     const elements = toIntExpr(k.scope.touched.get(buffer) ?? elementCount(buffer.shape));
-    return plus(sum, times(elements, BYTES[buffer.dtype] * (access === "readwrite" ? 2 : 1)));
+    return plus(sum, times(elements, BYTES[buffer.dtype] * (buffer.parts ?? 1) * (access === "readwrite" ? 2 : 1)));
   }, 0);
   return { label: labelled.name || labelled.op, problem, args: k.scope.args, flops, bytes, pointwise: null };
 }

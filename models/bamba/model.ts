@@ -54,7 +54,7 @@ export interface BambaOptions {
   readonly weights?: Float;
   /** How keys and values are stored. Default f32. */
   readonly kvCache?: Float;
-  /** How the recurrent states are stored, which are computed in f32 all the same: rounded once a call. Default f32. */
+  /** How the states of Mamba layers are stored, the scan's and the last inputs of the convolution, which are computed in f32 all the same: rounded once a call. Default f32. */
   readonly state?: Float;
   /** Rounding of the rotary frequencies. Default f32; bf16 is what a PyTorch model has that was cast to bfloat16 as a whole. */
   readonly rotary?: "f32" | "bf16";
@@ -289,7 +289,7 @@ function mambaMixer(
     width: c.mambaConvWidth,
     bias: c.mambaConvBias,
     ...(strict ? {} : { activation: c.hiddenAct }),
-    state: convState(["batch", c.mambaConvWidth, "xBC"]),
+    state: convState(["batch", c.mambaConvWidth, "xBC"], "conv", state),
     ...following,
   });
   const conv = strict ? round(activate(round(taps, rounding), c.hiddenAct), rounding) : taps;

@@ -137,6 +137,10 @@ describe("layout", () => {
     expect(values(() => dsl.slice(matrix(), "three", { start: 1, size: 2 }))).toEqual([2, 3, 5, 6]);
     expect(values(() => dsl.slice(matrix(), "three", { start: -2, size: "two" }))).toEqual([2, 3, 5, 6]);
     expect(values(() => dsl.at(matrix(), "two", -1))).toEqual([4, 5, 6]);
+    const first = (position: number): string => printGraph(trace(() => dsl.at(dsl.reshape(matrix(), ["two", 1, "three"]), 1, position)));
+    // of one position nothing is cut out
+    for (const position of [0, -1]) expect(first(position)).not.toContain("slice");
+    expect(() => first(1)).toThrow(/slice/);
     const symbols = { past: [0, 2] } as const;
     expect(values(() => dsl.at(matrix(), "three", dsl.symbol("past")), { symbols: { past: 1 } }, { symbols })).toEqual([2, 5]);
     expect(() => trace(() => dsl.slice(matrix(), "three", { start: 2, size: 2 }))).toThrow("the slice leaves the axis");

@@ -79,11 +79,16 @@ describe.skipIf(!chromiumAvailable)("the page in Chromium", { timeout: 300_000 }
     expect(facts).toMatch(/Loaded\s+1\d\.\d MB/);
   });
 
-  test.each(generations.slice(0, 2))("writes what Transformers writes, token for token: $prompt", async ({ prompt, text, ...ids }) => {
-    const count = ids.output_ids.length - ids.prompt_ids.length;
+  test("writes what Transformers writes, token for token, and begins another text as it does", async () => {
+    const [whole, other] = [generations[0]!, generations[1]!];
+    const count = whole.output_ids.length - whole.prompt_ids.length;
     await desk.set({ ...greedy, Length: count });
-    expect(prompt + (await desk.write(prompt))).toBe(text);
+    expect(whole.prompt + (await desk.write(whole.prompt))).toBe(whole.text);
     expect(await desk.status.innerText()).toBe(`Done: ${count} tokens, the length was reached`);
+    await desk.set({ Length: 8 });
+    const beginning = await desk.write(other.prompt);
+    expect(beginning.length).toBeGreaterThan(8);
+    expect(other.text.startsWith(other.prompt + beginning)).toBe(true);
   });
 
   test("shows the text while it grows, and how fast; Escape ends it", async () => {
@@ -99,7 +104,7 @@ describe.skipIf(!chromiumAvailable)("the page in Chromium", { timeout: 300_000 }
   });
 
   test("draws the same text again with the same seed, and another with another", async () => {
-    await desk.set({ Tokens: "Sample", Length: 12, Seed: 7 });
+    await desk.set({ Tokens: "Sample", Length: 6, Seed: 7 });
     const first = await desk.write("Once upon a time");
     expect(await desk.write("Once upon a time")).toBe(first);
     await desk.set({ Seed: 8 });

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { cudaBackend } from "../../../backends/cuda/index.ts";
 import type { Caps } from "../../../compiler/backend.ts";
-import { lowerGraph } from "../../../compiler/pipeline.ts";
+import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
 import { buildKernel } from "../../../compiler/select.ts";
 import { partsOfProduct } from "../../../compiler/templates/gemm-stream.ts";
@@ -41,20 +41,60 @@ describe("a decode step of Bamba 9B in bf16", () => {
 
   test("of 64 rows: what is multiplied lies in memory in bf16, and long products of few columns are cut along k", () => {
     const [mamba, attention] = layers(64, { state: "bf16" }) as [KernelPlan[], KernelPlan[]];
-    const mlp = ["norm", "gemm2", "gemm_parts", "gemm_sum"];
-    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm_parts", "gemm_sum", ...mlp]);
-    expect(names(attention).slice(0, 4)).toEqual(["norm", "gemm_parts", "gemm_sum", "cache_write"]);
-    expect(names(attention).slice(4)).toEqual(["attention", "attention_combine", "gemm_parts", "gemm_sum", ...mlp]);
+    const mlp = ["add_norm", "gemm2", "gemm_parts"];
+    expect(names(mamba)).toEqual(["add_norm", "gemm", "conv_step", "ssd_step", "norm", "gemm_parts", ...mlp]);
+    expect(names(attention).slice(0, 5)).toEqual(["add_norm", "gemm_parts", "cache_write", "attention", "attention_combine"]);
+    expect(names(attention).slice(5)).toEqual(["gemm_parts", ...mlp]);
+    // sums, rotations of keys and queries, and both caches
+    expect(attention[2]!.args.filter(({ access }) => access === "write").map(({ buffer }) => buffer.kind)).toEqual([
+      "state",
+      "state",
+      "arena",
+    ]);
     const products = [...mamba, ...attention].filter((k) => k.problem.kind === "gemm");
     expect(products).toHaveLength(8);
     for (const k of products)
       expect(k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "read").at(0)?.buffer.dtype).toBe("bf16");
-    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "conv1d", "gemm-stream", "rows", "ssd-step"]);
+    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "gemm-stream", "rows", "ssd-step"]);
+  });
+
+  test("has as few launches as its mixers and products and the norms between them", () => {
+    const launches = (batch: number): number => {
+      const options = { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16", state: "bf16" } as const;
+      return lowerGraph(bambaGraph(models["9B"], options), caps).fused.kernels.length;
+    };
+    const [mamba, attention, rest] = [29, 3, 3];
+    expect(launches(1)).toBe(mamba * 5 + attention * 6 + rest - 1);
+    expect(launches(8)).toBe(mamba * 8 + attention * 9 + rest);
+    expect(launches(64)).toBe(mamba * 9 + attention * 9 + rest);
+  });
+
+  test("loads what norms are scaled by before it waits for the kernels in front", () => {
+    const norms = layers(64).flatMap((kernels) =>
+      kernels.filter((k) => k.problem.kind === "rows" && k.problem.frame.name.endsWith("norm")),
+    );
+    expect(names(norms)).toEqual(["add_norm", "norm", "add_norm", "add_norm", "add_norm"]);
+    for (const k of norms) {
+      const weight = k.args.findIndex(({ buffer }) => buffer.kind === "weight");
+      const { text } = cudaBackend.print(lowerKernel(k, caps).thread, caps);
+      const [before, after] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string, string];
+      expect(before).toContain(`(p${weight} + `);
+      expect(after).not.toContain(`(p${weight} + `);
+    }
+  });
+
+  test("reads the states of a convolution before it waits, and the product's result after that", () => {
+    const [step] = layers(64)[0]!.filter((k) => k.problem.frame.name === "conv_step") as [KernelPlan];
+    const places = step.args.map(({ buffer }, i) => ({ kind: buffer.kind, name: `(p${i} + ` }));
+    const { text } = cudaBackend.print(lowerKernel(step, caps).thread, caps);
+    const [before] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string];
+    const early = places.filter(({ name }) => before.includes(name)).map(({ kind }) => kind);
+    expect(early.sort()).toEqual(["state", "weight", "weight"]);
   });
 
   test("where nothing copies by itself, everything stays in f32 and whole", () => {
     const [mamba] = layers(64, {}, { ...caps, asyncCopy: false }) as [KernelPlan[]];
-    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
+    expect(names(mamba)).toEqual(["norm", "gemm", "conv_step", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
     for (const { args } of mamba) for (const { buffer } of args) if (buffer.kind === "arena") expect(buffer.dtype).toBe("f32");
   });
 });
