@@ -27,6 +27,26 @@ export function fmaTile(lanes: number, down: number, across: number): MatrixUnit
   };
 }
 
+/**
+ * CUDA's wgmma of sm_90a: four warps multiply 64 rows, 16 each with the lane map of mma.sync, by 8 to 256 columns. What instructions take together is up to the
+ * printer: neighbours in a row of unit tiles are neighbours in the registers.
+ */
+export const wgmma64: MatrixUnit = {
+  name: "wgmma.m64k16",
+  m: 64,
+  n: 8,
+  k: 16,
+  lanes: 128,
+  elems: 4,
+  inputs: ["bf16", "f16"],
+  coord: (lane, i) => {
+    const [row, col] = mma16816.coord(mod(lane, 32), i);
+    return [add(mul(idiv(lane, 32), 16), row), col];
+  },
+  block: [1, 1],
+  asynchronous: { rowBytes: 128 },
+};
+
 /** The lane map of CUDA's mma.sync m16n8k16. */
 export const mma16816: MatrixUnit = {
   name: "mma.m16n8k16",

@@ -42,8 +42,8 @@ export interface Caps {
 }
 
 /**
- * One matrix instruction, or its stand-in. A warp of `lanes` lanes computes m x n x k; each lane owns `elems` accumulator elements, element i of a
- * lane at coord(lane, i). Scalar and vector FMA are rows too: a CPU's is m = 1, n = lanes, k = 1 with a register block.
+ * One matrix instruction, or its stand-in. A warp of `lanes` lanes, or several warps that have so many together, computes m x n x k; each lane owns `elems`
+ * accumulator elements, element i of a lane at coord(lane, i). Scalar and vector FMA are rows too: a CPU's is m = 1, n = lanes, k = 1 with a register block.
  */
 export interface MatrixUnit {
   readonly name: string;
@@ -56,6 +56,11 @@ export interface MatrixUnit {
   readonly coord: (lane: Expr, i: Expr) => readonly [row: Expr, col: Expr];
   /** Unit tiles kept in registers at once by the printed code (rows, cols); [1, 1] where the hardware decides. */
   readonly block: readonly [number, number];
+  /**
+   * Of a unit that works while its lanes go on: they have to wait for it (`unitWait`, thread.ts). It takes tiles of shared memory alone, whose rows are `rowBytes`
+   * elements along k, as bytes, and are turned.
+   */
+  readonly asynchronous?: { readonly rowBytes: number };
   /** Shared memory that each warp needs to get accumulators into its registers, of a unit that keeps them elsewhere. */
   readonly exchangeBytes?: number;
 }

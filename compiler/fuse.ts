@@ -12,7 +12,7 @@ import { copyKernel } from "./lowering/pointwise.ts";
 import { addedNorm, mergeRows, tooWide } from "./merge.ts";
 import { productsInParts, storedForParts } from "./parts.ts";
 import type { Cutting } from "./parts.ts";
-import { partsOfProduct, streams } from "./templates/gemm-stream.ts";
+import { partsOfProduct, streams } from "./templates/stream-tiles.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
 /**

@@ -6,7 +6,7 @@ import type { Node, NodeOf } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { BufferInfo } from "./plan.ts";
 import { dimMax, elementCount, maxOf } from "./plan.ts";
-import { partsOfProduct } from "./templates/gemm-stream.ts";
+import { partsOfProduct } from "./templates/stream-tiles.ts";
 
 /** What `productsInParts` has to know of what fusion has decided so far. */
 export interface Cutting {

@@ -29,6 +29,7 @@ export interface Place {
 }
 
 export type Unit = Extract<Stmt, { op: "unit" }>;
+export type UnitWait = Extract<Stmt, { op: "unitWait" }>;
 
 /** A kernel being printed in a dialect. */
 export interface Kernel extends Writer {
@@ -48,6 +49,8 @@ export interface Kernel extends Writer {
   readonly helpers: Helpers<string>;
   /** A matrix product by the hardware. */
   product(s: Unit, unit: MatrixUnit, b: Block): void;
+  /** Waits for products that go on by themselves. */
+  waitForProducts(s: UnitWait, b: Block): void;
   /** Writes a statement by `write`, and what has to be around it. */
   readonly around: Around;
 }
@@ -60,6 +63,8 @@ export interface Spelling {
   readonly operation: (e: Expr, b: Block, k: Kernel) => string;
   readonly elements: (place: Place, at: Expr, width: number, b: Block, k: Kernel) => readonly string[];
   readonly product: (s: Unit, unit: MatrixUnit, b: Block, k: Kernel) => void;
+  /** Of a target that has units which go on by themselves. */
+  readonly waitForProducts?: (s: UnitWait, b: Block, k: Kernel) => void;
   /** What has to be written around a statement, of a target whose accumulators are not always in registers. */
   readonly around?: (...of: [...Parameters<Around>, k: Kernel]) => void;
 }
@@ -110,6 +115,9 @@ export function kernelOf(program: ThreadProgram, caps: Caps, dialect: Dialect, s
     },
     product: (s, unit, b) => {
       spelling.product(s, unit, b, k);
+    },
+    waitForProducts: (s, b) => {
+      spelling.waitForProducts?.(s, b, k);
     },
     around: (s, before, b, write) => {
       if (spelling.around) spelling.around(s, before, b, write, k);

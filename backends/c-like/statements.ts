@@ -47,6 +47,8 @@ function printStmt(s: Stmt, b: Block, k: Kernel): void {
       return;
     case "unit":
       return void printUnit(s, b, k);
+    case "unitWait":
+      return void k.waitForProducts(s, b);
     case "laneReduce":
       return void reduceLanes(s, b, k);
     case "for": {

@@ -1,12 +1,15 @@
 import type { Caps } from "../../compiler/backend.ts";
 import { DTYPES } from "../../compiler/ir/dtype.ts";
-import { fmaTile, mma16816 } from "../units.ts";
+import type { MatrixUnit } from "../../compiler/backend.ts";
+import { fmaTile, mma16816, wgmma64 } from "../units.ts";
 
 interface Architecture {
   /** Multiprocessors of a usual device. */
   readonly multiprocessors: number;
   /** KiB of shared memory that one block can have: what a multiprocessor has, less one for the system. */
   readonly shared: number;
+  /** Hardware for matrices that no later architecture has: kernels that use it run on devices of this very compute capability alone. */
+  readonly own?: readonly MatrixUnit[];
 }
 
 /** Architectures that kernels are made for, by compute capability. */
@@ -14,7 +17,7 @@ const ARCHITECTURES: ReadonlyMap<number, Architecture> = new Map([
   [80, { multiprocessors: 108, shared: 163 }],
   [86, { multiprocessors: 84, shared: 99 }],
   [89, { multiprocessors: 128, shared: 99 }],
-  [90, { multiprocessors: 132, shared: 227 }],
+  [90, { multiprocessors: 132, shared: 227, own: [wgmma64] }],
   [100, { multiprocessors: 148, shared: 227 }],
   [120, { multiprocessors: 170, shared: 99 }],
 ]);
@@ -24,9 +27,17 @@ export interface Target {
   /** Ten times the major version plus the minor one. */
   readonly computeCapability: number;
   readonly multiprocessors: number;
+  /** Whether kernels may use what this architecture alone has; its name then ends in an a, as NVIDIA's compilers call it. */
+  readonly own: boolean;
 }
 
-const NAME = /^sm_(\d+)(?:x(\d+))?$/;
+/**
+ * Compute capabilities whose devices are given the kernels for their very architecture without being asked (`--target cuda:sm_90a` asks). Those have not run on a GPU
+ * yet: 90 belongs here when they have, and were faster.
+ */
+const PREFERS_OWN: ReadonlySet<number> = new Set();
+
+const NAME = /^sm_(\d+)(a?)(?:x(\d+))?$/;
 
 /** The target a name stands for. Throws when it is not a name of one, listing the known ones. */
 export function parseTarget(name: string): Target {
@@ -36,23 +47,28 @@ export function parseTarget(name: string): Target {
     );
   const found = NAME.exec(name);
   const computeCapability = Number(found?.[1]);
-  const usual = ARCHITECTURES.get(computeCapability)?.multiprocessors;
-  const multiprocessors = found?.[2] === undefined ? usual : Number(found[2]);
-  if (usual === undefined || multiprocessors === undefined || multiprocessors < 1)
+  const architecture = ARCHITECTURES.get(computeCapability);
+  const own = found?.[2] === "a";
+  const multiprocessors = found?.[3] === undefined ? architecture?.multiprocessors : Number(found[3]);
+  if (architecture === undefined || multiprocessors === undefined || multiprocessors < 1 || (own && !architecture.own))
     throw new Error(
       `cuda backend: there is no target "${name}"; the targets are ${known()}, each with xN after it for a device of N multiprocessors (sm_90x78)`,
     );
-  return { computeCapability, multiprocessors };
+  return { computeCapability, multiprocessors, own };
 }
 
-const known = (): string => [...ARCHITECTURES.keys()].map((cc) => `sm_${cc}`).join(", ");
+const known = (): string => [...ARCHITECTURES].flatMap(([cc, { own }]) => [`sm_${cc}`, ...(own ? [`sm_${cc}a`] : [])]).join(", ");
 
-const nameOf = ({ computeCapability: cc, multiprocessors: n }: Target): string =>
-  `sm_${cc}${n === ARCHITECTURES.get(cc)!.multiprocessors ? "" : `x${n}`}`;
+/** What compilers call the architecture. */
+export const architectureOf = ({ name }: Pick<Caps, "name">): string => name.replace(/x\d+$/, "");
+
+const nameOf = ({ computeCapability: cc, multiprocessors: n, own }: Target): string =>
+  `sm_${cc}${own ? "a" : ""}${n === ARCHITECTURES.get(cc)!.multiprocessors ? "" : `x${n}`}`;
 
 /** Capabilities of a target, by name. */
 export function caps(device: string): Caps {
   const target = parseTarget(device);
+  const own = target.own ? (ARCHITECTURES.get(target.computeCapability)!.own ?? []) : [];
   return {
     name: nameOf(target),
     dtypes: new Set(DTYPES),
@@ -66,13 +82,13 @@ export function caps(device: string): Caps {
     directOperands: false,
     panel: 0,
     // f32 products by the lanes, which keep all digits; 16-bit weights by the hardware for matrices
-    units: [...[8, 4, 2, 1].map((edge) => fmaTile(32, edge, edge)), mma16816],
+    units: [...[8, 4, 2, 1].map((edge) => fmaTile(32, edge, edge)), mma16816, ...own],
     arena: "one",
     // what a kernel's parameters may take is 4 KiB
     maxBuffers: 256,
-    // a cubin runs on devices of the same major version, and of the same or a higher minor one
+    // a cubin runs on devices of the same major version, and of the same or a higher minor one; what one architecture alone has, on no other
     requires: {
-      features: [`compute-${Math.floor(target.computeCapability / 10)}`],
+      features: [`compute-${Math.floor(target.computeCapability / 10)}`, ...(target.own ? [architectureOf({ name: device })] : [])],
       limits: { computeCapability: target.computeCapability },
       subgroup: null,
     },
@@ -93,8 +109,10 @@ export interface DeviceFacts {
 /** Names of the targets that a device can run, best first; none where it is older than all that kernels are made for. */
 export function capsFor(device: DeviceFacts): readonly string[] {
   const { computeCapability: cc, multiprocessors } = device;
-  return [...ARCHITECTURES.keys()]
+  const names = [...ARCHITECTURES.keys()]
     .filter((of) => Math.floor(of / 10) === Math.floor(cc / 10) && of <= cc)
     .sort((a, b) => b - a)
-    .map((computeCapability) => nameOf({ computeCapability, multiprocessors }));
+    .map((computeCapability) => nameOf({ computeCapability, multiprocessors, own: false }));
+  const own = ARCHITECTURES.get(cc)?.own ? [nameOf({ computeCapability: cc, multiprocessors, own: true })] : [];
+  return PREFERS_OWN.has(cc) ? [...own, ...names] : [...names, ...own];
 }

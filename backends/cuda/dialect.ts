@@ -1,5 +1,6 @@
 import type { Dialect } from "../c-like/dialect.ts";
 import { helper } from "../text/helpers.ts";
+import { wgmmaHelpers } from "./wgmma.ts";
 
 const fn = (head: string, ...lines: readonly string[]): string =>
   [`static __device__ __forceinline__ ${head} {`, ...lines.map((l) => `  ${l}`), "}"].join("\n");
@@ -159,6 +160,7 @@ export const cudaDialect: Dialect = {
     ...conversion("bf16"),
     ...conversion("f16"),
     ...matrices,
+    ...wgmmaHelpers,
     ...copyHelpers,
     streamed_uint4: helper([], streamed("uint4", "r", "u32")),
     streamed_float4: helper([], streamed("float4", "f", "f32")),

@@ -15,6 +15,7 @@ import { launchesEarly } from "./caps.ts";
 import { independentStatements } from "./dependence.ts";
 import { cudaDialect } from "./dialect.ts";
 import { printMma } from "./mma.ts";
+import { ATOM_BYTES, aroundBarrier, leadText, operandsOf, printWgmma, printWgmmaWait } from "./wgmma.ts";
 
 /**
  * Thread IR to CUDA C++: one kernel that takes a pointer for each parameter in order, and one to its symbols if it has any. Shared memory is dynamic, `sharedBytes`
@@ -23,7 +24,15 @@ import { printMma } from "./mma.ts";
  * would rather spill.
  */
 export function print(program: ThreadProgram, caps: Caps): Source {
-  const k = kernelOf(program, caps, cudaDialect, { operation: textOf, elements: loadElements, product: printMma });
+  const k = kernelOf(program, caps, cudaDialect, {
+    operation: textOf,
+    elements: loadElements,
+    product: (s, unit, ...at) => {
+      (unit.asynchronous ? printWgmma : printMma)(s, unit, ...at);
+    },
+    waitForProducts: printWgmmaWait,
+    around: aroundBarrier,
+  });
   const shared = sharedLayout(k);
   const body = block(null);
   printKernel(body, k);
@@ -32,6 +41,7 @@ export function print(program: ThreadProgram, caps: Caps): Source {
     `extern "C" __global__ void __launch_bounds__(${program.threads}, 1) ${ENTRY}(${parameters(k).join(", ")}) {`,
     ...shared.text,
     "  const int tid = int(threadIdx.x);",
+    ...leadText(k),
     ...["x", "y", "z"].filter((axis) => isUsed(`b${axis}`, k)).map((axis) => `  const int b${axis} = int(blockIdx.${axis});`),
     ...registers(k),
     ...body.lines,
@@ -78,18 +88,22 @@ const LINE = 128;
 const VECTOR = 16;
 
 /**
- * Shared arrays one after the other; those of whole lines first, so that they begin with one. What comes from device memory comes in lines of as many bytes: into an
- * array that begins elsewhere each would be written in two halves, which takes a quarter of a GEMV's bandwidth (measured on an H200).
+ * Shared arrays one after the other; those of whole lines first, so that they begin with one, and before them those whose rows wgmma knows by their addresses.
+ * What comes from device memory comes in lines of as many bytes: into an array that begins elsewhere each would be written in two halves, which takes a quarter
+ * of a GEMV's bandwidth (measured on an H200).
  */
 function sharedLayout(k: Kernel): { readonly text: readonly string[]; readonly bytes: number } {
   const sizes = k.program.shared.map((d) => ({ place: k.places.get(d.name)!, size: d.count * BYTES[d.dtype] }));
   if (sizes.length === 0) return { text: [], bytes: 0 };
-  const isWhole = ({ size }: { readonly size: number }): boolean => size % LINE === 0;
-  const text = [`  extern __shared__ __align__(${LINE}) unsigned char shared[];`];
+  const operands = operandsOf(k);
+  const rank = ({ place, size }: (typeof sizes)[number]): number => (operands.has(place.name) ? 0 : size % LINE === 0 ? 1 : 2);
+  // in one file an array of one name has one alignment
+  const [name, alignment] = operands.size > 0 ? ["shared_atoms", ATOM_BYTES] : ["shared", LINE];
+  const text = [`  extern __shared__ __align__(${alignment}) unsigned char ${name}[];`];
   let bytes = 0;
-  for (const { place, size } of [...sizes.filter(isWhole), ...sizes.filter((s) => !isWhole(s))]) {
+  for (const { place, size } of [...sizes].sort((a, b) => rank(a) - rank(b))) {
     const type = cudaDialect.memory[place.dtype];
-    text.push(`  ${type}* const ${place.name} = reinterpret_cast<${type}*>(shared + ${bytes});`);
+    text.push(`  ${type}* const ${place.name} = reinterpret_cast<${type}*>(${name} + ${bytes});`);
     bytes += Math.ceil(size / VECTOR) * VECTOR;
   }
   return { text, bytes };

@@ -4,7 +4,7 @@ import { writeCubins } from "../../ffi/cubins.ts";
 import type { Nvrtc } from "../../ffi/libnvrtc.ts";
 import { loadNvrtc } from "../../ffi/libnvrtc.ts";
 import { makeAll } from "../../ffi/object-cache.ts";
-import { parseTarget } from "./caps.ts";
+import { architectureOf, parseTarget } from "./caps.ts";
 import { complaintOf, reportsOf } from "./report.ts";
 
 /** Grows when the same text would be made into something else for the same compiler: a change in how it is driven. */
@@ -13,10 +13,7 @@ const FORMAT = 1;
 const ASSEMBLER_REPORT = "--ptxas-options=-v";
 
 /** A real architecture, so that the driver has nothing left to compile; and the assembler's report. */
-const optionsFor = (caps: Caps): readonly string[] => [
-  `--gpu-architecture=sm_${parseTarget(caps.name).computeCapability}`,
-  ASSEMBLER_REPORT,
-];
+const optionsFor = (caps: Caps): readonly string[] => [`--gpu-architecture=${architectureOf(caps)}`, ASSEMBLER_REPORT];
 
 /** Sources to one archive of cubins (ffi/cubins.ts), one a kernel, by the compiler that `load` gives when it is first needed. */
 export const toolchainWith = (load: () => Nvrtc): Toolchain => ({

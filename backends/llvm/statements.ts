@@ -54,6 +54,7 @@ function printStmt(s: Stmt, p: Printer): void {
       return;
     case "barrier": // the lanes of a block run in lock-step
     case "asyncWait":
+    case "unitWait":
       return;
     case "laneReduce":
       return void p.values.statement(() => laneReduce(s, p));

@@ -2,7 +2,7 @@ import type { Backend, Caps } from "../../compiler/backend.ts";
 import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import { BYTES, DTYPES } from "../../compiler/ir/dtype.ts";
 import { printThread } from "../../compiler/ir/thread-text.ts";
-import { mma16816 } from "../units.ts";
+import { mma16816, wgmma64 } from "../units.ts";
 import { fma4x8, fma8, simdgroup8 } from "./units.ts";
 
 const gpu = {
@@ -24,6 +24,7 @@ const gpu = {
 const devices: readonly Caps[] = [
   { ...gpu, name: "null-32", units: [mma16816, fma4x8] },
   { ...gpu, name: "null-simd8", units: [simdgroup8] },
+  { ...gpu, name: "null-groups", units: [fma4x8, wgmma64] },
   {
     name: "null-cpu8",
     dtypes: new Set(DTYPES),
@@ -43,7 +44,7 @@ const devices: readonly Caps[] = [
   },
 ];
 
-/** Targets that exist only as data: two GPUs with different matrix units and a CPU. Their programs run in the emulator (compiler/run/thread.ts). */
+/** Targets that exist only as data: GPUs with different matrix units, of one warp and of several together, and a CPU. Their programs run in the emulator (compiler/run/thread.ts). */
 export const nullBackend: Backend = {
   name: "null",
   caps(device) {

@@ -95,6 +95,7 @@ function printStmt(s: Exclude<Stmt, LaneReduce>, b: Block, k: Kernel): void {
         storeElement(k.places.get(s.dst)!, add(s.dstAt, i), k.value(load(s.src, s.dtype, add(s.srcAt, i), s.guard), b), b, k);
       return;
     case "asyncWait":
+    case "unitWait":
       return;
     case "unit":
       return void printUnit(s, b, k);

@@ -52,6 +52,8 @@ export function threadHead(s: Stmt): string {
       return `async ${s.dst}[${from(s.dstAt, s.width)}] = ${s.src}[${from(s.srcAt, s.width)}]${where(s.guard)}`;
     case "asyncWait":
       return `wait ${s.pending}`;
+    case "unitWait":
+      return `wait for products ${s.pending}${s.done.length === 0 ? "" : `, done ${s.done.join(", ")}`}`;
     case "unit":
       return (
         `${s.unit} ${s.acc}[${s.fm} x ${s.fn}] += ${printView(s.a)} * ${printView(s.b)}, at [${print(s.rowBase)}, ${print(s.colBase)}]` +
@@ -190,6 +192,10 @@ function statement(s: Stmt, scope: Scope, p: ThreadProgram, names: Names, report
       return;
     case "asyncWait":
       together();
+      return;
+    case "unitWait":
+      together();
+      for (const name of s.done) if (names.regs.get(name)?.dtype !== "f32") report(where, `${name} is not a register array of f32`);
       return;
     case "unit": {
       together();

@@ -34,6 +34,7 @@ export function expressionsOf(s: Stmt): readonly Expr[] {
       return [s.cond];
     case "barrier":
     case "asyncWait":
+    case "unitWait":
       return [];
   }
 }
@@ -58,6 +59,8 @@ export function accessesOf(s: Stmt): {
       return { reads: [s.src], writes: [s.dst], regs: [] };
     case "unit":
       return { reads: [s.a.name, s.b.name], writes: [], regs: [s.acc] };
+    case "unitWait":
+      return { reads: [], writes: [], regs: s.done };
     case "barrier":
     case "asyncWait":
     case "for":
@@ -90,6 +93,7 @@ export function mapExpressions(s: Stmt, f: (e: Expr) => Expr): Stmt {
       return { ...s, cond: f(s.cond) };
     case "barrier":
     case "asyncWait":
+    case "unitWait":
       return s;
   }
 }

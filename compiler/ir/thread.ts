@@ -91,8 +91,10 @@ export type Stmt =
   /** Waits until at most `pending` groups of copies (a group ends at each asyncWait) are still under way. */
   | { readonly op: "asyncWait"; readonly pending: number }
   /**
-   * The matrix unit: this warp's fragment `acc` (fm x fn unit tiles; element i of unit tile (r, c) is regs[acc][(r * fn + c) * elems + i]) gains
-   * a[rows from rowBase, k] * b[k, cols from colBase]. Only rows (of the block's tile) below `rows` need be computed.
+   * The matrix unit: this warp's (or this group of warps') fragment `acc` (fm x fn unit tiles; element i of unit tile (r, c) is
+   * regs[acc][(r * fn + c) * elems + i]) gains a[rows from rowBase, k] * b[k, cols from colBase]. Only rows (of the block's tile) below `rows` need be computed.
+   * A unit that is asynchronous only starts here: until the `unitWait` that covers it nobody may change its operands, nor touch its accumulators but to add
+   * another product to them.
    */
   | {
       readonly op: "unit";
@@ -107,6 +109,8 @@ export type Stmt =
       readonly k: Expr;
       readonly rows: Expr | null;
     }
+  /** Waits until at most `pending` products of asynchronous units are still under way; then the accumulators in `done` hold their sums. */
+  | { readonly op: "unitWait"; readonly pending: number; readonly done: readonly string[] }
   /** regs[reg][index] = fn of `value` over the lanes reached from this one by xor with `masks`, in that order; every lane of the group gets the result. */
   | {
       readonly op: "laneReduce";
@@ -118,5 +122,5 @@ export type Stmt =
     }
   /** `count` is the same in all lanes. `unroll`: register arrays are indexed by `var`, so a target without indexable registers must unroll. */
   | { readonly op: "for"; readonly var: Var; readonly count: Expr; readonly unroll: boolean; readonly body: readonly Stmt[] }
-  /** `cond` may differ between lanes; then the body contains no barrier, unit or laneReduce. */
+  /** `cond` may differ between lanes; then the body contains no barrier, unit, unitWait or laneReduce. */
   | { readonly op: "if"; readonly cond: Expr; readonly body: readonly Stmt[]; readonly otherwise: readonly Stmt[] };

@@ -86,6 +86,7 @@ export function tileBuilder(
   header: TileHeader,
   grid: readonly [Operand, Operand, Operand],
   groups: readonly [number, number] = [1, 1],
+  groupWarps = 1,
 ): TileBuilder {
   const tiles: Tile[] = [];
   let body: Stmt[] = [];
@@ -180,7 +181,7 @@ export function tileBuilder(
       body.push({ op: "store", over, buffer: spec.buffer, dtype: spec.dtype, index, value, guard: guard && isConst(guard) ? null : guard });
     },
     build() {
-      const program: TileProgram = { ...frameOf(header), grid: counts, tiles, body, groups };
+      const program: TileProgram = { ...frameOf(header), grid: counts, tiles, body, groups, ...(groupWarps === 1 ? {} : { groupWarps }) };
       verifyTile(program);
       return program;
     },

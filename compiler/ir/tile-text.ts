@@ -12,7 +12,7 @@ export function printTile(p: TileProgram): string {
     ...p.params.map((q) => `  param ${q.name}: ${q.access} ${q.dtype}${q.constant ? " constant" : ""}${q.alone ? " alone" : ""}`),
     ...p.symbols.map((s) => `  symbol ${s.name} in [${s.min}, ${s.max}]`),
     `  grid [${p.grid.map(print).join(", ")}]`,
-    `  groups [${p.groups.join(", ")}]`,
+    `  groups [${p.groups.join(", ")}]${p.groupWarps === undefined ? "" : ` of ${p.groupWarps} warps`}`,
     ...p.tiles.map((t) => `  ${t.scope} ${t.name}: ${t.dtype}[${t.rows}, ${t.cols}]`),
   ];
   const block = (body: readonly Stmt[], indent: string): void => {
@@ -81,7 +81,8 @@ export function verifyTile(p: TileProgram): void {
   const names = [...p.tiles.map((t) => t.name), ...p.params.map((q) => q.name), ...p.symbols.map((s) => s.name)];
   for (const name of new Set(names.filter((n, i) => names.indexOf(n) !== i || RESERVED.has(n))))
     report("the header", `the name ${name} is taken twice or reserved`);
-  if (!p.groups.every((g) => Number.isInteger(g) && g > 0)) report("the header", `groups are [${p.groups.join(", ")}]`);
+  if (![...p.groups, p.groupWarps ?? 1].every((g) => Number.isInteger(g) && g > 0))
+    report("the header", `groups are [${p.groups.join(", ")}] of ${p.groupWarps ?? 1} warps`);
 
   const expression = (e: Expr, place: Place, vars: ReadonlySet<Expr>, where: string): void =>
     walk(e, (x) => {

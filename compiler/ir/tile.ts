@@ -18,6 +18,8 @@ export interface TileProgram {
   readonly body: readonly Stmt[];
   /** How many groups of lanes (warps) share a block, along rows and columns of its fragment tiles. [1, 1] on a CPU. */
   readonly groups: readonly [number, number];
+  /** Warps of a group, where several compute matrices together; 1 unless given. */
+  readonly groupWarps?: number;
 }
 
 export type Access = "read" | "write" | "readwrite";

@@ -7,7 +7,7 @@ import { rowMajor } from "./affine.ts";
 import { sharedRows } from "./shared.ts";
 import { cooperate } from "./copy.ts";
 import type { Loop } from "./copy.ts";
-import { chooseLayouts, eachStatement } from "./fragments.ts";
+import { chooseLayouts, eachStatement, groupLanes } from "./fragments.ts";
 import { laneOf, placeOf, rowPlaceOf } from "./layout.ts";
 import type { FragLayout, Lane, Place } from "./layout.ts";
 import { ownElement } from "./own-element.ts";
@@ -28,6 +28,8 @@ export interface Context {
   /** Loops whose tiles the hardware copies ahead of their turns, and in such a loop where in its array each of those tiles begins. */
   readonly rings: Rings;
   readonly slots: ReadonlyMap<string, Expr>;
+  /** In a loop that leaves its products under way: nobody waits for one right after it. */
+  readonly lasting: boolean;
   /** What comes before all other statements. */
   readonly ahead: Stmt[];
   readonly shared: SharedDecl[];
@@ -40,9 +42,10 @@ export interface Context {
 export function context(program: TileProgram, caps: Caps): Context {
   const error = (message: string): Error => new Error(`place ${program.name}: ${message}`);
   const [gr, gc] = program.groups;
-  const threads = gr * gc * caps.lanes;
+  const group = groupLanes(program, caps);
+  const threads = gr * gc * group;
   if (threads > caps.maxThreads)
-    throw error(`${gr} x ${gc} warps of ${caps.lanes} lanes are ${threads} threads, ${caps.name} has at most ${caps.maxThreads}`);
+    throw error(`${gr} x ${gc} groups of ${group} lanes are ${threads} threads, ${caps.name} has at most ${caps.maxThreads}`);
   const tid = intVar("tid", 0, threads - 1);
   const names = new Set(["tid", "bx", "by", "bz", ...[...program.params, ...program.symbols, ...program.tiles].map((x) => x.name)]);
   eachStatement(program.body, (s) => {
@@ -67,12 +70,13 @@ export function context(program: TileProgram, caps: Caps): Context {
     caps,
     threads,
     tid,
-    lane: laneOf(tid, caps.lanes, program.groups),
+    lane: laneOf(tid, group, program.groups),
     tiles: new Map(program.tiles.map((t) => [t.name, t])),
     layouts,
     strides,
     rings,
     slots: new Map(),
+    lasting: false,
     ahead: [],
     shared: program.tiles
       .filter((t) => t.scope === "shared" || slots.has(t.name))

@@ -44,8 +44,8 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
     const unit =
       rows.get(root) ??
       (!caps.indexableRegisters && frags.every((t) => t.cols === 1 || find(t.name) !== root)
-        ? rowsUnit(caps.lanes)
-        : lanesUnit(caps.lanes, ...neighbours(program, (name) => find(name) === root, caps)));
+        ? rowsUnit(groupLanes(program, caps))
+        : lanesUnit(groupLanes(program, caps), ...neighbours(program, (name) => find(name) === root, caps)));
     rows.set(root, unit);
     return unit;
   };
@@ -88,7 +88,7 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
   });
   const [down, across] = program.groups;
   for (let each = found.fits ? found.widest : 1; each > 1; each /= 2) {
-    const whole = caps.lanes * each;
+    const whole = groupLanes(program, caps) * each;
     if (tiles.every((t) => t.cols % (whole * across) === 0)) return [each, 1];
     const rows = whole / tiles[0]!.cols;
     const short = Number.isInteger(Math.log2(rows)) && rows <= caps.lanes && across === 1;
@@ -99,6 +99,9 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
 
 /** Of the smallest type that vectors are loaded of, 16 bits, as many as 16 bytes hold. */
 const MOST_NEIGHBOURS = 8;
+
+/** Lanes that share a part of a fragment: those of a warp, or of several. */
+export const groupLanes = (program: TileProgram, caps: Caps): number => caps.lanes * (program.groupWarps ?? 1);
 
 export function eachStatement(body: readonly Stmt[], f: (s: Stmt) => void): void {
   for (const s of body) {
@@ -152,7 +155,8 @@ function unitFor(program: TileProgram, products: readonly Mma[], caps: Caps): Ma
 
 function misfit(program: TileProgram, s: Mma, unit: MatrixUnit, caps: Caps): string | null {
   const [gr, gc] = program.groups;
-  if (unit.lanes !== caps.lanes) return `works with ${unit.lanes} lanes, a warp has ${caps.lanes}`;
+  const lanes = groupLanes(program, caps);
+  if (unit.lanes !== lanes) return `works with ${unit.lanes} lanes, a group has ${lanes}`;
   for (const v of [s.a, s.b]) {
     if (!unit.inputs.includes(v.dtype)) return `does not take ${v.dtype} (${v.name})`;
     if (v.source === "buffer" && !caps.directOperands) return `reads operands from shared memory only, ${v.name} is a global buffer`;
@@ -161,6 +165,21 @@ function misfit(program: TileProgram, s: Mma, unit: MatrixUnit, caps: Caps): str
   if (unit.k > 1 && !isConst(mod(s.k, unit.k), 0))
     return `computes ${unit.k} products at a time, which need not divide the inner size of ${s.acc.name}`;
   if (s.acc.rows % (gr * unit.m) !== 0 || s.acc.cols % (gc * unit.n) !== 0)
-    return `${s.acc.name} [${s.acc.rows}, ${s.acc.cols}] over ${gr} x ${gc} warps is not a multiple of ${unit.m} x ${unit.n}`;
+    return `${s.acc.name} [${s.acc.rows}, ${s.acc.cols}] over ${gr} x ${gc} groups is not a multiple of ${unit.m} x ${unit.n}`;
+  return unit.asynchronous ? misplaced(program, s, unit.asynchronous.rowBytes) : null;
+}
+
+/** Why an operand does not lie as a unit finds it that takes whole tiles of rows of so many bytes along k. */
+function misplaced(program: TileProgram, s: Mma, rowBytes: number): string | null {
+  const operands = [
+    { v: s.a, line: s.a.rowStride, along: s.a.colStride },
+    { v: s.b, line: s.b.colStride, along: s.b.rowStride },
+  ];
+  for (const { v, line, along } of operands) {
+    const cols = rowBytes / BYTES[v.dtype];
+    const tile = v.source === "tile" ? program.tiles.find((t) => t.name === v.name) : undefined;
+    if (!tile || tile.cols !== cols || !isConst(v.base, 0) || !isConst(line, cols) || !isConst(along, 1) || !isConst(s.k, cols))
+      return `takes whole tiles of rows of ${cols} elements along k, which ${v.name} is not`;
+  }
   return null;
 }

@@ -211,7 +211,7 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
     const base = add(ctx.slots.get(v.name) ?? i32(0), uniform(v.base, ctx));
     return { ...v, base, rowStride: stride(v.rowStride), colStride: stride(v.colStride) };
   };
-  return [
+  const product: Stmt[] = [
     {
       op: "unit",
       unit: l.unit.name,
@@ -226,6 +226,7 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
       rows: s.rows && uniform(s.rows, ctx),
     },
   ];
+  return l.unit.asynchronous && !ctx.lasting ? [...product, { op: "unitWait", pending: 0, done: [s.acc.name] }] : product;
 }
 
 /** By lane 0 alone: the sums are few, and their order is part of the meaning. */

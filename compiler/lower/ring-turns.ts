@@ -23,6 +23,10 @@ export interface RingTurns {
   readonly before: readonly TileStmt[];
   readonly wait: readonly Piece[];
   readonly rest: readonly TileStmt[];
+  /** Copies for a later turn that are started when all else of this one is. */
+  readonly behind: readonly Stmt[];
+  /** Waits for what the last turn has left under way. */
+  readonly last: readonly Stmt[];
   readonly inside: Context;
 }
 
@@ -30,9 +34,12 @@ export interface RingTurns {
  * The hardware copies turns 0 .. stages-2 before the loop, and in each turn the one that is `stages - 1` further, into the slot that the turn before has read.
  * Shared tiles: wait, meet, copy, compute; by meeting, lanes know both that all copies of this turn have come and that all have read that slot.
  * Fragments: copy, wait, compute; a lane reads what it copied itself. An empty group of copies stands for a turn beyond the last.
+ * Where products last into the next turn, their slot is still read then: copies go one turn less far ahead. A turn waits, also for the products of the turn before
+ * the last, meets, starts its own, and copies while they are computed.
  */
 export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
-  const { stages, meets } = ring;
+  const { stages, meets, lasting } = ring;
+  const far = stages - (lasting.length > 0 ? 2 : 1);
   const count = uniform(s.count, ctx);
   const slot = intVar(ctx.fresh("slot"), 0, stages - 1);
   const offset = (of: Expr, tile: string): Expr => mul(of, ring.sizes.get(tile)!);
@@ -45,12 +52,12 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   // a group of copies ends where something is waited for: those before the loop end without a wait that lasts, the last with the loop's own
   const free = independent(s, ring, ctx);
   const [early, late] = [lowered(free), lowered(ring.copies.filter((c) => !free.includes(c)))];
-  const turns = Array.from({ length: stages - 1 }, (_, i) => i32(i));
+  const turns = Array.from({ length: far }, (_, i) => i32(i));
   // what need not wait for the kernels before comes first, of all turns; it is then part of the first group
   const ahead = late.length > 0 ? turns.flatMap((turn) => turnOf(early, turn)) : [];
   const begin = turns.map((turn) => turnOf(late.length > 0 ? late : early, turn));
-  const first = [...ahead, ...begin.flatMap((body, i) => (meets && i === stages - 2 ? body : [...body, wait(stages - 1)]))];
-  const next = turnOf(all, add(s.var, stages - 1));
+  const first = [...ahead, ...begin.flatMap((body, i) => (meets && i === far - 1 ? body : [...body, wait(far)]))];
+  const next = turnOf(all, add(s.var, far));
   const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
   const before = s.body.slice(0, s.body.findIndex(isCopy));
   const here = ring.copies.map(({ dst }) => [dst.name, offset(mod(s.var, stages), dst.name)] as const);
@@ -58,11 +65,15 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
     first,
     before,
     ahead: meets ? [] : next,
-    wait: meets
-      ? [{ op: "piece", body: [wait(stages - 2)] }, { op: "barrier" }, { op: "piece", body: next }]
-      : [{ op: "piece", body: [wait(stages - 1)] }],
+    wait: !meets
+      ? [{ op: "piece", body: [wait(far)] }]
+      : lasting.length > 0
+        ? [{ op: "piece", body: [wait(far - 1), { op: "unitWait", pending: lasting.length, done: [] }] }, { op: "barrier" }]
+        : [{ op: "piece", body: [wait(far - 1)] }, { op: "barrier" }, { op: "piece", body: next }],
     rest: s.body.slice(before.length).filter((x) => !isCopy(x)),
-    inside: { ...ctx, slots: new Map([...ctx.slots, ...here]) },
+    behind: lasting.length > 0 ? next : [],
+    last: lasting.length > 0 ? [{ op: "unitWait", pending: 0, done: lasting }] : [],
+    inside: { ...ctx, slots: new Map([...ctx.slots, ...here]), lasting: lasting.length > 0 },
   };
 }
 

@@ -30,6 +30,8 @@ export interface Ring {
   /** Elements that a slot of each tile takes. */
   readonly sizes: ReadonlyMap<string, number>;
   readonly meets: boolean;
+  /** Accumulators of the products that a turn leaves under way while the next one begins, one each; none where a turn waits for its own. */
+  readonly lasting: readonly string[];
 }
 
 export type Rings = ReadonlyMap<Loop, Ring>;
@@ -55,14 +57,30 @@ export function ringsOf(program: TileProgram, placement: Placement): Rings {
     if (copies.length === 0) return;
     const size = ({ dst, layout }: RingCopy): number =>
       layout ? layout.count * placement.threads : dst.rows * placement.strides.get(dst.name)!;
+    const meets = copies.some((c) => c.layout === null);
     found.set(s, {
       stages: s.stages,
       copies,
       sizes: new Map(copies.map((c) => [c.dst.name, size(c)])),
-      meets: copies.some((c) => c.layout === null),
+      meets,
+      lasting: meets ? lastingProducts(s, copies, placement) : [],
     });
   });
   return found;
+}
+
+/** Products of a loop that need not be done when its turn is: of units that work by themselves, where turns do nothing but copy what those multiply. */
+function lastingProducts(loop: Loop, copies: readonly RingCopy[], { layouts }: Placement): readonly string[] {
+  const copied = new Set(copies.map(({ dst }) => dst.name));
+  const accs: string[] = [];
+  for (const s of loop.body) {
+    if (s.op === "load" && copied.has(s.dst.name)) continue;
+    if (s.op !== "mma" || layouts.get(s.acc.name)?.unit.asynchronous === undefined || accs.includes(s.acc.name)) return [];
+    if (!copied.has(s.a.name) || !copied.has(s.b.name)) return [];
+    accs.push(s.acc.name);
+  }
+  // a slot that is copied to, one that is multiplied, and one that was in the turn before
+  return loop.stages >= 3 ? accs : [];
 }
 
 function copiesOf(loop: Loop, program: TileProgram, placement: Placement): readonly RingCopy[] {

@@ -9,7 +9,7 @@ import type { Decisions } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimExpr, dimMax } from "../plan.ts";
 import type { RowProblem } from "../template.ts";
-import { streams } from "../templates/gemm-stream.ts";
+import { streams } from "../templates/stream-tiles.ts";
 import { activation } from "../values.ts";
 import { convStep } from "./conv-step.ts";
 import type { Kernel } from "./kernel.ts";

@@ -40,6 +40,8 @@ export interface Memory {
   peek(i: number): number;
   /** Marks elements as the targets of a copy under way (or done): touching them is a race. */
   fly(i: number, flying: boolean): void;
+  /** Notes one product more, or one less, under way that reads the element: replacing it is a race. */
+  hold(i: number, by: 1 | -1): void;
 }
 
 const MANY = -2;
@@ -86,6 +88,7 @@ export function sharedMemory(d: ArrayDecl, now: Moment, report: Report, describe
   const data = new Float64Array(d.count);
   const written = new Uint8Array(d.count);
   const flying = new Uint8Array(d.count);
+  const held = new Uint16Array(d.count);
   const trace = tracer(d.name, d.count, now, report, describe);
   const usable = (i: number, what: string): boolean => {
     if (!(i >= 0 && i < d.count)) {
@@ -93,6 +96,8 @@ export function sharedMemory(d: ArrayDecl, now: Moment, report: Report, describe
       return false;
     }
     if (flying[i]) report("race", `${d.name}[${i}]`, [now.lane], `${what} the target of an asynchronous copy that was not waited for`);
+    if (held[i] && what !== "reads")
+      report("race", `${d.name}[${i}]`, [now.lane], `${what} an operand of a product that was not waited for`);
     return true;
   };
   return {
@@ -118,9 +123,13 @@ export function sharedMemory(d: ArrayDecl, now: Moment, report: Report, describe
         flying[i] = 1;
       }
     },
+    hold(i, by) {
+      if (i >= 0 && i < d.count) held[i] = held[i]! + by;
+    },
     clear() {
       written.fill(0);
       flying.fill(0);
+      held.fill(0);
     },
   };
 }
@@ -133,6 +142,7 @@ export function globalMemory(q: Param, data: HostArray, now: Moment, report: Rep
   };
   const peek = (i: number): number => read(data, q.dtype, i);
   const fly = (i: number): void => report("access", `${q.name}[${i}]`, [now.lane], "an asynchronous copy goes to shared memory only");
+  const hold = (i: number): void => report("access", `${q.name}[${i}]`, [now.lane], "an asynchronous product reads shared memory only");
   if (q.access === "read")
     return {
       name: q.name,
@@ -142,6 +152,7 @@ export function globalMemory(q: Param, data: HostArray, now: Moment, report: Rep
       },
       peek,
       fly,
+      hold,
     };
   const trace = tracer(q.name, data.length, now, report, describe);
   // 0: nobody; blocks count from 1
@@ -180,12 +191,15 @@ export function globalMemory(q: Param, data: HostArray, now: Moment, report: Rep
     },
     peek,
     fly,
+    hold,
   };
 }
 
 /** A register array of every lane of the block. */
 export interface Registers {
   readonly decl: RegDecl;
+  /** Products under way that add to it: touching it is a race. */
+  products: number;
   get(lane: number, i: number): number;
   set(lane: number, i: number, x: number): void;
   clear(): void;
@@ -197,10 +211,12 @@ export function registers(d: RegDecl, threads: number, report: Report): Register
   const usable = (lane: number, i: number, what: string): boolean => {
     const ok = i >= 0 && i < d.count;
     if (!ok) report("out of range", `${d.name}.${i}`, [lane], `${what} outside of ${d.count} registers`);
+    if (own.products > 0) report("race", `${d.name}.${i}`, [lane], `${what} the accumulators of a product that was not waited for`);
     return ok;
   };
-  return {
+  const own: Registers = {
     decl: d,
+    products: 0,
     get(lane, i) {
       if (!usable(lane, i, "reads")) return 0;
       const at = lane * d.count + i;
@@ -213,6 +229,10 @@ export function registers(d: RegDecl, threads: number, report: Report): Register
       data[at] = round(x, d.dtype);
       written[at] = 1;
     },
-    clear: () => void written.fill(0),
+    clear() {
+      written.fill(0);
+      own.products = 0;
+    },
   };
+  return own;
 }

@@ -1,14 +1,17 @@
-import type { Caps, MatrixUnit } from "../backend.ts";
+import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { applyBinary, evaluateInt, i32, isConst, some } from "../ir/expr.ts";
+import { applyBinary, evaluateInt, some } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { threadHead } from "../ir/thread-text.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";
-import type { ReduceFn, View } from "../ir/tile.ts";
+import type { ReduceFn } from "../ir/tile.ts";
 import { compileExpr } from "./eval.ts";
 import type { Binder, Cell, Compiled } from "./eval.ts";
+import { find, missing } from "./thread-machine.ts";
+import type { Machine, Run } from "./thread-machine.ts";
 import { globalMemory, registers, sharedMemory } from "./thread-memory.ts";
-import type { Finding, Memory, Moment, Registers, Report, SharedMemory } from "./thread-memory.ts";
+import type { Finding, Moment, Registers, Report, SharedMemory } from "./thread-memory.ts";
+import { compileUnit, compileUnitWait } from "./thread-units.ts";
 import type { HostArray } from "./tile.ts";
 
 export type { Finding } from "./thread-memory.ts";
@@ -66,6 +69,7 @@ export function emulateThread(
     regs: new Map(regs.map((r) => [r.decl.name, r])),
     active: new Uint8Array(p.threads),
     copies: [[]],
+    products: [],
   };
   const run = compileBody(p.body, "", machine);
   const everyone = Array.from({ length: p.threads }, (_, i) => i);
@@ -76,6 +80,7 @@ export function emulateThread(
     startBlock(shared, regs, machine);
     run(everyone);
     if (machine.copies.some((group) => group.length > 0)) report("race", "", [], "the block ends with asynchronous copies under way");
+    if (machine.products.length > 0) report("race", "", [], "the block ends with asynchronous products under way");
   }
   return [...findings.values()];
 }
@@ -93,37 +98,12 @@ function blocksOf([gx, gy, gz]: readonly [number, number, number]): readonly Pla
 export const printFinding = (f: Finding): string =>
   `${f.kind}${f.address === "" ? "" : ` at ${f.address}`}, thread ${f.lanes.join(", ")}: ${f.message}${f.times > 1 ? ` (${f.times} times)` : ""}\n    in: ${f.at}`;
 
-interface Copy {
-  readonly lane: number;
-  readonly dst: Memory;
-  readonly at: number;
-  readonly values: readonly number[];
-}
-
-interface Machine {
-  readonly p: ThreadProgram;
-  readonly caps: Caps;
-  readonly now: Moment;
-  readonly statements: string[];
-  readonly report: Report;
-  readonly cell: (name: string) => Cell;
-  readonly tid: Cell;
-  readonly memory: ReadonlyMap<string, Memory>;
-  readonly regs: ReadonlyMap<string, Registers>;
-  /** Which lanes run the present statement. */
-  readonly active: Uint8Array;
-  /** Groups of asynchronous copies, oldest first; the last is still open. */
-  copies: Copy[][];
-}
-
 function startBlock(shared: readonly SharedMemory[], regs: readonly Registers[], m: Machine): void {
   for (const s of shared) s.clear();
   for (const r of regs) r.clear();
   m.copies = [[]];
+  m.products = [];
 }
-
-/** Runs for the lanes given; they are in ascending order. */
-type Run = (lanes: readonly number[]) => void;
 
 function compileBody(body: readonly Stmt[], path: string, m: Machine): Run {
   const runs = body.map((s, i): Run => {
@@ -139,12 +119,6 @@ function compileBody(body: readonly Stmt[], path: string, m: Machine): Run {
   return (lanes) => {
     for (const run of runs) run(lanes);
   };
-}
-
-function find<T>(map: ReadonlyMap<string, T>, name: string): T {
-  const x = map.get(name);
-  if (x === undefined) throw new Error(`${name} is not declared`);
-  return x;
 }
 
 const hasShuffle = (e: Expr): boolean => some(e, (x) => x.op === "shuffle");
@@ -223,6 +197,8 @@ function compileStmt(s: Stmt, path: string, statement: number, m: Machine): Run 
       };
     case "unit":
       return compileUnit(s, m, compile);
+    case "unitWait":
+      return compileUnitWait(s, m);
     case "laneReduce": {
       const reg = find(m.regs, s.reg);
       const index = compile(s.index),
@@ -279,11 +255,6 @@ function compileStmt(s: Stmt, path: string, statement: number, m: Machine): Run 
 
 const COMBINE = { sum: "add", max: "max", min: "min" } as const satisfies Record<ReduceFn, string>;
 const round32 = (x: number, dtype: string): number => (dtype === "f32" ? Math.fround(x) : x);
-const missing = (lanes: readonly number[], threads: number): number[] => {
-  const here = new Set(lanes);
-  return Array.from({ length: threads }, (_, i) => i).filter((i) => !here.has(i));
-};
-
 /** Notes who runs the statement, for shuffles. */
 function mark(m: Machine, lanes: readonly number[]): void {
   m.active.fill(0);
@@ -372,94 +343,5 @@ function compileAsyncCopy(s: Extract<Stmt, { op: "asyncCopy" }>, m: Machine, com
       const values = Array.from({ length: s.width }, (_, j) => (ok ? src.get(from + j) : 0));
       m.copies.at(-1)!.push({ lane, dst, at: to, values });
     });
-  };
-}
-
-// ---- matrix units ---------------------------------------------------------------------------------------------------
-
-/** coord of every lane and element, as numbers. */
-function unitTable(unit: MatrixUnit): readonly (readonly (readonly [row: number, col: number])[])[] {
-  const number = (e: Expr): number => {
-    if (!isConst(e)) throw new Error(`${unit.name}: a coordinate is not a number`);
-    return e.value;
-  };
-  return Array.from({ length: unit.lanes }, (_, lane) =>
-    Array.from({ length: unit.elems }, (_, i) => {
-      const [row, col] = unit.coord(i32(lane), i32(i));
-      return [number(row), number(col)] as const;
-    }),
-  );
-}
-
-/** Each lane reads the operands of the results it owns, as far as races are concerned. */
-function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compile: (e: Expr) => Compiled): Run {
-  const unit = m.caps.units.find((u) => u.name === s.unit);
-  if (!unit) throw new Error(`thread program ${m.p.name}: ${m.caps.name} has no unit ${s.unit}`);
-  const table = unitTable(unit);
-  const acc = find(m.regs, s.acc);
-  const a = compileView(s.a, m, compile),
-    b = compileView(s.b, m, compile);
-  const k = compile(s.k),
-    rows = s.rows ? compile(s.rows) : () => Infinity,
-    rowBase = compile(s.rowBase),
-    colBase = compile(s.colBase);
-  const warp = (first: number): void => {
-    const parts: { lane: number; row: number; col: number; index: number }[] = [];
-    let depth = 0;
-    table.forEach((elements, l) => {
-      const lane = first + l;
-      m.tid.value = lane;
-      m.now.lane = lane;
-      depth = k();
-      const limit = rows(),
-        top = rowBase(),
-        left = colBase();
-      for (let r = 0; r < s.fm; r++)
-        for (let c = 0; c < s.fn; c++)
-          elements.forEach(([er, ec], i) => {
-            const row = top + r * unit.m + er;
-            if (row < limit) parts.push({ lane, row, col: left + c * unit.n + ec, index: (r * s.fn + c) * unit.elems + i });
-          });
-    });
-    const at = a(),
-      bt = b();
-    for (const key of new Set(parts.map((x) => x.row * m.p.threads + x.lane))) {
-      m.now.lane = key % m.p.threads;
-      const row = Math.floor(key / m.p.threads);
-      for (let i = 0; i < depth; i++) at.memory.get(at.address(row, i));
-    }
-    for (const key of new Set(parts.map((x) => x.col * m.p.threads + x.lane))) {
-      m.now.lane = key % m.p.threads;
-      const col = Math.floor(key / m.p.threads);
-      for (let i = 0; i < depth; i++) bt.memory.get(bt.address(i, col));
-    }
-    for (const { lane, row, col, index } of parts) {
-      let x = acc.get(lane, index);
-      for (let i = 0; i < depth; i++) x += at.memory.peek(at.address(row, i)) * bt.memory.peek(bt.address(i, col));
-      acc.set(lane, index, x);
-    }
-  };
-  return (lanes) => {
-    if (lanes.length !== m.p.threads)
-      m.report("divergence", "", missing(lanes, m.p.threads), "these threads do not take part in a matrix product");
-    for (let first = 0; first < m.p.threads; first += unit.lanes) warp(first);
-  };
-}
-
-/** Fixes the view's base and strides, then gives addresses of its elements. */
-function compileView(
-  v: View,
-  m: Machine,
-  compile: (e: Expr) => Compiled,
-): () => { readonly memory: Memory; readonly address: (row: number, col: number) => number } {
-  const memory = find(m.memory, v.name);
-  const base = compile(v.base),
-    rowStride = compile(v.rowStride),
-    colStride = compile(v.colStride);
-  return () => {
-    const from = base(),
-      down = rowStride(),
-      right = colStride();
-    return { memory, address: (row, col) => from + row * down + col * right };
   };
 }

@@ -90,8 +90,12 @@ export function withinRegisters<C extends { readonly registers: number }>(found:
 }
 
 /** The hardware for matrices of `dtype` that takes no wider type: operands that lie in memory in it are multiplied as they are. */
+export const halfUnits = (dtype: DType, caps: Caps): readonly MatrixUnit[] =>
+  dtype === "f32" ? [] : caps.units.filter((u) => u.inputs.includes(dtype) && !u.inputs.includes("f32"));
+
+/** Such hardware that a warp uses by itself. */
 export const halfUnit = (dtype: DType, caps: Caps): MatrixUnit | null =>
-  dtype === "f32" ? null : (caps.units.find((u) => u.inputs.includes(dtype) && !u.inputs.includes("f32")) ?? null);
+  halfUnits(dtype, caps).find(({ lanes }) => lanes === caps.lanes) ?? null;
 
 /** A target whose unit is a vector FMA: b needs adjacent columns, a is read as single elements, both from anywhere in memory. */
 export const isVector = (caps: Caps): boolean => unitOf(caps).m === 1 && unitOf(caps).k === 1 && caps.directOperands;

@@ -1,15 +1,15 @@
-import type { Caps, MatrixUnit } from "../backend.ts";
-import { BYTES } from "../ir/dtype.ts";
-import type { DType } from "../ir/dtype.ts";
+import type { Caps } from "../backend.ts";
 import { add, and, ceilDiv, cast, i32, intVar, lt, mul } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import { plainLoad } from "../lower/copy.ts";
 import type { Config, GemmProblem, ProductOut, Reject, Template } from "../template.ts";
-import { bytesOf, guarded, halfUnit, isVector, largest, operandBytes, roundUp, weightAt } from "./common.ts";
+import { guarded, halfUnits, isVector, largest, weightAt } from "./common.ts";
 import { storeBest } from "./product-best.ts";
 import { storeOuts } from "./product-outs.ts";
+import { STAGES, streams, tilesOf } from "./stream-tiles.ts";
+import type { StreamConfig } from "./stream-tiles.ts";
 
 /**
  * out = a * wᵀ where hardware copies both operands to shared memory while matrices are multiplied: weights of 16 bits, and a left operand that lies in memory as
@@ -20,128 +20,6 @@ import { storeOuts } from "./product-outs.ts";
  * that wide blocks, and with them parts of k, pay as soon as there are more than a few rows.
  */
 export const gemmStream: Template<GemmProblem> = { name: "gemm-stream", configs, build };
-
-interface StreamConfig extends Config {
-  readonly bm: number;
-  readonly bn: number;
-  readonly kc: number;
-  readonly stages: number;
-  readonly groupRows: number;
-  readonly groupCols: number;
-}
-
-/** What a product is like for the choice of a tile. */
-export interface ProductShape {
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  /** Weights that share the left operand, and what they are stored as. */
-  readonly weights: number;
-  readonly dtype: DType;
-  /** Whether the best column of each row is looked for. */
-  readonly best?: boolean;
-}
-
-const STAGES = { least: 3, most: 6 };
-const WARPS = [8, 7, 6, 4];
-/** Accumulators of a lane. */
-const MOST_REGISTERS = 128;
-/** Columns of a tile, of each weight: from here on the left operand's bytes are few beside the weights', and parts of k cost more than they save. */
-const MOST_COLUMNS = 192;
-/** Shared memory that is left to whatever else a block holds. */
-const SPARE_BYTES = 1024;
-
-/**
- * What a multiprocessor does in one of its cycles, of an H200: bytes that it gets from memory while all others do too, bytes that it gets from the cache, and
- * multiply-adds of its matrix hardware. What a wave of blocks costs beside that, in cycles; and what a kernel more costs, that adds up parts.
- */
-const RATES = { memory: 19, cache: 24, products: 500, wave: 1800, kernel: 3500 };
-
-/** Elements along k that a block could have had while it meets. */
-const STEP = 10;
-
-/** Cycles that a product takes with a tile. */
-function cyclesOf(
-  { m, n, k, weights, dtype }: ProductShape,
-  { bm, bn, kc }: Pick<StreamConfig, "bm" | "bn" | "kc">,
-  parts: number,
-  caps: Caps,
-): number {
-  const down = Math.ceil(m / bm);
-  const blocks = down * Math.ceil(n / bn) * parts;
-  const waves = Math.ceil(blocks / caps.workers);
-  const bytes = BYTES[dtype];
-  // of several blocks with the same weights one gets them from memory
-  const weightBytes = weights * bn * bytes * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache);
-  const step = Math.max(weightBytes + (bm * bytes) / RATES.cache, (weights * bm * bn) / RATES.products);
-  // blocks meet once a step
-  const meeting = 1 + STEP / kc;
-  const sums = parts > 1 ? RATES.kernel + (2 * 4 * parts * m * n) / caps.workers / RATES.cache : 0;
-  return waves * ((step * k * meeting) / parts + RATES.wave) + sums;
-}
-
-/** Into how many parts of k a product is best cut, 1 for none. */
-export function partsOfProduct(shape: ProductShape, caps: Caps): number {
-  const unit = halfUnit(shape.dtype, caps);
-  if (!unit || !streams(shape, caps)) return 1;
-  const costs = [1, 2, 4, 8].flatMap((parts) => {
-    const best = tilesOf(shape, parts, unit, caps)[0];
-    return best ? [{ parts, cycles: cyclesOf(shape, best, parts, caps) }] : [];
-  });
-  return costs.sort((a, b) => a.cycles - b.cycles)[0]?.parts ?? 1;
-}
-
-/** Whether hardware can copy and multiply operands of a product's size. */
-export const streams = ({ k, dtype }: Pick<ProductShape, "k" | "dtype">, caps: Caps): boolean =>
-  caps.asyncCopy && !isVector(caps) && halfUnit(dtype, caps) !== null && k % (caps.vectorBytes / BYTES[dtype]) === 0;
-
-/** The tiles that fit, best first. */
-function tilesOf(shape: ProductShape, parts: number, unit: MatrixUnit, caps: Caps): readonly StreamConfig[] {
-  const { m, n, k, weights, dtype } = shape;
-  const found: { readonly config: StreamConfig; readonly cycles: number; readonly loads: number }[] = [];
-  for (const warps of WARPS.filter((w) => w * caps.lanes <= caps.maxThreads))
-    for (const groupRows of [1, 2, 4].filter((g) => warps % g === 0))
-      for (const down of [1, 2, 4])
-        for (
-          let across = 1;
-          across * down * unit.elems * weights <= MOST_REGISTERS && unit.n * across * (warps / groupRows) <= MOST_COLUMNS;
-          across++
-        ) {
-          const groupCols = warps / groupRows;
-          const [bm, bn] = [unit.m * groupRows * down, unit.n * groupCols * across];
-          if ((bm >= m + unit.m && bm > unit.m) || (bn >= 2 * n && across > 1)) continue;
-          // warps along a row meet twice to find the best of their columns
-          const spare = SPARE_BYTES + (shape.best && groupCols > 1 ? 2 * bytesOf(groupCols, bm, "f32") : 0);
-          const depth = depthOf(shape, parts, bm, bn, unit, spare, caps);
-          if (!depth) continue;
-          const config = { bm, bn, ...depth, groupRows, groupCols };
-          // of tiles that cost the same, the one whose warps read least from shared memory
-          const loads = (down * unit.m + weights * across * unit.n) / (down * across * warps);
-          found.push({ config, cycles: cyclesOf({ m, n, k, weights, dtype }, config, parts, caps), loads });
-        }
-  return found.sort((a, b) => a.cycles - b.cycles || a.loads - b.loads).map((f) => f.config);
-}
-
-/** How long the steps along k are, and how many are in shared memory: 256 bytes of a row where three or more of them fit. */
-function depthOf(
-  { k, weights, dtype }: ProductShape,
-  parts: number,
-  bm: number,
-  bn: number,
-  unit: MatrixUnit,
-  spare: number,
-  caps: Caps,
-): Pick<StreamConfig, "kc" | "stages"> | null {
-  for (const bytes of [256, 128, 64]) {
-    const kc = Math.min(bytes / BYTES[dtype], roundUp(k, unit.k));
-    const step = operandBytes(bm + weights * bn, kc, dtype, caps);
-    const fit = Math.floor((caps.sharedBytes - spare) / step);
-    // more stages than steps would hold nothing
-    const stages = Math.min(STAGES.most, Math.max(STAGES.least, Math.ceil(k / kc / parts)));
-    if (kc % unit.k === 0 && (parts === 1 || k % (kc * parts) === 0) && fit >= STAGES.least) return { kc, stages: Math.min(stages, fit) };
-  }
-  return null;
-}
 
 function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
   if (!p.best) return tilesFor(p, false, caps);
@@ -163,23 +41,22 @@ export function bestShares(p: GemmProblem, caps: Caps): number | null {
 function tilesFor(p: GemmProblem, best: boolean, caps: Caps): readonly StreamConfig[] | Reject {
   const { dtype } = p.weights[0]!;
   if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
-  const unit = halfUnit(dtype, caps);
-  if (!unit) return { reject: `${caps.name} has no hardware for matrices of ${dtype} alone` };
+  if (halfUnits(dtype, caps).length === 0) return { reject: `${caps.name} has no hardware for matrices of ${dtype} alone` };
   if (p.weights.some((w) => w.panel !== 0 || w.dtype !== dtype)) return { reject: "weights in panels, or of several types" };
   const [row, depth] = [intVar("row"), intVar("k")];
   if (p.a.stat || !plainLoad(cast(p.a.value(row, depth, null), dtype), dtype))
     return { reject: `the left operand does not lie in memory in ${dtype}` };
   if (!streams({ k: p.k, dtype }, caps)) return { reject: `rows of ${p.k} elements of ${dtype} are not whole vectors` };
   const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype, best };
-  const found = tilesOf(shape, p.parts?.count ?? 1, unit, caps);
+  const found = tilesOf(shape, p.parts?.count ?? 1, caps).map(({ config }) => config);
   return found.length > 0 ? found.slice(0, 6) : { reject: `no ring of ${STAGES.least} stages fits the shared memory of ${caps.name}` };
 }
 
 function build(p: GemmProblem, config: Config): TileProgram {
-  const { bm, bn, kc, stages, groupRows, groupCols } = config as StreamConfig;
+  const { bm, bn, kc, stages, groupRows, groupCols, groupWarps } = config as StreamConfig;
   const { dtype } = p.weights[0]!;
   const parts = p.parts?.count ?? 1;
-  const b = tileBuilder(p.frame, [parts, ceilDiv(p.m, bm), Math.ceil(p.n / bn)], [groupRows, groupCols]);
+  const b = tileBuilder(p.frame, [parts, ceilDiv(p.m, bm), Math.ceil(p.n / bn)], [groupRows, groupCols], groupWarps);
   const steps = Math.ceil(p.k / kc / parts);
   const [down, first] = [mul(b.by, bm), mul(b.bz, bn)];
   const a = b.shared("a", bm, kc, dtype);

@@ -101,7 +101,7 @@ const same = (a: Config, b: Config): boolean => Object.entries(a).every(([key, v
 /** Units for matrices of the very type that the weights are stored in, where the target's first do not take it: what is staged for them is not rounded. */
 const exactUnits = (p: GemmProblem, caps: Caps): readonly MatrixUnit[] => {
   const { dtype } = p.weights[0]!;
-  const others = caps.units.filter((u) => !unitsOf(caps).includes(u) && u.inputs.includes(dtype));
+  const others = caps.units.filter((u) => u.lanes === caps.lanes && !unitsOf(caps).includes(u) && u.inputs.includes(dtype));
   return p.weights.every((w) => w.dtype === dtype) && unitOf(caps).inputs.includes("f32") && dtype !== "f32"
     ? others.filter((u) => !u.inputs.includes("f32"))
     : [];

@@ -27,6 +27,8 @@ export interface Target {
   readonly share: number;
   /** Least tolerance, of values of order 1: a matrix unit that takes 16-bit operands rounds every operand to 8 bits. */
   readonly coarse: number;
+  /** The largest products that stream; those of an emulated GPU unless given. */
+  readonly products?: { readonly rows: number; readonly columns: number };
 }
 
 /** The target with the units that compute in f32. */

@@ -1,9 +1,11 @@
 import { capsFor, cudaBackend } from "../../backends/cuda/index.ts";
 import { llvmBackend } from "../../backends/llvm/index.ts";
-import type { Backend, Caps } from "../../compiler/backend.ts";
+import { parseTarget } from "../../backends/cuda/caps.ts";
+import type { Backend, Caps, MatrixUnit } from "../../compiler/backend.ts";
 import type { Device } from "../../runtime/driver.ts";
 import { cpu } from "../../runtime/drivers/cpu/device.ts";
 import { cuda } from "../../runtime/drivers/cuda/device.ts";
+import type { CudaDriver } from "../../runtime/drivers/cuda/device.ts";
 import type { Target } from "../conformance/backends.ts";
 import { DeviceRunner } from "../support/device-run.ts";
 
@@ -24,19 +26,33 @@ function target(backend: Backend, caps: Caps, open: () => Promise<Device>, share
   };
 }
 
-/** Once with the units that compute in f32 alone, to the last digits, and once with all, which round operands to 16 bits. */
+/**
+ * Once with the units that compute in f32 alone, to the last digits, once with all, which round operands to 16 bits, and once with those that this architecture alone has
+ * in place of those that others have too, so that they get all products that they can compute.
+ */
 function cudaTargets(): DeviceTargets {
   const driver = cuda();
   const facts = driver.facts();
-  const [name] = capsFor(facts);
+  const names = capsFor(facts);
+  const name = names.find((n) => !isOwn(n));
+  const own = names.find(isOwn);
   if (name === undefined) throw new Error(`${facts.name} is of no architecture that there are kernels for`);
   const all = cudaBackend.caps(name);
-  const exact = all.units.filter(({ inputs }) => inputs.includes("f32"));
+  const isExact = ({ inputs }: MatrixUnit): boolean => inputs.includes("f32");
   const open = (): Promise<Device> => driver.open({ requires: all.requires });
   return {
-    "units of f32": target(cudaBackend, { ...all, units: exact }, open, 0.25, 0),
+    "units of f32": target(cudaBackend, { ...all, units: all.units.filter(isExact) }, open, 0.25, 0),
     "all units": target(cudaBackend, all, open, 0.25, 0.1),
+    ...(own === undefined ? {} : { "units of its own": ownTarget(cudaBackend.caps(own), driver) }),
   };
+}
+
+const isOwn = (name: string): boolean => parseTarget(name).own;
+
+function ownTarget(all: Caps, driver: CudaDriver): Target {
+  const units = all.units.filter((u) => u.inputs.includes("f32") || u.asynchronous !== undefined);
+  const open = (): Promise<Device> => driver.open({ requires: all.requires });
+  return { ...target(cudaBackend, { ...all, units }, open, 0.25, 0.1), products: { rows: 300, columns: 600 } };
 }
 
 const llvmTargets = (): DeviceTargets => ({

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { cudaBackend } from "../../backends/cuda/index.ts";
 import { nullBackend } from "../../backends/null/index.ts";
 import type { Caps } from "../../compiler/backend.ts";
 import { builder } from "../../compiler/graph/build.ts";
@@ -16,6 +17,10 @@ import { random } from "../support/values.ts";
 
 /** A device that copies operands by itself, with so few workers that each has several tiles. */
 const caps: Caps = { ...nullBackend.caps("null-32"), workers: 3 };
+
+/** One whose warps multiply together. */
+const hopper = cudaBackend.caps("sm_90a");
+const together: Caps = { ...hopper, workers: 1, units: hopper.units.filter((u) => u.inputs.includes("f32") || u.asynchronous) };
 const K = 1024;
 
 interface Shape {
@@ -47,9 +52,10 @@ function whole(seed: number, density: number, shape: readonly number[]): Tensor 
 }
 
 test.each([
-  ["few rows, in turns", "gemv-stream", fc.integer({ min: 1, max: 4 })],
-  ["more rows, in tiles", "gemm-stream", fc.integer({ min: 5, max: 40 })],
-] as const)("the blocks of a product find the best of their columns, the first of equal ones: %s", async (_, template, rows) => {
+  ["few rows, in turns", caps, "gemv-stream", fc.integer({ min: 1, max: 4 })],
+  ["more rows, in tiles", caps, "gemm-stream", fc.integer({ min: 5, max: 40 })],
+  ["more rows, in tiles of several warps", together, "gemm-stream", fc.integer({ min: 5, max: 140 })],
+] as const)("the blocks of a product find the best of their columns, the first of equal ones: %s", async (_, of, template, rows) => {
   const cases = fc.record({
     rows,
     columns: fc.constantFrom(3, 7, 40, 64, 130),
@@ -59,9 +65,9 @@ test.each([
   });
   const property = fc.asyncProperty(cases, async ({ seed, density, ...shape }) => {
     const graph = graphOf(shape);
-    const { kernels } = lowerGraph(graph, caps).fused;
+    const { kernels } = lowerGraph(graph, of).fused;
     expect(kernels.map((k) => k.problem.frame.name)).toEqual(["gemm_argmax", "reduce_argmax"]);
-    expect(buildKernel(kernels[0]!, caps).template).toBe(template);
+    expect(buildKernel(kernels[0]!, of).template).toBe(template);
     // the product goes nowhere unless somebody else reads it
     expect(kernels[0]!.args.filter(({ access }) => access === "write")).toHaveLength(shape.given === "never" ? 1 : 2);
     const bindings = {
@@ -70,9 +76,9 @@ test.each([
       params: { w: whole(seed + 1, density, [shape.columns, K]) },
     };
     const expected = interpretGraph(graph, bindings).outputs;
-    const tiles = runOnTiles(graph, caps, bindings).outputs;
-    const { outputs } = await compileFused(graph, caps)(bindings, (program, of, buffers, symbols) => {
-      expect(emulateThread(program, of, buffers, symbols)).toEqual([]);
+    const tiles = runOnTiles(graph, of, bindings).outputs;
+    const { outputs } = await compileFused(graph, of)(bindings, (program, placedFor, buffers, symbols) => {
+      expect(emulateThread(program, placedFor, buffers, symbols)).toEqual([]);
     });
     for (const got of [tiles, outputs]) {
       expect([...got["best"]!.data]).toEqual([...expected["best"]!.data]);
@@ -81,5 +87,5 @@ test.each([
       expect([...got["scores"]!.data]).toEqual([...scores]);
     }
   });
-  await fc.assert(property, { numRuns: 16 });
+  await fc.assert(property, { numRuns: of === together ? 4 : 16 });
 });

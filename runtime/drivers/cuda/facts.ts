@@ -59,6 +59,12 @@ export function shortfalls({ computeCapability }: CudaFacts, { features, limits,
   const major = Math.floor(computeCapability / 10);
   const here = `compute capability ${capabilityText(computeCapability)}`;
   for (const feature of features) {
+    // What one architecture alone has runs on no other, not even a later one of its major version.
+    const alone = /^sm_(\d+)a$/.exec(feature)?.[1];
+    if (alone !== undefined) {
+      if (Number(alone) !== computeCapability) missing.push(`${here} (the kernels are for ${capabilityText(Number(alone))} alone)`);
+      continue;
+    }
     // Machine code runs on later GPUs of one major version, and on no others.
     const wanted = /^compute-(\d+)$/.exec(feature)?.[1];
     if (wanted === undefined) missing.push(`no feature ${feature}`);

@@ -59,12 +59,12 @@ export const gemmCase = (caps: Caps, rows = 40, sizes: Sizes = { n: size(70), k:
     })
     .map(({ step, ...s }) => make({ ...s, step: step && rangeIn(s.n, step) }, caps.panel, rows));
 
-/** Products whose operands both lie in memory in one 16-bit type, as `gemm-stream` takes them: as for `gemm`, or in parts of k. */
-export const streamCase = (rows = 40): fc.Arbitrary<Case<GemmProblem>> =>
+/** Products whose operands both lie in memory in one 16-bit type, as `gemm-stream` takes them: as for `gemm`, or in parts of k; of at most so many rows and columns. */
+export const streamCase = (rows = 40, columns = 70): fc.Arbitrary<Case<GemmProblem>> =>
   fc
     .record({
       m: size(rows),
-      n: size(70),
+      n: size(columns),
       k: fc.constantFrom(8, 64, 96, 136, 256, 512),
       symbolic: fc.boolean(),
       weights: fc.constantFrom(1, 1, 2),

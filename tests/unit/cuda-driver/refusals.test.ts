@@ -47,6 +47,11 @@ describe("a GPU", () => {
     expect(await refusal(() => driver().open({ requires }))).toBe(
       "NVIDIA H200 cannot run this model: it has compute capability 9.0 (the kernels are for 10.x), compute capability 9.0 (wanted 10.3) | compile the model on this machine, or with --target cuda:sm_90",
     );
+    const alone = { features: ["compute-9", "sm_91a"], limits: {}, subgroup: null };
+    expect(await refusal(() => driver().open({ requires: alone }))).toContain(
+      "NVIDIA H200 cannot run this model: it has compute capability 9.0 (the kernels are for 9.1 alone) | compile the model on this machine",
+    );
+    await expect(driver().open({ requires: { ...alone, features: ["compute-9", "sm_90a"] } })).resolves.toBeDefined();
     expect(await refusal(() => driver().open({ requires: { features: ["fp4"], limits: { warps: 8 }, subgroup: 64 } }))).toContain(
       "no feature fp4, no limit warps (wanted 8), warps of 32 lanes (wanted 64)",
     );

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { architectureOf } from "../../../backends/cuda/caps.ts";
 import { capsFor, cudaBackend } from "../../../backends/cuda/index.ts";
 import { unitRows } from "../../../compiler/lower/layout.ts";
 
@@ -23,16 +24,31 @@ describe("targets", () => {
     expect(cudaBackend.caps("sm_90x132").name).toBe("sm_90");
   });
 
-  test.each(["", "sm_75", "sm_90x0", "sm_90x", "compute_90", "sm_900"])("%j is none, and the known ones are listed", (name) => {
-    expect(() => cudaBackend.caps(name)).toThrow(/there is no target ".*"; the targets are sm_80, sm_86, sm_89, sm_90, sm_100, sm_120/);
+  test("what one architecture alone has is for devices of that one", () => {
+    const [own, all] = [cudaBackend.caps("sm_90ax78"), cudaBackend.caps("sm_90x78")];
+    expect(own.requires).toEqual({ ...all.requires, features: ["compute-9", "sm_90a"] });
+    expect(own.units.slice(0, -1).map(({ name }) => name)).toEqual(all.units.map(({ name }) => name));
+    expect(own.units.at(-1)).toMatchObject({ lanes: 128, asynchronous: { rowBytes: 128 } });
+    expect({ ...own, name: all.name, requires: all.requires, units: all.units }).toEqual(all);
+    expect(all.units.every(({ lanes, asynchronous }) => lanes === 32 && asynchronous === undefined)).toBe(true);
+    expect(["sm_90ax78", "sm_90a", "sm_100x8"].map((name) => architectureOf({ name }))).toEqual(["sm_90a", "sm_90a", "sm_100"]);
   });
+
+  test.each(["", "sm_75", "sm_80a", "sm_100a", "sm_90x0", "sm_90x", "compute_90", "sm_900"])(
+    "%j is none, and the known ones are listed",
+    (name) => {
+      expect(() => cudaBackend.caps(name)).toThrow(
+        /there is no target ".*"; the targets are sm_80, sm_86, sm_89, sm_90, sm_90a, sm_100, sm_120,/,
+      );
+    },
+  );
 
   test("nobody can tell the host's device without its driver", () => {
     expect(() => cudaBackend.caps("host")).toThrow(/only the driver knows .* name one of sm_80/);
   });
 
   test("every unit gives each element of its tile to one lane", () => {
-    for (const unit of cudaBackend.caps("sm_90").units) {
+    for (const unit of cudaBackend.caps("sm_90a").units) {
       expect(unit.m * unit.n).toBe(unit.lanes * unit.elems);
       expect(2 ** unitRows(unit).masks.length * unit.m).toBe(unit.lanes * unitRows(unit).slots);
     }
@@ -44,8 +60,8 @@ describe("the targets of a device", () => {
     [80, 108, ["sm_80"]],
     [86, 46, ["sm_86x46", "sm_80x46"]],
     [87, 16, ["sm_86x16", "sm_80x16"]],
-    [90, 132, ["sm_90"]],
-    [90, 78, ["sm_90x78"]],
+    [90, 132, ["sm_90", "sm_90a"]],
+    [90, 78, ["sm_90x78", "sm_90ax78"]],
     [103, 148, ["sm_100"]],
     [121, 48, ["sm_120x48"]],
     [75, 40, []],

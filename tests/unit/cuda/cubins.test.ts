@@ -117,6 +117,12 @@ describe("the assembler's report", () => {
       "it keeps registers in memory: 16 bytes of stack, 12 bytes of spill stores and 24 of spill loads with 255 registers",
     );
     expect(complaintOf(reports.get("rows_2")!)).toBeNull();
+    const [first, ...rest] = log.split("\n");
+    const warning =
+      "ptxas info    : (C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized due to non wgmma instructions reading accumulator registers of  a wgmma between start and end of the pipeline stage in the function 'rows_2'";
+    expect(complaintOf(reportsOf([first, warning, ...rest].join("\n")).get("rows_2")!)).toBe(
+      "the assembler makes its products wait for each other: wgmma.mma_async instructions are serialized due to non wgmma instructions reading accumulator registers of  a wgmma between start and end of the pipeline stage",
+    );
     expect(complaintOf({ registers: 30, stack: 160, spillStores: 0, spillLoads: 0 })).toContain("160 bytes of stack");
   });
 });

@@ -5,7 +5,11 @@ import { toolchainWith } from "../../../backends/cuda/toolchain.ts";
 import type { Caps, Source } from "../../../compiler/backend.ts";
 import type { ThreadProgram } from "../../../compiler/ir/thread.ts";
 import { readCubins } from "../../../ffi/cubins.ts";
-import { modelPrograms, templates } from "../../support/kernels.ts";
+import { lowerGraph } from "../../../compiler/pipeline.ts";
+import { gemmStream } from "../../../compiler/templates/gemm-stream.ts";
+import { bambaGraph } from "../../../models/bamba/index.ts";
+import { models, modelPrograms, templates } from "../../support/kernels.ts";
+import { placed } from "../../support/placed.ts";
 import { assemble, NO_NVCC, nvccAsNvrtc, nvccAvailable, ptxOf } from "../../support/nvcc.ts";
 
 /**
@@ -42,6 +46,34 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     test.each(["tiny", ...(name === "sm_90" ? (["9B"] as const) : [])] as const)("Bamba %s", async (model) => {
       accepted(await modelPrograms(model, caps), caps);
     });
+  });
+
+  test("products of many rows are wgmma's on sm_90a, at the sizes of Bamba 9B: no register is in memory, and none waits for another", () => {
+    const caps = cudaBackend.caps("sm_90a");
+    const config = { ...models["9B"], numHiddenLayers: 10, layerKinds: models["9B"].layerKinds.slice(0, 10), attentionLayers: [9] };
+    const graphs = [
+      ...[96, 128, 256].map((batch) => bambaGraph(config, { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16" })),
+      bambaGraph(config, { phase: "prefill", batch: [1, 8], maxSeq: 256, capacity: 2048, weights: "bf16", kvCache: "bf16" }),
+    ];
+    const together = graphs
+      .flatMap((graph) => lowerGraph(graph, caps).fused.kernels)
+      .flatMap(({ label, problem }) => {
+        if (problem.kind !== "gemm" || !/^layers\.[89]\./.test(label)) return [];
+        const configs = gemmStream.configs(problem, caps);
+        if ("reject" in configs) throw new Error(`${label}: ${configs.reject}`);
+        return configs
+          .slice(0, 2)
+          .filter((c) => c["groupWarps"] === 4)
+          .map((c) => placed(gemmStream.build(problem, c, caps), caps));
+      });
+    expect(together.length).toBeGreaterThan(40);
+    const alone = { ...caps, units: caps.units.filter(({ lanes, inputs }) => lanes > 32 || inputs.includes("f32")) };
+    together.push(...templates["gemm-stream"]!(alone));
+    accepted(together, caps);
+    for (const s of printed(together, caps)) {
+      expect(s.text).toContain("wgmma.mma_async");
+      expect(s.text).not.toContain("mma.sync");
+    }
   });
 
   test("products of 16-bit weights are the hardware's, and what is read of weights comes before a kernel waits", async () => {

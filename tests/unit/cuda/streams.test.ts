@@ -3,8 +3,9 @@ import { cudaBackend } from "../../../backends/cuda/index.ts";
 import type { Caps } from "../../../compiler/backend.ts";
 import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
+import type { Config } from "../../../compiler/template.ts";
 import { buildKernel } from "../../../compiler/select.ts";
-import { partsOfProduct } from "../../../compiler/templates/gemm-stream.ts";
+import { partsOfProduct } from "../../../compiler/templates/stream-tiles.ts";
 import { bambaGraph } from "../../../models/bamba/index.ts";
 import type { BambaOptions } from "../../../models/bamba/index.ts";
 import { models } from "../../support/kernels.ts";
@@ -90,6 +91,25 @@ describe("a decode step of Bamba 9B in bf16", () => {
     const [before] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string];
     const early = places.filter(({ name }) => before.includes(name)).map(({ kind }) => kind);
     expect(early.sort()).toEqual(["state", "weight", "weight"]);
+  });
+
+  test("on sm_90a, products of 128 rows and more are multiplied by four warps together, in tiles that fill the multiprocessors; those of few rows are not", () => {
+    const own = cudaBackend.caps("sm_90a");
+    const configs = (batch: number): Config[] =>
+      layers(batch, {}, own)
+        .flat()
+        .filter((k) => k.problem.kind === "gemm")
+        .map((k) => buildKernel(k, own).config);
+    expect(configs(8).map((c) => c["groupWarps"] ?? 1)).toEqual(Array.from({ length: 8 }, () => 1));
+    for (const batch of [128, 256]) {
+      expect(configs(batch).map((c) => c["groupWarps"])).toEqual(Array.from({ length: 8 }, () => 4));
+      for (const c of configs(batch)) {
+        // rows of 128 bytes; a product that lasts, one that begins, and at least one copy on its way
+        expect(c["kc"]).toBe(64);
+        expect(c["stages"]).toBeGreaterThanOrEqual(4);
+        expect(c["bm"]! * c["bn"]!).toBeGreaterThanOrEqual(128 * 112);
+      }
+    }
   });
 
   test("where nothing copies by itself, everything stays in f32 and whole", () => {

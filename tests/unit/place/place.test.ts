@@ -389,7 +389,7 @@ describe("the statements", () => {
           build(() => undefined, [8, 8]),
           warp32,
         ),
-      ).toThrow("place t: 8 x 8 warps of 32 lanes are 2048 threads, null-32 has at most 1024");
+      ).toThrow("place t: 8 x 8 groups of 32 lanes are 2048 threads, null-32 has at most 1024");
     });
     test("too much shared memory", () => {
       const program = build((b) => {
@@ -406,7 +406,7 @@ describe("the statements", () => {
           b.mma(acc, viewOf(s), viewOf(s), k);
         });
       expect(() => place(product(20, "bf16", 16), { ...warp32, units: [warp32.units[0]!] })).toThrow(
-        "place t: no unit of null-32 computes acc\n  mma.m16n8k16: acc [20, 16] over 1 x 1 warps is not a multiple of 16 x 8",
+        "place t: no unit of null-32 computes acc\n  mma.m16n8k16: acc [20, 16] over 1 x 1 groups is not a multiple of 16 x 8",
       );
       expect(() => place(product(16, "bf16", 8), { ...warp32, units: [warp32.units[0]!] })).toThrow("computes 16 products at a time");
       expect(() => place(product(16, "i32", 16), warp32)).toThrow("mma.m16n8k16: does not take i32 (s)\n  fma4x8: does not take i32 (s)");

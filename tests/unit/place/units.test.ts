@@ -6,7 +6,7 @@ import type { Expr } from "../../../compiler/ir/expr.ts";
 import { lanesUnit, unitRows } from "../../../compiler/lower/layout.ts";
 
 const value = (e: Expr): number => (isConst(e) ? e.value : NaN);
-const devices = ["null-32", "null-simd8", "null-cpu8"];
+const devices = ["null-32", "null-simd8", "null-groups", "null-cpu8"];
 const units = [...new Set(devices.flatMap((d) => nullBackend.caps(d).units)), lanesUnit(16)];
 
 describe("lane maps", () => {
@@ -28,11 +28,21 @@ describe("lane maps", () => {
     const rows = Object.fromEntries(units.map((u) => [u.name, [unitRows(u).slots, unitRows(u).masks]]));
     expect(rows).toEqual({
       "mma.m16n8k16": [2, [1, 2]],
+      "wgmma.m64k16": [2, [1, 2]],
       fma4x8: [1, [1, 2, 4]],
       simdgroup8x8: [1, [1, 8]],
       fma8: [1, [1, 2, 4]],
       lanes16: [1, [1, 2, 4, 8]],
     });
+  });
+
+  test("of four warps give each of them sixteen rows, as the instruction of one warp has them", () => {
+    const [group, warp] = ["wgmma.m64k16", "mma.m16n8k16"].map((name) => units.find((u) => u.name === name)!) as [MatrixUnit, MatrixUnit];
+    for (let lane = 0; lane < 128; lane++)
+      for (let i = 0; i < 4; i++) {
+        const [row, col] = warp.coord(i32(lane % 32), i32(i)).map(value) as [number, number];
+        expect(group.coord(i32(lane), i32(i)).map(value)).toEqual([16 * Math.floor(lane / 32) + row, col]);
+      }
   });
 
   const unit = (name: string, m: number, n: number, elems: number, coord: MatrixUnit["coord"]): MatrixUnit => ({
@@ -66,6 +76,8 @@ describe("lane maps", () => {
 
 test("the null backend lists its devices", () => {
   expect(nullBackend.caps("host").name).toBe("null-32");
-  expect(() => nullBackend.caps("null-64")).toThrow("there is no device null-64; the devices are null-32, null-simd8, null-cpu8");
+  expect(() => nullBackend.caps("null-64")).toThrow(
+    "there is no device null-64; the devices are null-32, null-simd8, null-groups, null-cpu8",
+  );
   expect(nullBackend.toolchain).toBeNull();
 });

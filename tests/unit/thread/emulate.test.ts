@@ -43,7 +43,7 @@ const caps: Caps = {
   maxBuffers: Infinity,
   requires: NO_REQUIREMENTS,
   panel: 0,
-  units: [unit2],
+  units: [unit2, { ...unit2, name: "later2", asynchronous: { rowBytes: 8 } }],
   workers: 1,
 };
 
@@ -267,9 +267,9 @@ describe("asynchronous copies", () => {
 });
 
 describe("matrix units", () => {
-  const product = (rows: Expr | null): Stmt => ({
+  const product = (rows: Expr | null, unit = "unit2"): Stmt => ({
     op: "unit",
-    unit: "unit2",
+    unit,
     acc: "r",
     fm: 1,
     fn: 1,
@@ -296,6 +296,37 @@ describe("matrix units", () => {
     expect(kinds([...fillShared, barrier, product(null)])).toEqual(["uninitialised"]);
     expect(kinds([fillShared[0]!, barrier, assign("r", 0, f32(0)), product(null)])).toEqual(["uninitialised"]);
     expect(kinds([...fillShared, barrier, assign("r", 0, f32(0)), when(lt(tid, 4), product(null))])).toEqual(["divergence"]);
+  });
+
+  describe("that work by themselves", () => {
+    const later = product(null, "later2");
+    const wait = (pending: number, ...done: string[]): Stmt => ({ op: "unitWait", pending, done });
+    const start = [...fillShared, barrier, assign("r", 0, f32(100))];
+    const put = store("out", tid, reg("r", "f32", 0));
+    const replace = store("s", tid, f32(0));
+
+    test("have computed the same when they were waited for, and may add to one accumulator before", () => {
+      const { found, out } = run([...start, later, later, wait(1), wait(0, "r"), put]);
+      expect(found).toEqual([]);
+      expect([...out].slice(0, 8)).toEqual([100, 102, 116, 126, 104, 106, 136, 146]);
+    });
+    test("own their accumulators until then, and must be waited for", () => {
+      expect(kinds([...start, later, put, wait(0, "r")])).toEqual(["race"]);
+      expect(kinds([...start, later, assign("r", 0, f32(1)), wait(0, "r")])).toEqual(["race"]);
+      expect(kinds([...start, later, later, wait(1, "r"), wait(0, "r"), put])).toEqual(["race"]);
+      expect(kinds([...start, later])).toEqual(["race"]);
+      expect(kinds([...start, later, when(lt(tid, 4), wait(0, "r"))])).toEqual(["divergence"]);
+    });
+    test("read their operands until then, and others may replace them after a barrier", () => {
+      const copy: Stmt = { op: "asyncCopy", dst: "s", dstAt: tid, src: "in", srcAt: tid, dtype: "f32", width: 1, guard: null };
+      const copied: Stmt = { op: "asyncWait", pending: 0 };
+      for (const change of [[replace], [copy, copied]]) {
+        expect(kinds([...start, later, wait(0, "r"), barrier, ...change])).toEqual([]);
+        expect(kinds([...start, later, barrier, ...change, wait(0, "r")])).toContain("race");
+        expect(kinds([...start, later, barrier, wait(0, "r"), ...change])).toContain("race");
+        expect(kinds([...start, later, later, wait(1), barrier, ...change, wait(0, "r")])).toContain("race");
+      }
+    });
   });
 });
 

@@ -1,0 +1,208 @@
+import type { Caps, MatrixUnit } from "../backend.ts";
+import { BYTES } from "../ir/dtype.ts";
+import type { DType } from "../ir/dtype.ts";
+import type { Config } from "../template.ts";
+import { bytesOf, halfUnits, isVector, operandBytes, roundUp } from "./common.ts";
+
+/** The tile of a product that streams both operands (gemm-stream.ts), and how many parts k is cut into: chosen by a model of cycles. */
+export interface StreamConfig extends Config {
+  readonly bm: number;
+  readonly bn: number;
+  readonly kc: number;
+  readonly stages: number;
+  readonly groupRows: number;
+  readonly groupCols: number;
+  /** Warps of a group, where that is not one. */
+  readonly groupWarps?: number;
+}
+
+/** What a product is like for the choice of a tile. */
+export interface ProductShape {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** Weights that share the left operand, and what they are stored as. */
+  readonly weights: number;
+  readonly dtype: DType;
+  /** Whether the best column of each row is looked for. */
+  readonly best?: boolean;
+}
+
+/** Steps along k that are in shared memory. */
+export const STAGES = { least: 3, most: 6 };
+/** Shared memory that is left to whatever else a block holds. */
+const SPARE_BYTES = 1024;
+
+/**
+ * What a multiprocessor does in one of its cycles, of an H200: bytes that it gets from memory while all others do too, bytes that it gets from the cache, and bytes of
+ * shared memory. What a wave of blocks costs beside that, in cycles; and what a kernel more costs, that adds up parts.
+ */
+const RATES = { memory: 19, cache: 24, shared: 128, wave: 1800, kernel: 3500 };
+
+/** Elements along k that a block could have had while it meets. */
+const STEP = 10;
+
+/** A kind of hardware that multiplies tiles, and the tiles that suit it. */
+interface Kind {
+  /** Multiply-adds of a multiprocessor in one cycle. */
+  readonly products: number;
+  /** Warps of a block, and accumulators that a lane of it may have. */
+  readonly blocks: readonly { readonly warps: number; readonly registers: number }[];
+  /** Columns of a tile, of each weight. */
+  readonly columns: number;
+  /** Groups of a block along its rows, and tiles of the unit that each of them has there. */
+  readonly groupRows: readonly number[];
+  readonly down: readonly number[];
+  /** Bytes along k of a step. */
+  readonly depths: readonly number[];
+}
+
+/**
+ * A warp by itself: from 192 columns on the left operand's bytes are few beside the weights', and parts of k cost more than they save. 256 bytes of each row at a
+ * time were best on an H200.
+ */
+const WARPS: Kind = {
+  products: 500,
+  blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
+  columns: 192,
+  groupRows: [1, 2, 4],
+  down: [1, 2, 4],
+  depths: [256, 128, 64],
+};
+
+/**
+ * Several warps together, which do not wait for what they multiply (wgmma): three quarters of the 2048 that the hardware is said to do, not measured yet. A lane
+ * has as many registers as a block's lanes leave it.
+ */
+const GROUPS: Kind = {
+  products: 1500,
+  blocks: [
+    { warps: 8, registers: 160 },
+    { warps: 12, registers: 112 },
+    { warps: 16, registers: 64 },
+    { warps: 4, registers: 128 },
+  ],
+  columns: 256,
+  groupRows: [1, 2, 3, 4],
+  down: [1, 2, 4],
+  depths: [128],
+};
+
+/** Warps that use a unit together. */
+const warpsOf = (unit: MatrixUnit, caps: Caps): number => unit.lanes / caps.lanes;
+
+const kindOf = (unit: MatrixUnit, caps: Caps): Kind => (warpsOf(unit, caps) > 1 ? GROUPS : WARPS);
+
+/** A tile, and how a unit computes it. */
+interface Candidate {
+  readonly unit: MatrixUnit;
+  readonly config: StreamConfig;
+  readonly down: number;
+  readonly across: number;
+}
+
+/** Cycles that a product takes with a tile. */
+function cyclesOf({ m, n, k, weights, dtype }: ProductShape, candidate: Candidate, parts: number, caps: Caps): number {
+  const { bm, bn, kc } = candidate.config;
+  const down = Math.ceil(m / bm);
+  const blocks = down * Math.ceil(n / bn) * parts;
+  const waves = Math.ceil(blocks / caps.workers);
+  const bytes = BYTES[dtype];
+  // of several blocks with the same weights one gets them from memory
+  const weightBytes = weights * bn * bytes * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache);
+  const step = Math.max(weightBytes + (bm * bytes) / RATES.cache, multiplying(weights, dtype, candidate, caps));
+  // blocks meet once a step
+  const meeting = 1 + STEP / kc;
+  const sums = parts > 1 ? RATES.kernel + (2 * 4 * parts * m * n) / caps.workers / RATES.cache : 0;
+  return waves * ((step * k * meeting) / parts + RATES.wave) + sums;
+}
+
+/** Cycles that the products of one element along k take: the hardware's own, or those of shared memory, where a unit reads its operands anew for each of its tiles. */
+function multiplying(weights: number, dtype: DType, candidate: Candidate, caps: Caps): number {
+  const { unit, config } = candidate;
+  const { bm, bn } = config;
+  const own = (weights * bm * bn) / kindOf(unit, caps).products;
+  if (!unit.asynchronous) return own;
+  return Math.max(own, ((operandLines(weights, candidate) + bm + weights * bn) * BYTES[dtype]) / RATES.shared);
+}
+
+/** Rows and columns of operands that an asynchronous unit's instructions read from shared memory, for one element along k. */
+const operandLines = (weights: number, { unit, config, down, across }: Candidate): number =>
+  config.groupRows * config.groupCols * weights * down * (unit.m + across * unit.n);
+
+/** Of tiles that cost the same, the one whose warps read least from shared memory is best; a unit that reads by itself keeps all of them waiting. */
+function loadsOf(weights: number, candidate: Candidate): number {
+  const { unit, config, down, across } = candidate;
+  if (unit.asynchronous) return operandLines(weights, candidate) / (config.bm * config.bn);
+  return (down * unit.m + weights * across * unit.n) / (down * across * config.groupRows * config.groupCols);
+}
+
+/** Whether hardware can copy and multiply operands of a product's size. */
+export const streams = ({ k, dtype }: Pick<ProductShape, "k" | "dtype">, caps: Caps): boolean =>
+  caps.asyncCopy && !isVector(caps) && halfUnits(dtype, caps).length > 0 && k % (caps.vectorBytes / BYTES[dtype]) === 0;
+
+/** Into how many parts of k a product is best cut, 1 for none. */
+export function partsOfProduct(shape: ProductShape, caps: Caps): number {
+  if (!streams(shape, caps)) return 1;
+  const costs = [1, 2, 4, 8].flatMap((parts) => tilesOf(shape, parts, caps).slice(0, 1).map(({ cycles }) => ({ parts, cycles }))); // prettier-ignore
+  return costs.sort((a, b) => a.cycles - b.cycles)[0]?.parts ?? 1;
+}
+
+/** The tiles that fit, best first. */
+export function tilesOf(
+  shape: ProductShape,
+  parts: number,
+  caps: Caps,
+): readonly { readonly config: StreamConfig; readonly cycles: number }[] {
+  return halfUnits(shape.dtype, caps)
+    .flatMap((unit) => candidatesOf(shape, parts, unit, caps))
+    .map((c) => ({ config: c.config, cycles: cyclesOf(shape, c, parts, caps), loads: loadsOf(shape.weights, c) }))
+    .sort((a, b) => a.cycles - b.cycles || a.loads - b.loads);
+}
+
+function candidatesOf(shape: ProductShape, parts: number, unit: MatrixUnit, caps: Caps): readonly Candidate[] {
+  const { m, n, weights } = shape;
+  const kind = kindOf(unit, caps);
+  const found: Candidate[] = [];
+  const groupWarps = warpsOf(unit, caps);
+  const together = groupWarps > 1 ? { groupWarps } : {};
+  for (const { warps, registers } of kind.blocks.filter((b) => b.warps * caps.lanes <= caps.maxThreads)) {
+    const groups = warps / groupWarps;
+    for (const groupRows of kind.groupRows.filter((g) => groups % g === 0))
+      for (const down of kind.down) {
+        const groupCols = groups / groupRows;
+        const most = Math.min(registers / (down * unit.elems * weights), kind.columns / (unit.n * groupCols));
+        for (let across = 1; across <= most; across++) {
+          const [bm, bn] = [unit.m * groupRows * down, unit.n * groupCols * across];
+          if ((bm >= m + unit.m && bm > unit.m) || (bn >= 2 * n && across > 1)) continue;
+          // groups along a row meet twice to find the best of their columns
+          const spare = SPARE_BYTES + (shape.best && groupCols > 1 ? 2 * bytesOf(groupCols, bm, "f32") : 0);
+          const depth = depthOf(shape, parts, bm, bn, unit, spare, caps);
+          if (depth) found.push({ unit, config: { bm, bn, ...depth, groupRows, groupCols, ...together }, down, across });
+        }
+      }
+  }
+  return found;
+}
+
+/** How long the steps along k are, and how many are in shared memory: the longest of which three or more fit. */
+function depthOf(
+  { k, weights, dtype }: ProductShape,
+  parts: number,
+  bm: number,
+  bn: number,
+  unit: MatrixUnit,
+  spare: number,
+  caps: Caps,
+): Pick<StreamConfig, "kc" | "stages"> | null {
+  for (const bytes of kindOf(unit, caps).depths) {
+    // a unit that knows rows by their addresses takes whole ones
+    const kc = unit.asynchronous ? bytes / BYTES[dtype] : Math.min(bytes / BYTES[dtype], roundUp(k, unit.k));
+    const step = operandBytes(bm + weights * bn, kc, dtype, caps);
+    const fit = Math.floor((caps.sharedBytes - spare) / step);
+    // more stages than steps would hold nothing
+    const stages = Math.min(STAGES.most, Math.max(STAGES.least, Math.ceil(k / kc / parts)));
+    if (kc % unit.k === 0 && (parts === 1 || k % (kc * parts) === 0) && fit >= STAGES.least) return { kc, stages: Math.min(stages, fit) };
+  }
+  return null;
+}

@@ -1,0 +1,121 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { cudaBackend } from "../../backends/cuda/index.ts";
+import type { Caps, Source } from "../../compiler/backend.ts";
+import { add, div, evaluateInt, exp, i32, load, mul, neg } from "../../compiler/ir/expr.ts";
+import type { Expr } from "../../compiler/ir/expr.ts";
+import type { GemmProblem } from "../../compiler/template.ts";
+import { gemmStream } from "../../compiler/templates/gemm-stream.ts";
+import { partsOfProduct, tilesOf } from "../../compiler/templates/stream-tiles.ts";
+import type { StreamConfig } from "../../compiler/templates/stream-tiles.ts";
+import { placed } from "../support/placed.ts";
+
+/**
+ * Products of many rows on an NVIDIA GPU, each by several tiles: writes one program in CUDA C++ that checks them and times them, beside what the model of cycles says.
+ *   npx tsx tests/bench/cuda-products.ts --target sm_90a,sm_90 --rows 128,256 --tiles 4 --unfenced --out products.cu
+ *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a products.cu -o products && ./products
+ * `--unfenced` adds kernels without the fence between copies and wgmma: what that costs; the language asks for it.
+ */
+const { values } = parseArgs({
+  options: {
+    target: { type: "string", default: "sm_90a,sm_90" },
+    rows: { type: "string", default: "128,256" },
+    tiles: { type: "string", default: "4" },
+    unfenced: { type: "boolean", default: false },
+    out: { type: "string", default: "products.cu" },
+  },
+});
+
+interface Product {
+  readonly name: string;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly weights: number;
+}
+
+/** Those of a Bamba of 9.78 billion parameters. */
+const products = (m: number): readonly Product[] => [
+  { name: "in_proj", m, n: 16768, k: 4096, weights: 1 },
+  { name: "out_proj", m, n: 4096, k: 8192, weights: 1 },
+  { name: "gate and up", m, n: 14336, k: 4096, weights: 2 },
+  { name: "down", m, n: 4096, k: 14336, weights: 1 },
+  { name: "qkv", m, n: 6144, k: 4096, weights: 1 },
+  { name: "o", m, n: 4096, k: 4096, weights: 1 },
+];
+
+/** The left operand is p0, the weights follow, and the result comes last: f32, with SwiGLU of two weights, or of each part of k. */
+function problemOf({ m, n, k, weights }: Product, parts: number): GemmProblem {
+  const out = `p${weights + 1}`;
+  const value = ([gate, up]: readonly Expr[]): Expr => (up ? mul(div(gate!, add(exp(neg(gate!)), 1)), up) : gate!);
+  return {
+    frame: {
+      name: "product",
+      params: [
+        { name: "p0", dtype: "bf16", access: "read" },
+        ...Array.from(
+          { length: weights },
+          (_, i) => ({ name: `p${i + 1}`, dtype: "bf16", access: "read", constant: true, elements: n * k }) as const,
+        ),
+        { name: out, dtype: "f32", access: "write" },
+      ],
+      symbols: [],
+    },
+    m: i32(m),
+    n,
+    k,
+    a: { stat: null, value: (row, at) => load("p0", "bf16", add(mul(row, k), at)) },
+    weights: Array.from({ length: weights }, (_, i) => ({ buffer: `p${i + 1}`, dtype: "bf16", panel: 0 })),
+    outs: parts > 1 ? [] : [{ buffer: out, dtype: "f32", index: (row, col) => add(mul(row, n), col), value, columns: null }],
+    ...(parts > 1 ? { parts: { count: parts, buffer: out, index: (part, row, col) => add(mul(add(mul(part, m), row), n), col) } } : {}),
+  };
+}
+
+interface Variant {
+  readonly product: Product;
+  readonly parts: number;
+  readonly label: string;
+  readonly cycles: number;
+  readonly grid: readonly number[];
+  readonly source: Source;
+}
+
+function variantsOf(product: Product, caps: Caps, count: number): Variant[] {
+  const { m, n, k, weights } = product;
+  const shape = { m, n, k, weights, dtype: "bf16" } as const;
+  const parts = weights > 1 ? 1 : partsOfProduct(shape, caps);
+  return tilesOf(shape, parts, caps)
+    .slice(0, count)
+    .flatMap(({ config, cycles }) => {
+      const program = cudaBackend.legalize!(placed(gemmStream.build(problemOf(product, parts), config, caps), caps), caps);
+      const plain = { product, parts, cycles, grid: program.grid.map((g) => evaluateInt(g, {})), source: cudaBackend.print(program, caps) };
+      const label = `${caps.name} ${tileText(config)}${parts > 1 ? `, ${parts} parts` : ""}`;
+      const variants: Variant[] = [{ ...plain, label }];
+      if (values.unfenced && plain.source.text.includes(FENCE))
+        variants.push({ ...plain, label: `${label}, no fence`, source: unfenced(plain.source) });
+      return variants;
+    });
+}
+
+const tileText = ({ bm, bn, kc, stages, groupRows, groupCols }: StreamConfig): string =>
+  `${bm} x ${bn} by ${kc} in ${stages}, groups ${groupRows} x ${groupCols}`;
+
+const FENCE = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory");';
+const unfenced = (s: Source): Source => ({ ...s, entry: `${s.entry}_unfenced`, text: s.text.replaceAll(FENCE, "").replaceAll(s.entry, `${s.entry}_unfenced`) }); // prettier-ignore
+
+const variants = values.rows
+  .split(",")
+  .flatMap((rows) => products(Number(rows)))
+  .flatMap((product) => values.target.split(",").flatMap((name) => variantsOf(product, cudaBackend.caps(name), Number(values.tiles))));
+const sources = [...new Map(variants.map((v) => [v.source.entry, v.source])).values()];
+const index = new Map(sources.map((s, i) => [s.entry, i]));
+const rows = variants.map(({ product: { name, m, n, k, weights }, parts, label, cycles, grid, source }) => {
+  const kernel = `(const void*)k${index.get(source.entry)!}::${source.entry}`;
+  return `  {"${name}", "${label}", ${kernel}, {${grid.join(", ")}}, ${source.launch!.threads}, ${source.sharedBytes}, ${m}, ${n}, ${k}, ${weights}, ${parts}, ${cycles.toFixed(0)}},`;
+});
+const harness = readFileSync(new URL("cuda-prototypes/products-main.cu", import.meta.url), "utf8");
+writeFileSync(
+  values.out,
+  [...sources.map((s, i) => `namespace k${i} {\n${s.text}}`), harness.replace("  // variants", rows.join("\n"))].join("\n"),
+);
+console.log(`${values.out}: ${variants.length} variants of ${sources.length} kernels`);
