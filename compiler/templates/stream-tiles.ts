@@ -35,7 +35,8 @@ const SPARE_BYTES = 1024;
 
 /**
  * What a multiprocessor does in one of its cycles, of an H200: bytes that it gets from memory while all others do too, bytes that it gets from the cache, and bytes of
- * shared memory. What a wave of blocks costs beside that, in cycles; and what a kernel more costs, that adds up parts.
+ * shared memory. What a wave of blocks costs beside that, in cycles; and a kernel more, which adding up parts is at most (where a norm
+ * reads them, it is none: then only their bytes count, which changes hardly a choice).
  */
 const RATES = { memory: 19, cache: 24, shared: 128, wave: 1800, kernel: 3500 };
 
