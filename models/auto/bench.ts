@@ -195,7 +195,7 @@ async function profileOf(session: Session, { prefill, repeat }: BenchOptions): P
     return summarizeProfile(runs);
   };
   return {
-    decode: await times("decode.1", { batch: 1, seq: 1, past: session.past }),
+    decode: await times("decode.1", { batch: 1, seq: 1, past: session.past, with_logits: 0 }),
     prefill: await times("prefill", { batch: 1, seq, past: 0 }),
   };
 }
