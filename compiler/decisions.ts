@@ -1,4 +1,5 @@
 import type { Caps } from "./backend.ts";
+import type { Var } from "./ir/expr.ts";
 import type { Graph, Node, NodeOf } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { BufferInfo } from "./plan.ts";
@@ -12,24 +13,49 @@ export interface Decisions {
   readonly sinks: ReadonlyMap<Node, Node>;
   /** Norms computed by their readers' prologue. */
   readonly prologues: ReadonlySet<Node>;
-  /** Convolutions of one position a row that the kernel of a product computes too, by the node that the kernel stores. */
-  readonly joins: ReadonlyMap<Node, readonly ConvJoin[]>;
+  /** What the kernel of a product computes too, by the node that the kernel stores. */
+  readonly joins: ReadonlyMap<Node, readonly Join[]>;
+  /** Products whose blocks share k, and where they put the parts; `buffers` has the same place where all who read the product add them up. */
+  readonly parts: ReadonlyMap<Node, BufferInfo>;
   /** The buffers that a tuple operation (scan, convolution) replaces in place, one for each of `statesOf`. */
   readonly stateOf: ReadonlyMap<Node, readonly BufferInfo[]>;
 }
 
-/**
- * A convolution of one position a row that the kernel of the product before it computes: for each channel it is arithmetic on the channel's input, which
- * the kernel holds, and on the channel's state, which nobody else reads.
- */
-export interface ConvJoin {
+/** An operation of one position a row that the kernel of the product before it computes, out of columns of the product's result. */
+export type Join = ConvJoin | HeadsJoin | ArgmaxJoin;
+
+interface JoinedColumns {
+  /** Columns of the product's result that it is computed from, [from, to), and whether nothing else reads them. */
+  readonly columns: readonly [from: number, to: number];
+  readonly alone: boolean;
+}
+
+/** A convolution: for each channel it is arithmetic on the channel's input, which the kernel holds, and on the channel's state, which nobody else reads. */
+export interface ConvJoin extends JoinedColumns {
+  readonly kind: "conv";
   readonly conv: NodeOf<"causalConv1d">;
   /** The convolution's result, and the node at the end of its epilogue, which is stored. */
   readonly main: Node;
   readonly sink: Node;
-  /** Columns of the product's result that are the convolution's input, [from, to), and whether nothing else reads them. */
-  readonly columns: readonly [from: number, to: number];
-  readonly alone: boolean;
+}
+
+/** Heads of keys or values that go into their cache, or of queries for attention, turned by their positions or as they are. */
+export interface HeadsJoin extends JoinedColumns {
+  readonly kind: "heads";
+  /** What is stored: the cache's new positions, or the rotation. */
+  readonly sink: NodeOf<"update"> | NodeOf<"rope">;
+  /** The rotation on the way; null: none. */
+  readonly rope: NodeOf<"rope"> | null;
+}
+
+/** The column of each row's largest value: the product's blocks find it among theirs, and a kernel combines what they found. */
+export interface ArgmaxJoin extends JoinedColumns {
+  readonly kind: "argmax";
+  readonly reduce: NodeOf<"reduce">;
+  /** Where the caller is the only other one who gets the product: the symbol that says whether it wants it. */
+  readonly when: Var | null;
+  /** The node at the end of its epilogue, which is stored. */
+  readonly sink: Node;
 }
 
 /** A GEMM with a checkpoint weight as its right operand: the only matmul a template is for. */

@@ -6,10 +6,13 @@ import type { BufferInfo, KernelPlan } from "./plan.ts";
 import { dimMax, elementCount, maxOf } from "./plan.ts";
 import { isAnchor, isLinear, isMainResult, isPointwise, isSource, isTuple, statesOf } from "./decisions.ts";
 import type { Decisions } from "./decisions.ts";
-import { convJoins } from "./joins.ts";
+import { joinsOf } from "./joins.ts";
 import { kernelsOf } from "./lowering.ts";
 import { copyKernel } from "./lowering/pointwise.ts";
-import { streams } from "./templates/stream-tiles.ts";
+import { addedNorm, mergeRows, tooWide } from "./merge.ts";
+import { productsInParts, storedForParts } from "./parts.ts";
+import type { Cutting } from "./parts.ts";
+import { partsOfProduct, streams } from "./templates/stream-tiles.ts";
 import { FusionMismatch, cost } from "./values.ts";
 
 /**
@@ -25,6 +28,9 @@ export interface Fused {
 
 /** Rows up to which a product with weights of a type is a GEMV: its block recomputes the whole left operand, so a norm folds into it. */
 export const gemvRows = (dtype: DType, k: number, caps: Caps): number => (streams({ dtype, k }, caps) ? 4 : 8);
+
+/** Rows up to which a product that does not stream is computed in pairs of columns: twice as many do not fit in a GEMV's registers. */
+const PAIRED_ROWS = 4;
 
 const rowsOf = (n: Node): number => maxOf(elementCount(typeOf(n).shape.slice(0, -1)));
 
@@ -48,6 +54,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const users = new Map<Node, Node[]>();
   for (const n of order) for (const i of n.inputs) users.set(i, [...(users.get(i) ?? []), n]);
   const roots = new Set<Node>([...graph.outputs.map((o) => o.value), ...graph.updates.map((u) => u.value)]);
+  const isRoot = (n: Node): boolean => roots.has(n);
   const usersOf = (n: Node): readonly Node[] => [...new Set(users.get(n) ?? [])];
 
   const buffers = new Map<Node, BufferInfo>();
@@ -125,25 +132,43 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const arena = (n: Node): BufferInfo => ({
     kind: "arena",
     name: `t${temporaries++}`,
-    dtype: operandType(n, usersOf(n), roots.has(n), caps) ?? typeOf(n).dtype,
+    dtype: operandType(n, usersOf(n), isRoot(n), caps) ?? typeOf(n).dtype,
     shape: typeOf(n).shape,
     panel: 0,
   });
   for (const n of order) if (stored.has(n) && !buffers.has(n)) buffers.set(n, arena(n));
 
-  // a scan or convolution whose state is not the session's own works on a copy of it
-  const kernels: KernelPlan[] = [];
-  const joins = convJoins({
+  const joins = joinsOf({
     order,
     sinks,
     usersOf,
-    isRoot: (n) => roots.has(n),
+    isRoot,
+    wantedWhen: (n) => {
+      const [output, ...others] = graph.outputs.filter(({ value }) => value === n);
+      return others.length === 0 && !graph.updates.some(({ value }) => value === n) ? (output?.when ?? null) : null;
+    },
     isStored: (n) => stored.has(n),
-    inPlace: (n) => stateOf.has(n),
+    inPlace: (n) => stateOf.has(n) || inPlace.has(n),
+    isApart: (n) => forced.has(n),
+    inPairs: (n) => caps.panel === 0 && (rowsOf(n) <= PAIRED_ROWS || isWholeStream(n, caps)),
+    inShares: (n) => isWholeStream(n, caps),
   });
   const withOutput = new Set(order.flatMap((n) => (isMainResult(n) ? n.inputs : [])));
+  const cutting: Cutting = { caps, sinks, joins, usersOf, isRoot, storedType: (n) => buffers.get(n)?.dtype ?? null };
+  const parts = productsInParts(cutting);
+  for (const [product, buffer] of parts) {
+    const operands = storedForParts(cutting, product);
+    if (operands) buffers.set(product, buffer);
+    for (const n of operands ?? []) {
+      stored.add(n);
+      buffers.set(n, arena(n));
+    }
+  }
+
+  // a scan or convolution whose state is not the session's own works on a copy of it
+  const kernels: KernelPlan[] = [];
   const joined = new Set<Node>();
-  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, stateOf };
+  const decisions: Decisions = { caps, graph, buffers, sinks, prologues, joins, parts, stateOf };
   const anchorsOf = new Map<Node, Node[]>();
   for (const [anchor, sink] of sinks) anchorsOf.set(sink, [...(anchorsOf.get(sink) ?? []), anchor]);
   for (const n of order) {
@@ -163,9 +188,20 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
     }
     if (!stored.has(n) && !inPlace.has(n)) continue;
     if (isSource(n) || joined.has(n) || isStateResult(n)) continue;
+    const withInput = addedNorm(decisions, n, anchorsOf.get(n) ?? [], kernels.at(-1));
+    if (withInput) {
+      kernels.splice(-1, 1, withInput);
+      continue;
+    }
+    const joining = joins.get(n) ?? [];
+    // rotations that nobody else would store
+    const rotations = joining.flatMap(({ sink }) => (buffers.has(sink) ? [] : [sink]));
+    for (const x of rotations) buffers.set(x, arena(x));
     let made = kernelsOf(decisions, n, anchorsOf.get(n) ?? []);
-    if (joins.has(n) && tooWide(made, caps)) made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
-    else for (const { sink } of joins.get(n) ?? []) joined.add(sink);
+    if (joining.length > 0 && tooWide(made, caps)) {
+      for (const x of rotations) buffers.delete(x);
+      made = kernelsOf({ ...decisions, joins: new Map() }, n, anchorsOf.get(n) ?? []);
+    } else for (const { sink } of joining) joined.add(sink);
     const wide = tooWide(made, caps);
     const inner = wide && widestValue(anchorsOf.get(n)?.[0] ?? n, (x) => buffers.has(x) || forced.has(x));
     if (wide && inner) throw new FusionMismatch(inner, `${wide.label} has ${wide.args.length} buffers as arguments`);
@@ -176,6 +212,14 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
 }
 
 const isStateResult = (n: Node): n is NodeOf<"get"> => n.op === "get" && n.attrs.index > 0 && isTuple(n.inputs[0]!);
+
+/** Whether hardware copies a product's operands, and its blocks do not share k: what adds up their parts may as well do what else there is to do. */
+function isWholeStream(n: NodeOf<"matmul">, caps: Caps): boolean {
+  const { dtype, shape } = typeOf(n.inputs[1]!);
+  const [columns, k] = shape.map(dimMax) as [number, number];
+  if (!streams({ dtype, k }, caps)) return false;
+  return rowsOf(n) <= gemvRows(dtype, k, caps) || partsOfProduct({ m: rowsOf(n), n: columns, k, weights: 1, dtype }, caps) === 1;
+}
 
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>
   gemvRows(typeOf(w!).dtype, dimMax(typeOf(a!).shape.at(-1)!), caps);
@@ -192,9 +236,6 @@ function operandType(n: Node, readers: readonly Node[], isRoot: boolean, caps: C
   const fits = products.length === readers.length && types.size === 1 && dtype !== undefined;
   return fits && streams({ dtype, k: dimMax(typeOf(n).shape.at(-1)!) }, caps) ? dtype : null;
 }
-
-const tooWide = (kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan | undefined =>
-  kernels.find(({ args }) => args.length > maxBuffers);
 
 /** Of the values that a node's kernel computes for itself, the operand that reads most buffers: stored, it is one. */
 function widestValue(n: Node, isStored: (n: Node) => boolean): Node | undefined {
@@ -234,27 +275,4 @@ function markLoneStates(kernels: readonly KernelPlan[]): readonly KernelPlan[] {
   for (const { args } of kernels) for (const { buffer } of args) users.set(buffer, (users.get(buffer) ?? 0) + 1);
   const isAlone = (buffer: BufferInfo): boolean => buffer.kind === "state" && users.get(buffer) === 1;
   return kernels.map((k) => ({ ...k, args: k.args.map((a) => (isAlone(a.buffer) ? { ...a, alone: true } : a)) }));
-}
-
-/**
- * Joins a pointwise kernel to the one before it when both run over the same rows and columns and neither reads what the other writes (the K and V cache
- * writes), as long as the device can take the buffers of both.
- */
-function mergeRows(kernels: readonly KernelPlan[], { maxBuffers }: Caps): KernelPlan[] {
-  const out: KernelPlan[] = [];
-  for (const k of kernels) {
-    const last = out.at(-1);
-    const merged = last && joinPointwise(last, k);
-    if (merged && merged.args.length <= maxBuffers) out[out.length - 1] = merged;
-    else out.push(k);
-  }
-  return out;
-}
-
-function joinPointwise(a: KernelPlan, b: KernelPlan): KernelPlan | undefined {
-  if (!a.pointwise || !b.pointwise || a.pointwise.rows !== b.pointwise.rows || a.pointwise.cols !== b.pointwise.cols) return undefined;
-  const writes = (k: KernelPlan): Set<BufferInfo> => new Set(k.args.filter((x) => x.access !== "read").map((x) => x.buffer));
-  const [wa, wb] = [writes(a), writes(b)];
-  if (a.args.some((x) => wb.has(x.buffer)) || b.args.some((x) => wa.has(x.buffer))) return undefined;
-  return a.pointwise.join(b.pointwise);
 }

@@ -21,8 +21,7 @@ export function kernelsOf(d: Decisions, sink: Node, anchors: readonly Node[]): r
 function kernelOf(d: Decisions, sink: Node, anchors: readonly Node[]): KernelPlan {
   const anchor = anchors[0];
   if (!anchor && isTuple(sink)) return tupleKernel(d, sink, null, sink);
-  if (!anchor)
-    return sink.op === "update" && d.buffers.get(sink)?.kind === "state" ? cacheWrite(d, sink) : pointwise(d, sink, d.buffers.get(sink)!);
+  if (!anchor) return sink.op === "update" && d.buffers.get(sink)?.kind === "state" ? cacheWrite(d, sink) : pointwise(d, sink);
   switch (anchor.op) {
     case "matmul":
       return matmulRows(d, sink, anchor);

@@ -3,7 +3,7 @@ import type { DType } from "./ir/dtype.ts";
 import { BYTES } from "./ir/dtype.ts";
 import type { Expr } from "./ir/expr.ts";
 import { add, i32, idiv, mod, mul, rangeOf } from "./ir/expr.ts";
-import type { Dim } from "./ir/graph.ts";
+import type { Dim, Node } from "./ir/graph.ts";
 import type { Access } from "./ir/tile.ts";
 import type {
   AttentionProblem,
@@ -24,6 +24,8 @@ export interface BufferInfo {
   readonly shape: readonly Dim[];
   /** Weights only: rows per panel, 0 = row-major. */
   readonly panel: number;
+  /** An element is the sum of so many, in order, each of a tensor of `shape`, which lie one after another; 1 unless given. */
+  readonly parts?: number;
 }
 
 /** What a kernel has to compute, before a template turns it into a program. */
@@ -58,6 +60,8 @@ export interface KernelPlan {
 }
 
 export interface Pointwise {
+  /** The node of which it stores all, where it stores nothing else. */
+  readonly node: Node | null;
   readonly rows: Expr;
   readonly cols: number;
   readonly writes: readonly unknown[];
@@ -69,13 +73,13 @@ export const dimMax = (d: Dim): number => (typeof d === "number" ? d : d.max);
 
 export const elementCount = (shape: readonly Dim[]): Expr => shape.reduce<Expr>((n, d) => mul(n, dimExpr(d)), i32(1));
 
-/** Elements a buffer holds at the largest values of the symbols; panels are padded to whole panels. */
-export function maxElements(b: { readonly shape: readonly Dim[]; readonly panel: number }): number {
+/** Elements a buffer holds at the largest values of the symbols, of all its parts; panels are padded to whole panels. */
+export function maxElements(b: Pick<BufferInfo, "shape" | "panel" | "parts">): number {
   if (b.panel > 0) {
     const [n, k] = [dimMax(b.shape[0]!), dimMax(b.shape[1]!)];
     return Math.ceil(n / b.panel) * b.panel * k;
   }
-  return b.shape.reduce<number>((n, d) => n * dimMax(d), 1);
+  return b.shape.reduce<number>((n, d) => n * dimMax(d), b.parts ?? 1);
 }
 export const maxBytes = (b: BufferInfo): number => maxElements(b) * BYTES[b.dtype];
 
@@ -87,6 +91,10 @@ export function bufferIndex(b: { readonly shape: readonly Dim[]; readonly panel:
   }
   return linearize(b.shape, coords);
 }
+
+/** Position of `coords` in a part of a buffer. */
+export const partIndex = (b: BufferInfo, part: Expr, coords: readonly Expr[]): Expr =>
+  add(mul(part, elementCount(b.shape)), bufferIndex(b, coords));
 
 export function linearize(shape: readonly Dim[], coords: readonly Expr[]): Expr {
   let index: Expr = i32(0);

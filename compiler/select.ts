@@ -54,6 +54,7 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
 
 function productTemplates(p: GemmProblem, caps: Caps): readonly Template<GemmProblem>[] {
   if (p.parts) return [gemmStream];
+  if (p.best) return [gemvStream, gemmStream];
   return maxOf(p.m) <= gemvRows(p.weights[0]!.dtype, p.k, caps) ? [gemvStream, gemv, gemm] : [gemmStream, gemm];
 }
 

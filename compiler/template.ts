@@ -56,8 +56,8 @@ export interface GemmProblem {
   readonly n: number;
   readonly k: number;
   readonly a: Prologue;
-  /** Weight buffers [n, k] in the layout named; one accumulator each. */
-  readonly weights: readonly { readonly buffer: string; readonly dtype: DType; readonly panel: number }[];
+  /** One accumulator each. */
+  readonly weights: readonly ProductWeight[];
   readonly outs: readonly ProductOut[];
   /**
    * With `count` > 1 blocks share k: instead of `outs` the kernel of the one weight writes f32 to `buffer`, [count, rows, n]: part i has the sums of the i-th of as
@@ -68,6 +68,28 @@ export interface GemmProblem {
     readonly buffer: string;
     readonly index: (part: Expr, row: Expr, col: Expr) => Expr;
   };
+  readonly best?: ProductBest;
+}
+
+/**
+ * The largest value of each row, beside the outs: of each of `count` shares of the columns the kernel writes f32 to `buffer`, [rows, count, 2], the largest, and the
+ * least column that has it. `gemv-stream` and `gemm-stream` alone take such a problem; which columns a share has is their business, and how many there are (`bestShares`).
+ */
+export interface ProductBest {
+  readonly count: number;
+  readonly buffer: string;
+  readonly index: (row: Expr, share: Expr, i: 0 | 1) => Expr;
+  /** f32. */
+  readonly value: (acc: readonly Expr[], row: Expr, col: Expr) => Expr;
+}
+
+/** A weight of a product: a buffer of rows of k elements, in the layout named. */
+export interface ProductWeight {
+  readonly buffer: string;
+  readonly dtype: DType;
+  readonly panel: number;
+  /** The buffer's row that makes column `n`: the n-th unless given. Only where there are no panels. */
+  readonly rows?: (n: Expr) => Expr;
 }
 
 /**
@@ -77,6 +99,8 @@ export interface GemmProblem {
 export interface ProductOut extends Out<[row: Expr, col: Expr]> {
   /** The columns it is of, [from, to) and at least one; null: all. */
   readonly columns: readonly [from: number, to: number] | null;
+  /** Where this condition on symbols does not hold, it is not stored. */
+  readonly when?: Expr;
 }
 
 /** How a GEMM's left operand is computed. With `stat`, a row statistic (a norm's sum of squares) is reduced first and handed to `value`. */

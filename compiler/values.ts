@@ -27,7 +27,7 @@ import type { Activation, Dim, Node } from "./ir/graph.ts";
 import { typeOf } from "./ir/graph.ts";
 import type { Access, Param } from "./ir/tile.ts";
 import type { BufferInfo } from "./plan.ts";
-import { bufferIndex, delinearize, dimExpr, dimMax, elementCount, linearize, maxElements } from "./plan.ts";
+import { delinearize, dimExpr, dimMax, elementCount, linearize, maxElements, partIndex } from "./plan.ts";
 
 /**
  * The value of a graph node as a function of its coordinates. Nodes that are stored are loads; everything else is arithmetic around its inputs'
@@ -84,7 +84,8 @@ export interface ValueContext {
   readonly scope: Scope;
   /** Where a node's value lies in memory, or undefined when it is only an expression. */
   readonly stored: (n: Node) => BufferInfo | undefined;
-  readonly held: ReadonlyMap<Node, Held>;
+  /** Of each node one element or several. */
+  readonly held: ReadonlyMap<Node, readonly Held[]>;
 }
 
 export type At = (n: Node, coords: readonly Expr[]) => Expr;
@@ -93,16 +94,24 @@ export type At = (n: Node, coords: readonly Expr[]) => Expr;
 export function valueAt(ctx: ValueContext, n: Node, coords: readonly Expr[]): Expr {
   const held = ctx.held.get(n);
   if (held) {
-    if (held.coords.length === coords.length && held.coords.every((c, i) => c === coords[i])) return held.value;
+    const found = held.find((h) => h.coords.length === coords.length && h.coords.every((c, i) => c === coords[i]));
+    if (found) return found.value;
     throw new FusionMismatch(n, `${n.op} ${n.name} is read at other coordinates than it is computed at`);
   }
   const buffer = ctx.stored(n);
   // what only products read may be stored as they take it
-  if (buffer) return convert(load(ctx.scope.use(buffer, "read"), buffer.dtype, bufferIndex(buffer, coords)), typeOf(n).dtype);
+  if (buffer) return convert(elementOf(ctx.scope, buffer, coords), typeOf(n).dtype);
   const table = n.op === "gather" ? ctx.stored(n.inputs[0]!) : undefined;
   if (table) ctx.scope.touched.set(table, elementCount(typeOf(n).shape));
   const at: At = (m, c) => valueAt(ctx, m, c);
   return expressionAt(n, coords, at);
+}
+
+/** An element of a tensor in memory; of one in parts, their sum. */
+function elementOf(scope: Scope, buffer: BufferInfo, coords: readonly Expr[]): Expr {
+  const name = scope.use(buffer, "read");
+  const parts = Array.from({ length: buffer.parts ?? 1 }, (_, i) => load(name, buffer.dtype, partIndex(buffer, i32(i), coords)));
+  return parts.reduce((sum, part) => add(sum, part));
 }
 
 /** Arithmetic happens in f32; a node of a storage dtype rounds its result. */
@@ -227,12 +236,17 @@ export function activation(fn: Activation, x: Expr): Expr {
   }
 }
 
-/** Maps coordinates of a reshape's result to coordinates of its input: symbols pass through, runs of numbers between them are split or merged. */
+/**
+ * Maps coordinates of a reshape's result to coordinates of its input: symbols pass through, and so do the sizes that runs of numbers between them begin with on
+ * both sides; the rest of a run is split or merged.
+ */
 export function reshapeCoords(from: readonly Dim[], to: readonly Dim[], coords: readonly Expr[]): Expr[] {
   const result: Expr[] = [];
   let i = 0;
   let j = 0;
   while (i < from.length || j < to.length) {
+    for (; i < from.length && j < to.length && typeof from[i] === "number" && from[i] === to[j]; i++, j++)
+      result.push(from[i] === 1 ? i32(0) : coords[i]!);
     const i0 = i;
     const j0 = j;
     while (i < from.length && typeof from[i] === "number") i++;

@@ -115,7 +115,7 @@ export function gatedRmsNorm<A extends Shape, G extends Shape, W extends Shape =
   });
 }
 
-export interface ConvOptions<B extends Dim, C extends Dim> {
+export interface ConvOptions<B extends Dim, C extends Dim, E extends Float = "f32"> {
   /** Taps: inputs that one output sees, itself included. */
   readonly width: number;
   readonly bias?: boolean;
@@ -126,17 +126,17 @@ export interface ConvOptions<B extends Dim, C extends Dim> {
    */
   readonly sequences?: Sequences<B> & { readonly ends: Tensor<[B], "i32"> };
   /** The last `width` inputs of the calls before, oldest first, [batch, width, channels]; without it the sequence begins here. */
-  readonly state?: State<[B, number, C]>;
+  readonly state?: State<[B, number, C], E>;
 }
 
 /**
  * Depthwise convolution along the sequence that sees no later input, each channel with its own taps: `<path>.<name>.weight` [channels, width] (the
  * checkpoint's [channels, 1, width] holds the same numbers) and perhaps `.bias`. Advances the state.
  */
-export function causalConv1d<B extends Dim, T extends Dim, C extends Dim>(
+export function causalConv1d<B extends Dim, T extends Dim, C extends Dim, E extends Float = "f32">(
   x: Tensor<[B, T, C]>,
   name: string,
-  options: ConvOptions<NoInfer<B>, NoInfer<C>>,
+  options: ConvOptions<NoInfer<B>, NoInfer<C>, E>,
 ): Tensor<[B, T, C]> {
   return located(causalConv1d, name, () => {
     const { width, bias = false, activation = null, sequences, state } = options;

@@ -109,7 +109,10 @@ export function at<A extends Shape, D extends DType, const X extends AxisOf<A>>(
   return located(at, "at", () => {
     const i = axisOf(x, axis, "at");
     const to = x.axes.filter((_, k) => k !== i);
-    const one = emit("slice", [x.node], { axis: i, start: startOf(x.axes[i]!, position), size: 1 });
+    const start = startOf(x.axes[i]!, position);
+    // where there is one position, nothing is cut out, and what follows can be part of the kernel before
+    const whole = sizeOf(x.axes[i]!) === 1 && scalar.isConst(start, 0);
+    const one = whole ? x.node : emit("slice", [x.node], { axis: i, start, size: 1 });
     return handle(emit("reshape", [one], { shape: sizes(to) }), to);
   });
 }

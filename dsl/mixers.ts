@@ -11,9 +11,16 @@ import type { AnyTensor, Dim, Float, Shape, Tensor } from "./types.ts";
 
 /** Parts that mix positions: rotary embedding, attention and the state-space scan, with their states. */
 
-/** State for `causalConv1d`, called `<path>.conv`: its last `width` inputs, [batch, width, channels]. */
-export function convState<const S extends [Dim, number, Dim]>(axes: S, name = "conv"): State<S> {
-  return located(convState, name, () => state(name, axes));
+/**
+ * State for `causalConv1d`, called `<path>.conv`: its last `width` inputs, [batch, width, channels].
+ * @param dtype what it is stored as: inputs of this call are f32, and rounded where they are stored for the next
+ */
+export function convState<const S extends [Dim, number, Dim], D extends Float = "f32">(
+  axes: S,
+  name = "conv",
+  dtype: D = "f32" as D,
+): State<S, D> {
+  return located(convState, name, () => state(name, axes, dtype));
 }
 
 /**

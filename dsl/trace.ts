@@ -14,6 +14,8 @@ export interface ModelOptions {
   readonly dims: Readonly<Record<string, number | Range>>;
   /** Run-time numbers that are no sizes, such as the position at which a cache is written. */
   readonly symbols?: Readonly<Record<string, Range>>;
+  /** Outputs that a call may do without, and the symbol from 0 to 1 that says whether it wants them; where it does not, what they hold is anything. */
+  readonly optional?: Readonly<Record<string, string>>;
   /** How weights declared without a dtype are stored. They read as f32 in the model whatever this says. Default "f32". */
   readonly weights?: Float;
   /** Name in the checkpoint of the parameter at a dotted path. Default: the path itself. */
@@ -99,7 +101,16 @@ export function model(name: string, options: ModelOptions, build: () => Readonly
   };
   current = t;
   try {
-    const outputs = Object.entries(build()).map(([key, value]) => ({ name: key, value: value.node }));
+    const given = build();
+    for (const [key, symbol] of Object.entries(options.optional ?? {}))
+      if (!given[key] || !symbols.has(symbol))
+        throw new CulmError({
+          what: `model '${name}': there is no output '${key}', or no symbol '${symbol}' that says whether it is wanted`,
+        });
+    const outputs = Object.entries(given).map(([key, value]) => {
+      const symbol = options.optional?.[key];
+      return { name: key, value: value.node, ...(symbol === undefined ? {} : { when: symbols.get(symbol)! }) };
+    });
     const updates = [...t.states].map(([state, { at, next }]) => {
       if (next) return { state, value: next };
       throw new CulmError({

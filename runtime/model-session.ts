@@ -37,7 +37,7 @@ class ModelSession implements Session {
   /** Outputs that have one position a row, and how many elements that is. */
   private readonly rowOutputs: readonly (readonly [name: string, size: number])[];
   private readonly onPositions: SessionOptions["onPositions"];
-  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1, held: 0 };
+  private readonly symbols = { batch: 1, seq: 1, past: 0, kept: 1, with_logits: 1, held: 0 };
   /** Inputs that the rings of decode programs have room for; 0: they have no rings. */
   private readonly ring: number;
   /** Inputs in the rings, which the other states do not know of yet. */
@@ -121,14 +121,14 @@ class ModelSession implements Session {
         this.inputs.fill(call, first, count, this.past);
         for (const [name, values] of Object.entries(extra)) this.inputs.fillExtra(name, values, call, first, count);
         const kept = Math.max(1, Math.min(count, first + count - logitsFrom));
-        await this.run(this.main, count, kept);
+        await this.run(this.main, count, kept, true);
         await onChunk?.(first, count, kept);
       }
       await this.executor.fetch("argmax", rows);
     });
   }
 
-  async decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void> {
+  async decode(ids: Int32Array, positions?: ArrayLike<number>, withLogits = true): Promise<void> {
     const { rows } = this;
     if (rows === 0) throw new UserError("a session starts with a prefill; there is no prompt yet");
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
@@ -141,7 +141,7 @@ class ModelSession implements Session {
     try {
       this.reach = reach;
       this.inputs.fillStep(ids, rows, this.past, positions);
-      await this.run(this.decodeProgram(rows), 1, 1);
+      await this.run(this.decodeProgram(rows), 1, 1, withLogits);
       await this.executor.fetch("argmax", rows);
     } finally {
       this.busy = false;
@@ -151,6 +151,7 @@ class ModelSession implements Session {
   async logits(row: number): Promise<Float32Array> {
     const view = row < this.rows ? this.logitRows[row] : undefined;
     if (view === undefined) throw new UserError(`there is no row ${row}; the session has ${this.rows}`);
+    this.checkLogits();
     await this.executor.fetch("logits", (row + 1) * this.vocabSize);
     return view;
   }
@@ -189,6 +190,7 @@ class ModelSession implements Session {
 
   async choose(settings: Float32Array): Promise<Int32Array> {
     const choice = this.choiceOf(0);
+    this.checkLogits();
     this.busy = true;
     try {
       return await choice.run(settings, this.rows);
@@ -280,6 +282,13 @@ class ModelSession implements Session {
     if (this.busy) throw new UserError("the session is still at work on another call; wait for it");
   }
 
+  private checkLogits(): void {
+    if (this.symbols.with_logits === 0)
+      throw new UserError("the last token was fed for the likeliest next one only, and there are no logits", {
+        hint: "decode it with logits: leave out the argument that goes without them",
+      });
+  }
+
   private checkCall(rows: number, length: number): void {
     if (!Number.isInteger(rows) || rows < 1 || !Number.isInteger(length) || length < 1)
       throw new UserError(`expected a whole number of tokens in each of ${rows} rows, at least one`);
@@ -315,7 +324,7 @@ class ModelSession implements Session {
     this.held = 0;
   }
 
-  private async run(program: string, count: number, kept: number): Promise<void> {
+  private async run(program: string, count: number, kept: number, withLogits: boolean): Promise<void> {
     if (this.held > 0 && program === this.main) await this.settle();
     const { positionIds } = this.inputs;
     if (positionIds !== undefined) this.onPositions?.(positionIds, this.rows * count, this.reach, this.past);
@@ -323,6 +332,7 @@ class ModelSession implements Session {
     this.symbols.seq = count;
     this.symbols.past = this.past;
     this.symbols.kept = kept;
+    this.symbols.with_logits = withLogits ? 1 : 0;
     this.symbols.held = this.held;
     await this.executor.run(program, this.symbols);
     this.past += count;

@@ -24,8 +24,12 @@ export interface Session {
   readonly next: Int32Array;
   /** Feeds `rows` rows of tokens of one length, [rows, length] row-major. States continue from what they are. */
   prefill(ids: Int32Array, options?: PrefillOptions): Promise<void>;
-  /** Feeds one token a row, which continues its sequence. @param positions of these tokens for the rotary embedding; they count on unless given */
-  decode(ids: Int32Array, positions?: ArrayLike<number>): Promise<void>;
+  /**
+   * Feeds one token a row, which continues its sequence.
+   * @param positions of these tokens for the rotary embedding; they count on unless given
+   * @param withLogits false where only `next` is wanted: then `logits` and `choose` refuse until the next call, and the device may be spared storing them. True unless given
+   */
+  decode(ids: Int32Array, positions?: ArrayLike<number>, withLogits?: boolean): Promise<void>;
   /** Logits of the last position of a row: valid until the next call. Only the rows asked for are brought to the host. */
   logits(row: number): Promise<Float32Array>;
   /**

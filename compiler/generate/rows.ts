@@ -1,12 +1,12 @@
 import type { Caps } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
-import { TRUE, add, and, binary, ceilDiv, eq, i32, intVar, load, lt, mul, variable, walk } from "../ir/expr.ts";
+import { TRUE, add, and, binary, ceilDiv, eq, i32, load, lt, mul, variable, walk } from "../ir/expr.ts";
 import type { Expr, Load } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import { coordinates } from "../ir/tile.ts";
-import type { ReduceFn, Tile, TileProgram } from "../ir/tile.ts";
-import type { Config, Get, Reject, RowProblem, RowStep, Template } from "../template.ts";
+import type { Tile, TileProgram } from "../ir/tile.ts";
+import type { Config, Get, Reject, RowProblem, Template } from "../template.ts";
 import {
   clamp,
   COMBINE,
@@ -20,6 +20,8 @@ import {
   roundUp,
   shareOut,
 } from "../templates/common.ts";
+import { PROBE, asks, countUsers, needs, passes, reductionsOf, stepOf, tilesOf } from "./row-steps.ts";
+import type { Consumer, Reduction } from "./row-steps.ts";
 
 /**
  * Pointwise and reduction kernels. A block owns `rb` rows. Without reductions it owns `cb` of their columns; with reductions it sees all
@@ -36,10 +38,7 @@ interface RowConfig extends Config {
   readonly along: number;
 }
 
-type Reduction = RowStep & { readonly kind: ReduceFn };
 type Store = RowProblem["stores"][number];
-
-const reductionsOf = (p: RowProblem): Reduction[] => p.steps.filter((s): s is Reduction => s.kind !== "temp");
 
 function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const vector = isVector(caps);
@@ -48,7 +47,7 @@ function configs(p: RowProblem, caps: Caps): readonly RowConfig[] | Reject {
   const count = largest(p.rows, 1 << 20);
   // elements of one tile, when each step has one: in a part of a core's cache, or in the registers of a warp
   const roomFor = (registers: number): number =>
-    Math.max(caps.lanes, Math.floor((vector ? L2 / 4 / 4 : registers * caps.lanes) / Math.max(1, p.steps.length)));
+    Math.max(caps.lanes, Math.floor((vector ? L2 / 4 / 4 : registers * caps.lanes) / Math.max(1, tilesOf(p))));
   const room = roomFor(laneRegisters(caps, 64));
   const warps = vector ? 1 : Math.max(1, Math.floor(Math.min(256, caps.maxThreads) / caps.lanes));
   // where rows are fewer than blocks would be, of many columns (norms, the logits), warps take them side by side: what a row costs is waiting for it
@@ -95,7 +94,7 @@ interface Pass {
   readonly temps: Map<string, Tile>;
 }
 
-function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
+function build(p: RowProblem, config: Config, caps: Caps): TileProgram {
   const { rb, cb, groups, along } = config as RowConfig;
   const reductions = reductionsOf(p);
   const reduces = reductions.length > 0;
@@ -119,6 +118,7 @@ function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
   };
 
   const whole: Pass = { j: reduces ? i32(0) : b.bx, temps: new Map() };
+  if ((!reduces || (tiles === 1 && rb === groups)) && caps.asyncCopy) holdGiven(k, whole);
   if (reduces && tiles > 1) for (const group of passes(p)) reduceByTiles(k, group, tiles);
   else for (const step of reductions) reduceAtOnce(k, step, whole);
 
@@ -134,66 +134,6 @@ function build(p: RowProblem, config: Config, _caps: Caps): TileProgram {
       for (const store of perRow) store();
     });
   return b.build();
-}
-
-/** Stand-ins for `row` and `col` when an expression is only looked at. */
-const PROBE = [intVar("row"), intVar("col")] as const;
-
-// ---- which step asks for which ----------------------------------------------------------------------------------------
-
-const stepOf = (p: RowProblem, name: string): RowStep => {
-  const step = p.steps.find((s) => s.name === name);
-  if (!step) throw new Error(`rows ${p.frame.name}: there is no step called ${name}`);
-  return step;
-};
-
-type Consumer = Pick<RowStep, "value">;
-const asked = new WeakMap<Consumer, ReturnType<typeof asks>>();
-
-/** The steps that `consumer` asks for itself, and its value's dtype. What it computes with them is of no interest here. */
-function asks(p: RowProblem, consumer: Consumer): { readonly names: ReadonlySet<string>; readonly dtype: DType } {
-  const known = asked.get(consumer);
-  if (known) return known;
-  const names = new Set<string>();
-  const { dtype } = consumer.value(...PROBE, (name) => {
-    names.add(name);
-    return variable(name, asks(p, stepOf(p, name)).dtype);
-  });
-  asked.set(consumer, { names, dtype });
-  return { names, dtype };
-}
-
-function countUsers(p: RowProblem): Map<string, number> {
-  const users = new Map<string, number>();
-  for (const consumer of [...p.steps, ...p.stores]) for (const name of asks(p, consumer).names) users.set(name, (users.get(name) ?? 0) + 1);
-  return users;
-}
-
-/** Everything that `consumer` needs, directly or through temps, in the order of the steps; reductions are named but not looked through. */
-function needs(p: RowProblem, consumer: Consumer): RowStep[] {
-  const found = new Set<string>();
-  const visit = (c: Consumer): void => {
-    for (const name of asks(p, c).names) {
-      if (found.has(name)) continue;
-      found.add(name);
-      const step = stepOf(p, name);
-      if (step.kind === "temp") visit(step);
-    }
-  };
-  visit(consumer);
-  return p.steps.filter((s) => found.has(s.name));
-}
-
-/** Reductions that can share a walk over the columns: none needs another's result. */
-function passes(p: RowProblem): Reduction[][] {
-  const groups: Reduction[][] = [];
-  for (const step of reductionsOf(p)) {
-    const last = groups.at(-1);
-    const before = needs(p, step);
-    if (last && !last.some((other) => before.includes(other))) last.push(step);
-    else groups.push([step]);
-  }
-  return groups;
 }
 
 // ---- values -----------------------------------------------------------------------------------------------------------
@@ -223,6 +163,23 @@ const valueOf =
       c = columnOf(k, pass, col);
     return guarded(consumer.value(r, c, getter(k, row, r, col, c, pass.temps)), lt(c, k.p.cols), outside);
   };
+
+/**
+ * Holds the temps that constant memory alone gives (a norm's weight), and states that the kernel replaces, before anything else: they are on their way while kernels
+ * in front still work, and while a row is reduced.
+ */
+function holdGiven(k: Block, pass: Pass): void {
+  const given = new Set(k.p.frame.params.filter((q) => q.constant === true || q.access === "readwrite").map(({ name }) => name));
+  for (const step of k.p.steps) {
+    const { names, dtype } = asks(k.p, step);
+    if (step.kind !== "temp" || ![...names].every((name) => pass.temps.has(name))) continue;
+    const loads = loadsIn(step.value(...PROBE, (name) => variable(name, asks(k.p, stepOf(k.p, name)).dtype)));
+    if (loads.length === 0 || !loads.every(({ buffer }) => given.has(buffer))) continue;
+    const tile = k.tile(`t_${step.name}`, dtype, k.cb);
+    k.b.map(tile, valueOf(k, step, pass));
+    pass.temps.set(step.name, tile);
+  }
+}
 
 /** Holds in tiles the temps that `consumers` need and more than one step or store asks for; the others are put in place. */
 function holdTemps(k: Block, consumers: readonly Consumer[], pass: Pass): void {
@@ -284,14 +241,18 @@ function reduceByTiles(k: Block, group: readonly Reduction[], tiles: number): vo
 
 // ---- stores -----------------------------------------------------------------------------------------------------------
 
+function loadsIn(value: Expr): Load[] {
+  const found: Load[] = [];
+  walk(value, (e) => {
+    if (e.op === "load") found.push(e);
+  });
+  return found;
+}
+
 /** The loads in `value` of buffers that this kernel writes. */
 function loadsOfWritten(p: RowProblem, value: Expr): Load[] {
   const written = new Set(p.stores.map((s) => s.buffer));
-  const found: Load[] = [];
-  walk(value, (e) => {
-    if (e.op === "load" && written.has(e.buffer)) found.push(e);
-  });
-  return found;
+  return loadsIn(value).filter((e) => written.has(e.buffer));
 }
 
 /** Whether some element is computed from an element of a written buffer that is not replaced at the same place: then a row is one tile. */

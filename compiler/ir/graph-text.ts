@@ -31,7 +31,7 @@ export function printGraph(graph: Graph): string {
     const name = n.name === "" ? "" : `  # ${n.name}`;
     lines.push(`  ${ref(n)}: ${printTypes(n.types)} = ${n.op}${operands}${attrs === "" ? "" : ` {${attrs}}`}${name}`);
   }
-  for (const o of graph.outputs) lines.push(`  out ${o.name} = ${ref(o.value)}`);
+  for (const o of graph.outputs) lines.push(`  out ${o.name} = ${ref(o.value)}${o.when ? ` when ${o.when.name}` : ""}`);
   for (const u of graph.updates) lines.push(`  state ${u.state} := ${ref(u.value)}`);
   const symbols = graph.symbols.map((s) => `${s.name} in ${s.min}..${s.max}`).join(", ");
   return `graph ${graph.name}(${symbols}) {\n${lines.join("\n")}\n}\n`;

@@ -32,7 +32,15 @@ export function verify(graph: Graph): void {
     graph.updates.map((u) => u.state),
     "state update",
   );
-  for (const { name, value } of graph.outputs) single(value, `output ${name}`);
+  for (const { name, value, when } of graph.outputs) {
+    single(value, `output ${name}`);
+    if (when && !(symbols.has(when) && when.min === 0 && when.max === 1))
+      throw new CulmError({
+        what: `output ${name} is wanted where ${when.name} is 1`,
+        expected: "a symbol of the graph from 0 to 1",
+        got: `${when.min} to ${when.max}`,
+      });
+  }
   for (const { state, value } of graph.updates) {
     single(value, `update of state ${state}`);
     const type = states.get(state);

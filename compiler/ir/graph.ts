@@ -159,7 +159,8 @@ export type NodeOf<K extends Op> = Extract<Node, { op: K }>;
 export interface Graph {
   readonly name: string;
   readonly symbols: readonly Var[];
-  readonly outputs: readonly { readonly name: string; readonly value: Node }[];
+  /** An output with a symbol, 0 or 1, may be left as it is where that is 0: its caller does without. */
+  readonly outputs: readonly { readonly name: string; readonly value: Node; readonly when?: Var }[];
   /** New value of each state, written in place of the old one. */
   readonly updates: readonly { readonly state: string; readonly value: Node }[];
 }

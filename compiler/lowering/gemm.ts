@@ -1,37 +1,35 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, f32, i32, intVar, load, mul, rangeOf } from "../ir/expr.ts";
+import { f32, intVar, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
-import type { ConvJoin, Decisions } from "../decisions.ts";
+import type { Decisions, Join } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
-import { bufferIndex, delinearize, dimMax, elementCount } from "../plan.ts";
-import type { ProductOut, Prologue, RowProblem } from "../template.ts";
-import { partsOfProduct } from "../templates/stream-tiles.ts";
+import { delinearize, dimMax, elementCount, partIndex } from "../plan.ts";
+import type { GemmProblem, ProductOut, ProductWeight, Prologue } from "../template.ts";
 import type { At } from "../values.ts";
-import { convOuts } from "./conv-step.ts";
-import { begin, plan, f32Of, outOf, maxRows, warmRows } from "./kernel.ts";
+import { bestOf } from "./best.ts";
+import { convFlops, convOuts } from "./conv-step.ts";
+import { headsOuts, inPairs, pairsOf } from "./heads.ts";
+import { begin, plan, f32Of, outOf, maxRows } from "./kernel.ts";
 import { normInput, rsqrtMean } from "./norm.ts";
+import { sumOfParts } from "./pointwise.ts";
+import { reduction } from "./reduction.ts";
 
-/** A product: one kernel; or one that gives sums of parts of k, and one that adds them up. */
+/**
+ * A product: one kernel, and where blocks look for the best column, one that puts together what they found; or one that gives sums of parts of k, and where not all
+ * who read them add them up, one that does.
+ */
 export function gemm(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): readonly KernelPlan[] {
-  const count = (d.joins.get(sink) ?? []).length > 0 || anchors.length > 1 ? 1 : partsOf(d, anchors[0]!);
-  return count > 1 ? inParts(d, sink, anchors[0]!, count) : [whole(d, sink, anchors)];
+  const product = anchors[0]!;
+  const parts = d.parts.get(product);
+  if (!parts) return whole(d, sink, anchors);
+  const made = inParts(d, product, parts);
+  return d.buffers.get(sink) === parts ? [made] : [made, sumOfParts(d, sink, product)];
 }
 
-/** Into how many parts of k the blocks of a product cut it: where its operand lies in memory as it is multiplied, and it has few rows. */
-function partsOf(d: Decisions, product: NodeOf<"matmul">): number {
-  const [a, w] = product.inputs as [Node, Node];
-  const weight = d.buffers.get(w)!;
-  if (d.buffers.get(a)?.dtype !== weight.dtype || weight.panel > 0) return 1;
-  const shape = typeOf(product).shape;
-  const m = rangeOf(elementCount(shape.slice(0, -1))).max;
-  const k = dimMax(typeOf(a).shape.at(-1)!);
-  return partsOfProduct({ m, n: dimMax(shape.at(-1)!), k, weights: 1, dtype: weight.dtype }, d.caps);
-}
-
-function inParts(d: Decisions, sink: Node, product: NodeOf<"matmul">, count: number): readonly KernelPlan[] {
-  const k = begin(d, sink, "gemm_parts");
+function inParts(d: Decisions, product: NodeOf<"matmul">, parts: BufferInfo): KernelPlan {
+  const k = begin(d, product, "gemm_parts");
   const shape = typeOf(product).shape;
   const lead = shape.slice(0, -1);
   const [m, n] = [elementCount(lead), dimMax(shape.at(-1)!)];
@@ -39,67 +37,67 @@ function inParts(d: Decisions, sink: Node, product: NodeOf<"matmul">, count: num
   const depth = dimMax(typeOf(a).shape.at(-1)!);
   const weight = d.buffers.get(w)!;
   const weights = [{ buffer: k.scope.use(weight, "read"), dtype: weight.dtype, panel: weight.panel }];
-  const parts: BufferInfo = { kind: "arena", name: `${product.name}.parts`, dtype: "f32", shape: [count, ...shape], panel: 0 };
-  const index = (part: Expr, row: Expr, col: Expr): Expr => bufferIndex(parts, [part, ...delinearize(lead, row), col]);
+  const index = (part: Expr, row: Expr, col: Expr): Expr => partIndex(parts, part, [...delinearize(lead, row), col]);
   const prologue = plainPrologue(k.at, a, lead);
   warm(prologue, [], m, depth, n, 1);
-  const given = { count, buffer: k.scope.use(parts, "write"), index };
+  const given = { count: parts.parts!, buffer: k.scope.use(parts, "write"), index };
   const problem = { kind: "gemm" as const, frame: k.frame, m, n, k: depth, a: prologue, weights, outs: [], parts: given };
-  return [plan(k, product, problem, times(toIntExpr(m), 2 * n * depth)), sumOfParts(d, sink, product, parts, count)];
+  return plan(k, product, problem, times(toIntExpr(m), 2 * n * depth));
 }
 
-function sumOfParts(d: Decisions, sink: Node, product: NodeOf<"matmul">, parts: BufferInfo, count: number): KernelPlan {
-  const k = begin(d, sink, "gemm_sum");
-  const shape = typeOf(product).shape;
-  const lead = shape.slice(0, -1);
-  const [rows, cols] = [elementCount(lead), dimMax(shape.at(-1)!)];
-  const name = k.scope.use(parts, "read");
-  const out = outOf(d, k, sink, [product], (row: Expr, col: Expr) => [...delinearize(lead, row), col]);
-  const part = (i: number, row: Expr, col: Expr): Expr => load(name, "f32", bufferIndex(parts, [i32(i), ...delinearize(lead, row), col]));
-  const sum = (row: Expr, col: Expr): Expr => Array.from({ length: count }, (_, i) => part(i, row, col)).reduce((x, y) => add(x, y));
-  const value = (row: Expr, col: Expr): Expr => out.value([sum(row, col)], row, col);
-  const { buffer, dtype, index } = out;
-  const problem: RowProblem = {
-    frame: k.frame,
-    rows,
-    cols,
-    steps: [],
-    stores: [{ buffer, dtype, per: "element", guard: null, index, value }],
-  };
-  warmRows(problem);
-  return plan(k, product, { kind: "rows", ...problem }, times(toIntExpr(rows), cols * count));
-}
-
-function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): KernelPlan {
+function whole(d: Decisions, sink: Node, anchors: readonly NodeOf<"matmul">[]): readonly KernelPlan[] {
   const joins = d.joins.get(sink) ?? [];
-  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : joins.length > 0 ? "gemm_conv" : "gemm");
+  const pairs = pairsOf(joins);
+  const k = begin(d, sink, anchors.length > 1 ? "gemm2" : joins[0] ? `gemm_${joins[0].kind}` : "gemm");
   const first = anchors[0]!;
   const a = first.inputs[0]!;
   const shape = typeOf(first).shape;
   const lead = shape.slice(0, -1);
   const m = elementCount(lead);
-  const n = dimMax(shape.at(-1)!);
+  const columns = dimMax(shape.at(-1)!);
+  const n = pairs ? columns / 2 : columns;
   const depth = dimMax(typeOf(a).shape.at(-1)!);
-  const weights = anchors.map((x) => {
+  const weightOf = (x: Node): ProductWeight => {
     const buffer = d.buffers.get(x.inputs[1]!)!;
     return { buffer: k.scope.use(buffer, "read"), dtype: buffer.dtype, panel: buffer.panel };
-  });
+  };
+  const weights = pairs ? pairs.columns.map((rows) => ({ ...weightOf(first), rows })) : anchors.map(weightOf);
   const prologue = d.prologues.has(a) ? normPrologue(k.at, a, lead) : plainPrologue(k.at, a, lead);
   const coords = (row: Expr, col: Expr): readonly Expr[] => [...delinearize(lead, row), col];
-  const own = uncovered(n, joins).map((columns) => ({ ...outOf(d, k, sink, anchors, coords), columns }));
-  const outs = [...own, ...joins.flatMap((join) => convOuts(d, k, sink, first, join, coords))];
-  warm(prologue, outs, m, depth, n, anchors.length);
-  const convFlops = joins.reduce((sum, { conv, columns: [from, to] }) => sum + 2 * (to - from) * conv.attrs.width, 0);
-  return plan(
+  const own = uncovered(columns, joins).map((of) => ({ ...outOf(d, k, sink, anchors, coords), columns: of }));
+  const outs = [
+    ...(pairs ? own.flatMap((out) => inPairs(out, pairs)) : own),
+    ...joins.flatMap((join) => {
+      switch (join.kind) {
+        case "conv":
+          return convOuts(d, k, sink, first, join, coords);
+        case "heads":
+          return headsOuts(d, k, sink, first, join, pairs!, coords);
+        case "argmax":
+          return [];
+      }
+    }),
+  ];
+  warm(prologue, outs, m, depth, n, weights.length);
+  const flops = joins.reduce((sum, join) => sum + (join.kind === "conv" ? convFlops(join) : 0), 2 * n * depth * weights.length);
+  const problem: GemmProblem = { frame: k.frame, m, n, k: depth, a: prologue, weights, outs };
+  const argmax = joins.find((join) => join.kind === "argmax");
+  const best = argmax ? bestOf(d, k, sink, first, argmax, problem) : null;
+  const product = plan(
     k,
-    { ...first, name: [...anchors, ...joins.map(({ conv }) => conv)].map((x) => x.name).join("+") },
-    { kind: "gemm", frame: k.frame, m, n, k: depth, a: prologue, weights, outs },
-    times(toIntExpr(m), 2 * n * depth * anchors.length + convFlops),
+    { ...first, name: labelOf(anchors, joins) },
+    { kind: "gemm", ...(best?.problem ?? problem) },
+    times(toIntExpr(m), flops),
   );
+  return argmax ? [product, ...(best?.kernels ?? reduction(d, argmax.sink, argmax.reduce))] : [product];
 }
 
+/** What a kernel computes: products, and what joins the one. */
+const labelOf = (anchors: readonly Node[], joins: readonly Join[]): string =>
+  [...new Set([...anchors, ...joins.map((join) => (join.kind === "conv" ? join.conv : join.sink))].map(({ name }) => name))].join("+");
+
 /** The columns that somebody reads as they are, in runs; null for all. */
-function uncovered(n: number, joins: readonly ConvJoin[]): readonly ProductOut["columns"][] {
+function uncovered(n: number, joins: readonly Join[]): readonly ProductOut["columns"][] {
   const covered = joins.filter(({ alone }) => alone).map(({ columns }) => columns);
   if (covered.length === 0) return [null];
   const runs: [number, number][] = [];

@@ -1,6 +1,7 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { add, div, exp, f32, i32, idiv, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
+import { isConvStep } from "../graph/decompose-conv.ts";
 import { isStep } from "../graph/decompose-ssd.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
@@ -10,6 +11,7 @@ import { bufferIndex, delinearize, dimExpr, dimMax, elementCount } from "../plan
 import type { Kept, RowProblem, SsdProblem } from "../template.ts";
 import { streams } from "../templates/stream-tiles.ts";
 import { activation } from "../values.ts";
+import { convStep } from "./conv-step.ts";
 import type { Kernel } from "./kernel.ts";
 import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
 
@@ -230,6 +232,7 @@ const heldIn = <C extends readonly Expr[]>(k: Kernel, state: BufferInfo): Kept<C
 });
 
 export function conv(d: Decisions, sink: Node, anchor: Node | null, n: NodeOf<"causalConv1d">): KernelPlan {
+  if (anchor && isConvStep(n)) return convStep(d, sink, anchor, n);
   const k = begin(d, sink, "conv1d");
   const [x, weight, bias] = n.inputs as [Node, Node, Node];
   const [ids, ends] = n.inputs.slice(-3) as [Node, Node];

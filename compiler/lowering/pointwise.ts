@@ -1,6 +1,6 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, cast } from "../ir/expr.ts";
+import { add, cast, isConst, mul } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
@@ -34,29 +34,46 @@ interface Write {
   readonly value: (at: At, self: At, coords: readonly Expr[]) => Expr;
 }
 
-function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): KernelPlan {
-  const first = writes[0]!;
-  const dom = domainOf(first.domain);
-  const k = begin(d, first.sink, name);
-  const stores = writes.map((w) => {
+/** How many rows of a write come to one of a kernel's rows; null where they are no whole multiple, or only a run of the program tells. */
+export function rowsPerRow(rows: Expr, of: Expr): number | null {
+  if (rows === of) return 1;
+  return isConst(rows) && isConst(of) && rows.value % of.value === 0 ? rows.value / of.value : null;
+}
+
+/** `node`: what the writes store, if that is all of one node; `labelled`: whose name it goes by. */
+function pointwiseKernel(
+  d: Decisions,
+  name: string,
+  writes: readonly Write[],
+  node: Node | null = null,
+  labelled: Node = writes[0]!.sink,
+): KernelPlan {
+  const dom = writes.map((w) => domainOf(w.domain)).reduce((least, x) => (rowsPerRow(x.rows, least.rows) === null ? x : least));
+  const k = begin(d, writes[0]!.sink, name);
+  const stores = writes.flatMap((w) => {
+    const { rows, coords } = domainOf(w.domain);
+    const each = rowsPerRow(rows, dom.rows)!;
     // each write sees its own node as an expression, and all share one argument list
     if (w.domain !== w.target.shape) k.scope.touched.set(w.target, elementCount(w.domain));
     const at: At = (n, coords) => valueAt({ scope: k.scope, stored: (m) => d.buffers.get(m), held: new Map() }, n, coords);
-    const own: At = (n, coords) =>
-      valueAt({ scope: k.scope, stored: (m) => (m === w.sink ? undefined : d.buffers.get(m)), held: new Map() }, n, coords);
-    return {
-      buffer: k.scope.use(w.target, "write"),
+    // of a product in parts, its kernel is the one that adds them up
+    const inside = (n: Node): BufferInfo | undefined => (n === w.sink ? d.parts.get(n) : d.buffers.get(n));
+    const own: At = (n, coords) => valueAt({ scope: k.scope, stored: inside, held: new Map() }, n, coords);
+    const buffer = k.scope.use(w.target, "write");
+    return Array.from({ length: each }, (_, i): RowProblem["stores"][number] => ({
+      buffer,
       dtype: w.target.dtype,
-      per: "element" as const,
-      index: (row: Expr, col: Expr) => w.index(domainOf(w.domain).coords(row, col)),
-      value: (row: Expr, col: Expr) => cast(w.value(at, own, domainOf(w.domain).coords(row, col)), w.target.dtype),
+      per: "element",
+      index: (row, col) => w.index(coords(add(mul(row, each), i), col)),
+      value: (row, col) => cast(w.value(at, own, coords(add(mul(row, each), i), col)), w.target.dtype),
       guard: null,
-    };
+    }));
   });
   const problem: RowProblem = { frame: k.frame, rows: dom.rows, cols: dom.cols, steps: [], stores };
   warmRows(problem);
-  const base = plan(k, first.sink, { kind: "rows", ...problem }, times(toIntExpr(dom.rows), dom.cols));
+  const base = plan(k, labelled, { kind: "rows", ...problem }, times(toIntExpr(dom.rows), dom.cols));
   const pointwise: Pointwise = {
+    node,
     rows: dom.rows,
     cols: dom.cols,
     writes,
@@ -65,10 +82,21 @@ function pointwiseKernel(d: Decisions, name: string, writes: readonly Write[]): 
   return { ...base, pointwise };
 }
 
-export const pointwise = (d: Decisions, sink: Node, target: BufferInfo): KernelPlan =>
-  pointwiseKernel(d, "pointwise", [
-    { sink, target, domain: typeOf(sink).shape, index: (c) => bufferIndex(target, c), value: (_at, self, c) => self(sink, c) },
-  ]);
+/** A node that lies where `target` is, and what its kernel makes of it. */
+const wholeNode = (sink: Node, target: BufferInfo): Write => ({
+  sink,
+  target,
+  domain: typeOf(sink).shape,
+  index: (c) => bufferIndex(target, c),
+  value: (_at, self, c) => self(sink, c),
+});
+
+export const pointwise = (d: Decisions, sink: Node): KernelPlan =>
+  pointwiseKernel(d, "pointwise", [wholeNode(sink, d.buffers.get(sink)!)], sink);
+
+/** Adds up the parts of a product, with what follows it. */
+export const sumOfParts = (d: Decisions, sink: Node, product: Node): KernelPlan =>
+  pointwiseKernel(d, "gemm_sum", [wholeNode(sink, d.buffers.get(sink)!)], sink, product);
 
 /** Copies a node's stored value into another buffer. */
 export const copyKernel = (d: Decisions, from: Node, to: BufferInfo): KernelPlan =>

@@ -19,9 +19,14 @@ export function reduction(d: Decisions, sink: Node, a: NodeOf<"reduce">): readon
   const dom = reduceDomain(typeOf(a.inputs[0]!).shape, a.attrs.axis);
   const count = partsOf(d, dom);
   if (count === 1) return [whole(d, sink, a, dom)];
+  const parts = partsBuffer(a, count);
+  return [partial(d, a, dom, parts), combine(d, sink, a, parts)];
+}
+
+/** What is found in each of `count` parts of a row: [..., count, 1], or of an argmax [..., count, 2], the largest and its index. */
+export function partsBuffer(a: NodeOf<"reduce">, count: number): BufferInfo {
   const shape = [...typeOf(a).shape, count, a.attrs.fn === "argmax" ? 2 : 1];
-  const parts: BufferInfo = { kind: "arena", name: `${a.name}.parts`, dtype: "f32", shape, panel: 0 };
-  return [partial(d, a, dom, parts), combine(d, sink, a, dom, parts)];
+  return { kind: "arena", name: `${a.name}.parts`, dtype: "f32", shape, panel: 0 };
 }
 
 /** Into how many parts rows are cut, so that there is work for every worker: equal ones of whole warps, or equal ones, if they can be had with at least half as many. */
@@ -95,8 +100,10 @@ function partial(d: Decisions, a: NodeOf<"reduce">, dom: ReduceDomain, parts: Bu
   return rowsPlan(k, a, { frame: k.frame, rows: mul(dom.rows, count), cols: width, steps, stores }, 1);
 }
 
-function combine(d: Decisions, sink: Node, a: NodeOf<"reduce">, dom: ReduceDomain, parts: BufferInfo): KernelPlan {
+/** Puts the parts together, with what follows the reduction. */
+export function combine(d: Decisions, sink: Node, a: NodeOf<"reduce">, parts: BufferInfo): KernelPlan {
   const { fn } = a.attrs;
+  const dom = reduceDomain(typeOf(a.inputs[0]!).shape, a.attrs.axis);
   const k = begin(d, sink, `reduce_${fn}`);
   const buffer = k.scope.use(parts, "read");
   const [count, results] = parts.shape.slice(-2).map(dimMax) as [number, number];

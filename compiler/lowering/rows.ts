@@ -1,11 +1,11 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { div, exp, f32, i32, lt, min, mul, select, sub } from "../ir/expr.ts";
+import { cast, div, exp, f32, i32, lt, min, mul, select, sub } from "../ir/expr.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";
 import type { Decisions } from "../decisions.ts";
-import type { KernelPlan } from "../plan.ts";
-import { delinearize, dimExpr, dimMax, elementCount } from "../plan.ts";
+import type { BufferInfo, KernelPlan } from "../plan.ts";
+import { bufferIndex, delinearize, dimExpr, dimMax, elementCount } from "../plan.ts";
 import type { Get, RowProblem } from "../template.ts";
 import type { Kernel } from "./kernel.ts";
 import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
@@ -17,13 +17,27 @@ export function rowsPlan(k: Kernel, labelled: Node, problem: RowProblem, flopsPe
 }
 
 /** A norm over the last axis, with what follows it. */
-export function norm(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"gatedRmsNorm">): KernelPlan {
-  const k = begin(d, sink, "norm");
+export const norm = (d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"gatedRmsNorm">): KernelPlan => normKernel(d, sink, a, null);
+
+/** A norm that computes its input, and stores that too. */
+export const addNorm = (d: Decisions, sink: Node, a: NodeOf<"rmsNorm">): KernelPlan => normKernel(d, sink, a, a.inputs[0]!);
+
+function normKernel(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"gatedRmsNorm">, input: Node | null): KernelPlan {
+  const k = begin(d, sink, input ? "add_norm" : "norm", input);
   const shape = typeOf(a).shape;
   const lead = shape.slice(0, -1);
   const size = dimMax(shape.at(-1)!);
-  const out = outOf(d, k, sink, [a], (row: Expr, col: Expr) => [...delinearize(lead, row), col]);
+  const coords = (row: Expr, col: Expr): Expr[] => [...delinearize(lead, row), col];
+  const out = outOf(d, k, sink, [a], coords);
   const weight = a.inputs.at(-1)!;
+  const inputStore = (buffer: BufferInfo): RowProblem["stores"][number] => ({
+    buffer: k.scope.use(buffer, "write"),
+    dtype: buffer.dtype,
+    per: "element",
+    index: (row, col) => bufferIndex(buffer, coords(row, col)),
+    value: (_row, _col, get) => cast(get("x"), buffer.dtype),
+    guard: null,
+  });
   return rowsPlan(
     k,
     a,
@@ -32,17 +46,18 @@ export function norm(d: Decisions, sink: Node, a: NodeOf<"rmsNorm"> | NodeOf<"ga
       rows: elementCount(lead),
       cols: size,
       steps: [
-        { name: "x", kind: "temp", value: (row, col) => normInput(k.at, a, [...delinearize(lead, row), col]) },
+        { name: "x", kind: "temp", value: (row, col) => normInput(k.at, a, coords(row, col)) },
+        { name: "weight", kind: "temp", value: (_row, col) => f32Of(k.at(weight, [col])) },
         { name: "squares", kind: "sum", value: (_r, _c, get) => mul(get("x"), get("x")) },
       ],
       stores: [
+        ...(input ? [inputStore(d.buffers.get(input)!)] : []),
         {
           buffer: out.buffer,
           dtype: out.dtype,
           per: "element",
           index: (row, col) => out.index(row, col),
-          value: (row, col, get) =>
-            out.value([mul(mul(get("x"), rsqrtMean(get("squares"), size, a.attrs.eps)), f32Of(k.at(weight, [col])))], row, col),
+          value: (row, col, get) => out.value([mul(mul(get("x"), rsqrtMean(get("squares"), size, a.attrs.eps)), get("weight"))], row, col),
           guard: null,
         },
       ],

@@ -25,7 +25,7 @@ import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { ReduceFn, Tile } from "../ir/tile.ts";
 import { paddedRow } from "../lower/shared.ts";
-import type { GemmProblem, Prologue } from "../template.ts";
+import type { ProductWeight, Prologue } from "../template.ts";
 
 // ---- edges ----------------------------------------------------------------------------------------------------------
 
@@ -114,11 +114,11 @@ export const largest = (e: Expr, most: number): number => Math.min(rangeOf(e).ma
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 
-export type Weight = GemmProblem["weights"][number];
+export type Weight = ProductWeight;
 
 /** Where element (n, k) of a [N, K] weight lies. */
 export const weightIndex = (w: Weight, k: number, n: Expr, at: Expr): Expr =>
-  w.panel === 0 ? add(mul(n, k), at) : add(add(mul(idiv(n, w.panel), k * w.panel), mul(at, w.panel)), mod(n, w.panel));
+  w.panel === 0 ? add(mul(w.rows?.(n) ?? n, k), at) : add(add(mul(idiv(n, w.panel), k * w.panel), mul(at, w.panel)), mod(n, w.panel));
 
 export const weightAt = (w: Weight, k: number, n: Expr, at: Expr): Expr => cast(load(w.buffer, w.dtype, weightIndex(w, k, n, at)), "f32");
 

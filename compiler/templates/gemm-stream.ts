@@ -6,6 +6,7 @@ import type { TileProgram } from "../ir/tile.ts";
 import { plainLoad } from "../lower/copy.ts";
 import type { Config, GemmProblem, ProductOut, Reject, Template } from "../template.ts";
 import { guarded, halfUnits, isVector, largest, weightAt } from "./common.ts";
+import { storeBest } from "./product-best.ts";
 import { storeOuts } from "./product-outs.ts";
 import { STAGES, streams, tilesOf } from "./stream-tiles.ts";
 import type { StreamConfig } from "./stream-tiles.ts";
@@ -21,6 +22,23 @@ import type { StreamConfig } from "./stream-tiles.ts";
 export const gemmStream: Template<GemmProblem> = { name: "gemm-stream", configs, build };
 
 function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
+  if (!p.best) return tilesFor(p, false, caps);
+  const found = tilesFor(p, true, caps);
+  if ("reject" in found) return found;
+  const fit = found.filter((c) => sharesWith(p, c) === p.best!.count);
+  return fit.length > 0 ? fit : { reject: `${p.best.count} shares of ${p.n} columns are not those of any tile` };
+}
+
+/** A tile's columns are a share. */
+const sharesWith = (p: GemmProblem, { bn }: StreamConfig): number => Math.ceil(p.n / bn);
+
+/** Of how many shares of the columns the best is found; null where hardware does not copy the operands. */
+export function bestShares(p: GemmProblem, caps: Caps): number | null {
+  const found = tilesFor(p, true, caps);
+  return "reject" in found ? null : sharesWith(p, found[0]!);
+}
+
+function tilesFor(p: GemmProblem, best: boolean, caps: Caps): readonly StreamConfig[] | Reject {
   const { dtype } = p.weights[0]!;
   if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
   if (halfUnits(dtype, caps).length === 0) return { reject: `${caps.name} has no hardware for matrices of ${dtype} alone` };
@@ -29,7 +47,7 @@ function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
   if (p.a.stat || !plainLoad(cast(p.a.value(row, depth, null), dtype), dtype))
     return { reject: `the left operand does not lie in memory in ${dtype}` };
   if (!streams({ k: p.k, dtype }, caps)) return { reject: `rows of ${p.k} elements of ${dtype} are not whole vectors` };
-  const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype };
+  const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype, best };
   const found = tilesOf(shape, p.parts?.count ?? 1, caps).map(({ config }) => config);
   return found.length > 0 ? found.slice(0, 6) : { reject: `no ring of ${STAGES.least} stages fits the shared memory of ${caps.name}` };
 }
@@ -81,6 +99,7 @@ function build(p: GemmProblem, config: Config): TileProgram {
   } else {
     const value = (out: ProductOut, row: Expr, col: Expr): Expr => out.value(sums(row, col), ...place(row, col));
     storeOuts(b, p, { over: acc[0]!, place, first, width: bn, value, hasRow });
+    if (p.best) storeBest(b, p, p.best, { over: acc[0]!, place, hasRow, sums, share: b.bz });
   }
   return b.build();
 }

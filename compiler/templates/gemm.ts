@@ -167,9 +167,9 @@ const depthsOf = (unit: MatrixUnit, caps: Caps): (readonly [depth: number, direc
     (caps.directOperands ? [true, false] : [false]).map((d) => [depth, d] as const),
   );
 
-/** Whether there is nothing in a weight's tiles to convert, and nothing beyond its end: memory is read there. */
+/** Whether a weight's tiles lie in memory row after row, with nothing to convert and nothing beyond the end: memory is read there. */
 const readsInPlace = (p: GemmProblem, bn: number, kc: number, dtype: DType): boolean =>
-  p.n % bn === 0 && p.k % kc === 0 && p.weights.every((w) => w.panel === 0 && w.dtype === dtype);
+  p.n % bn === 0 && p.k % kc === 0 && p.weights.every((w) => w.panel === 0 && !w.rows && w.dtype === dtype);
 
 function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   const { bm, bn, kc, direct, stages, groupRows, groupCols, unit: chosen } = config as GemmConfig;

@@ -7,7 +7,8 @@ import type { TileBuilder } from "../ir/tile-builder.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import type { Config, GemmProblem, Reject, Template } from "../template.ts";
-import { clamp, COMBINE, isVector, shareOut, weightAt } from "./common.ts";
+import { clamp, COMBINE, guarded, isVector, shareOut, weightAt } from "./common.ts";
+import { keepBest } from "./product-best.ts";
 import { loadEarly, storeOuts } from "./product-outs.ts";
 
 /**
@@ -41,6 +42,24 @@ const MOST_REGISTERS = 64;
 const SUMS_BYTES = 4 * 1024;
 
 function configs(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
+  const found = tilesFor(p, caps);
+  if ("reject" in found || !p.best) return found;
+  const fit = found.filter((c) => sharesWith(p, c, caps) === p.best!.count);
+  return fit.length > 0 ? fit : { reject: `${p.best.count} shares of ${p.n} columns are not those of any tile` };
+}
+
+const blocksOf = (p: GemmProblem, per: number, caps: Caps): number => Math.min(caps.workers, Math.ceil(p.n / per));
+
+/** A share of the columns is one of every tile that a block takes. */
+const sharesWith = (p: GemmProblem, { per }: StreamConfig, caps: Caps): number => blocksOf(p, per, caps) * per;
+
+/** Of how many shares of the columns the best is found; null where this is no stream. */
+export function bestShares(p: GemmProblem, caps: Caps): number | null {
+  const found = tilesFor(p, caps);
+  return "reject" in found ? null : sharesWith(p, found[0]!, caps);
+}
+
+function tilesFor(p: GemmProblem, caps: Caps): readonly StreamConfig[] | Reject {
   const { dtype } = p.weights[0]!;
   const m = rangeOf(p.m).max;
   if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
@@ -71,7 +90,7 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   const { per, stages, groups } = config as StreamConfig;
   const m = rangeOf(p.m).max;
   const tiles = Math.ceil(p.n / per);
-  const blocks = Math.min(caps.workers, tiles);
+  const blocks = blocksOf(p, per, caps);
   const b = tileBuilder(p.frame, [blocks, 1, 1], [1, groups]);
   const held = new Map<Expr, Expr>();
   const rows = Array.from({ length: m }, (_, r) => holdRow(b, p, r, groups, held));
@@ -79,6 +98,7 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
   const products = rows.map((_, r) => p.weights.map((_, i) => b.frag(`product${i}_${r}`, per, p.k)));
   const parts = rows.map((_, r) => p.weights.map((_, i) => b.shared(`parts${i}_${r}`, per, groups)));
   const own = b.frag("own", per, 1);
+  const best = rows.map((_, r) => p.best && keepBest(b, p.best, `_${r}`, per));
 
   b.loop(
     "tile",
@@ -102,9 +122,12 @@ function build(p: GemmProblem, config: Config, caps: Caps): TileProgram {
           hasRow: () => lt(i32(r), p.m),
           value: (out, j) => ready(out, parts[r]!.map((t) => sumOf(t, j)), r, j), // prettier-ignore
         });
+      for (const [r, of] of best.entries())
+        of?.offer(column, (j, col) => guarded(of.value(parts[r]!.map((t) => sumOf(t, j)), i32(r), clamp(col, p.n)), lt(col, p.n), -Infinity)); // prettier-ignore
     },
     stages,
   );
+  for (const [r, of] of best.entries()) of?.store((j) => add(mul(b.bx, per), j), i32(r), lt(i32(r), p.m));
   return b.build();
 }
 

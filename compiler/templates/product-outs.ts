@@ -24,15 +24,17 @@ export function storeOuts(b: TileBuilder, p: GemmProblem, tile: ProductTile): vo
   for (const [columns, outs] of byColumns(p))
     b.when(meets(p, columns, first, width), () => {
       for (const out of outs)
-        b.store(over, {
-          buffer: out.buffer,
-          dtype: out.dtype,
-          index: (row, col) => out.index(...place(row, col)),
-          value: (row, col) => tile.value(out, row, col),
-          guard: (row, col) => {
-            const [r, c] = place(row, col);
-            return and(hasRow(r), within(columns, c, width));
-          },
+        b.when(out.when ?? TRUE, () => {
+          b.store(over, {
+            buffer: out.buffer,
+            dtype: out.dtype,
+            index: (row, col) => out.index(...place(row, col)),
+            value: (row, col) => tile.value(out, row, col),
+            guard: (row, col) => {
+              const [r, c] = place(row, col);
+              return and(hasRow(r), within(columns, c, width));
+            },
+          });
         });
     });
 }
@@ -77,17 +79,19 @@ export function loadEarly(b: TileBuilder, p: GemmProblem, { rows, first, count }
   const accs = p.weights.map((_, i) => variable(`%acc${i}`, "f32"));
   const j = intVar("%j", 0, count - 1);
   const ready = new Map<ProductOut, { readonly values: readonly Expr[]; readonly col: Expr }>();
-  const held = new Map<Expr, Expr>();
+  let tiles = 0;
   const written = new Set(p.frame.params.filter((q) => q.access !== "read").map((q) => q.name));
   const replaced = (e: Expr): boolean => some(e, (x) => x.op === "load" && written.has(x.buffer));
   for (const [columns, outs] of byColumns(p)) {
     const col = intVar("%col", columns[0], columns[1] - 1);
+    // what other columns hold is not there where the block passes them over
+    const held = new Map<Expr, Expr>();
     const values = outs.map((out) => Array.from({ length: rows }, (_, r) => out.value(accs, clamp(i32(r), p.m), col)));
-    const loads = [...new Set(values.flat().flatMap((value) => [...loadsOf(value, accs)]))].filter((e) => !held.has(e));
+    const loads = [...new Set(values.flat().flatMap((value) => [...loadsOf(value, accs)]))];
     // what the kernel also writes comes first: where the block has to meet before it, nothing else then waits for that too
     const wanted = [...loads.filter(replaced), ...loads.filter((e) => !replaced(e))];
     const fill = wanted.map((e) => {
-      const tile = b.frag(`early${held.size}`, count, 1, e.dtype);
+      const tile = b.frag(`early${tiles++}`, count, 1, e.dtype);
       held.set(e, at(tile, j, 0));
       return { e, tile };
     });

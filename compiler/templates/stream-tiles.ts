@@ -2,7 +2,7 @@ import type { Caps, MatrixUnit } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
 import type { DType } from "../ir/dtype.ts";
 import type { Config } from "../template.ts";
-import { halfUnits, isVector, operandBytes, roundUp } from "./common.ts";
+import { bytesOf, halfUnits, isVector, operandBytes, roundUp } from "./common.ts";
 
 /** The tile of a product that streams both operands (gemm-stream.ts), and how many parts k is cut into: chosen by a model of cycles. */
 export interface StreamConfig extends Config {
@@ -24,6 +24,8 @@ export interface ProductShape {
   /** Weights that share the left operand, and what they are stored as. */
   readonly weights: number;
   readonly dtype: DType;
+  /** Whether the best column of each row is looked for. */
+  readonly best?: boolean;
 }
 
 /** Steps along k that are in shared memory. */
@@ -33,7 +35,8 @@ const SPARE_BYTES = 1024;
 
 /**
  * What a multiprocessor does in one of its cycles, of an H200: bytes that it gets from memory while all others do too, bytes that it gets from the cache, and bytes of
- * shared memory. What a wave of blocks costs beside that, in cycles; and what a kernel more costs, that adds up parts.
+ * shared memory. What a wave of blocks costs beside that, in cycles; and a kernel more, which adding up parts is at most (where a norm
+ * reads them, it is none: then only their bytes count, which changes hardly a choice).
  */
 const RATES = { memory: 19, cache: 24, shared: 128, wave: 1800, kernel: 3500 };
 
@@ -173,7 +176,9 @@ function candidatesOf(shape: ProductShape, parts: number, unit: MatrixUnit, caps
         for (let across = 1; across <= most; across++) {
           const [bm, bn] = [unit.m * groupRows * down, unit.n * groupCols * across];
           if ((bm >= m + unit.m && bm > unit.m) || (bn >= 2 * n && across > 1)) continue;
-          const depth = depthOf(shape, parts, bm, bn, unit, caps);
+          // groups along a row meet twice to find the best of their columns
+          const spare = SPARE_BYTES + (shape.best && groupCols > 1 ? 2 * bytesOf(groupCols, bm, "f32") : 0);
+          const depth = depthOf(shape, parts, bm, bn, unit, spare, caps);
           if (depth) found.push({ unit, config: { bm, bn, ...depth, groupRows, groupCols, ...together }, down, across });
         }
       }
@@ -188,13 +193,14 @@ function depthOf(
   bm: number,
   bn: number,
   unit: MatrixUnit,
+  spare: number,
   caps: Caps,
 ): Pick<StreamConfig, "kc" | "stages"> | null {
   for (const bytes of kindOf(unit, caps).depths) {
     // a unit that knows rows by their addresses takes whole ones
     const kc = unit.asynchronous ? bytes / BYTES[dtype] : Math.min(bytes / BYTES[dtype], roundUp(k, unit.k));
     const step = operandBytes(bm + weights * bn, kc, dtype, caps);
-    const fit = Math.floor((caps.sharedBytes - SPARE_BYTES) / step);
+    const fit = Math.floor((caps.sharedBytes - spare) / step);
     // more stages than steps would hold nothing
     const stages = Math.min(STAGES.most, Math.max(STAGES.least, Math.ceil(k / kc / parts)));
     if (kc % unit.k === 0 && (parts === 1 || k % (kc * parts) === 0) && fit >= STAGES.least) return { kc, stages: Math.min(stages, fit) };

@@ -87,7 +87,7 @@ export async function measureStep(
   const session = createModelSession(executor, config, rotary, { startAt: { rows: batch, past: context } });
   const wallMilliseconds = await tokenLoop(session, decode, replay);
   // with rings of inputs: half full
-  const symbols = { batch, seq: 1, past: context, kept: 1, held: replay >> 1 };
+  const symbols = { batch, seq: 1, past: context, kept: 1, with_logits: 0, held: replay >> 1 };
   const name = `decode.${batch}`;
   const graphOf = (held: number): Promise<number> => graphTime(device, () => executor.run(name, { ...symbols, held }), 3 * repeat);
   const reading = await graphOf(symbols.held);
@@ -133,7 +133,7 @@ async function tokenLoop(session: Session, tokens: number, replay: number): Prom
   for (let i = 0; i < tokens; i += 1) {
     const started = performance.now();
     next.set(session.next.subarray(0, session.rows));
-    await session.decode(next);
+    await session.decode(next, undefined, false);
     times.push(performance.now() - started);
   }
   const [reading, storing] = [false, true].map((stores) => times.filter((_, i) => (replay > 0 && (i + 1) % replay === 0) === stores));

@@ -151,7 +151,7 @@ async function measure(session: Session, { prefill, decode }: BenchOptions): Pro
   const prompted = performance.now();
   for (let i = 0; i < decode; i += 1) {
     next[0] = session.next[0]!;
-    await session.decode(next);
+    await session.decode(next, undefined, false);
   }
   return { prefill: (prefill / (prompted - started)) * 1000, decode: (decode / (performance.now() - prompted)) * 1000 };
 }
@@ -195,7 +195,7 @@ async function profileOf(session: Session, { prefill, repeat }: BenchOptions): P
     return summarizeProfile(runs);
   };
   return {
-    decode: await times("decode.1", { batch: 1, seq: 1, past: session.past, held: 0 }),
+    decode: await times("decode.1", { batch: 1, seq: 1, past: session.past, with_logits: 0, held: 0 }),
     prefill: await times("prefill", { batch: 1, seq, past: 0 }),
   };
 }

@@ -120,7 +120,7 @@ export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<
   }
   return [
     { name: "prefill", graph: bambaGraph(config, { ...common, phase: "prefill", batch: rows, maxSeq: chunk }) },
-    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch, replay }) },
+    { name: `decode.${batch}`, graph: bambaGraph(config, { ...common, phase: "decode", batch, optionalLogits: true, replay }) },
     { name: "sample", graph: sampleGraph(config.vocabSize, rows) },
     ...(replay > 0 ? [{ name: "settle", graph: settleGraph(config, { batch: rows, replay, weights: dtype, state }) }] : []),
   ];

@@ -57,7 +57,7 @@ export interface BambaOptions {
   readonly weights?: Float;
   /** How keys and values are stored. Default f32. */
   readonly kvCache?: Float;
-  /** How the recurrent states are stored, which are computed in f32 all the same: rounded once a call. Default f32. */
+  /** How the states of Mamba layers are stored, the scan's and the last inputs of the convolution, which are computed in f32 all the same: rounded once a call. Default f32. */
   readonly state?: Float;
   /**
    * Decode: length of a ring of the last inputs of each scan (from 2), with which a step only reads the recurrent state, and stores it when the ring is full; x and B lie in it as
@@ -71,6 +71,11 @@ export interface BambaOptions {
    * with `kept` a symbol from 1 to seq (1 in decode). `all`: of every position. `none`: no head; `last_hidden_state` is the output of the final norm.
    */
   readonly logits?: "last" | "kept" | "all" | "none";
+  /**
+   * For `last`: a symbol `with_logits`, 0 or 1, says whether a call wants the logits; where it does not, only `argmax` is sure to be there. Default false:
+   * logits always are.
+   */
+  readonly optionalLogits?: boolean;
   /**
    * Be Transformers' PyTorch path (eager attention, no custom kernels) in all that it does: round where it holds a result in the type of the weights, which
    * is slow, since most of the model is then written out in primitives (weights in f32 round nothing); forget `timeStepLimit` in decode, so that a step and
@@ -140,6 +145,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     replay = 0,
     rotary = "f32",
     logits: which = "last",
+    optionalLogits = false,
     hiddenStates = false,
     embeds = false,
     loss = false,
@@ -170,13 +176,19 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     ...(which === "kept" ? { kept: length } : {}),
     ...(replay ? { ring: replay } : {}),
   };
-  const symbols = { past: [0, capacity - 1] as const, ...(replay ? { held: [0, replay - 1] as const } : {}) };
+  const withLogits = optionalLogits && which === "last";
+  const symbols = {
+    past: [0, capacity - 1] as const,
+    ...(withLogits ? { with_logits: [0, 1] as const } : {}),
+    ...(replay ? { held: [0, replay - 1] as const } : {}),
+  };
+  const optional = withLogits ? { logits: "with_logits" } : {};
 
   const rounding = strict ? weights : "f32";
   const norm = <A extends Shape>(x: Tensor<[...A, "hidden"]>): Tensor<[...A, "hidden"]> =>
     rmsNorm(x, "final_layernorm", c.normEps, rounding);
 
-  return model(`bamba.${phase}`, { dims, symbols, weights, checkpointName }, () => {
+  return model(`bamba.${phase}`, { dims, symbols, optional, weights, checkpointName }, () => {
     const table = param("embed_tokens.weight", ["vocab", "hidden"]);
     const positions: Positions = {
       ...positionsOf(c, phase, capacity, rotary, strict),
@@ -325,7 +337,7 @@ function mambaMixer(
     width: c.mambaConvWidth,
     bias: c.mambaConvBias,
     ...(strict ? {} : { activation: c.hiddenAct }),
-    state: convState(["batch", c.mambaConvWidth, "xBC"]),
+    state: convState(["batch", c.mambaConvWidth, "xBC"], "conv", state),
     ...following,
   });
   const conv = strict ? round(activate(round(taps, rounding), c.hiddenAct), rounding) : taps;

@@ -17,6 +17,14 @@ export interface Recording {
 /** Chooses a token for each open row at a step. With a recording the scores of the other rows are computed too. */
 export type ChooseTokens = (texts: TokenRows, step: number, open: Uint8Array, tokens: Int32Array) => Promise<void>;
 
+/** Whether nothing but the likeliest token of each row counts. */
+const isPlain = ({ doSample, processors, guidanceScale }: LoopSettings, { scores }: Recording): boolean =>
+  !doSample && processors.always.length === 0 && guidanceScale === null && scores === null;
+
+/** Whether anybody looks at the logits of a step. */
+export const takesLogits = (settings: LoopSettings, recording: Recording): boolean =>
+  recording.logits !== null || !isPlain(settings, recording);
+
 /** The draw that takes the likeliest token. */
 const likeliest = -1;
 
@@ -60,7 +68,7 @@ export function chooseTokens(feed: Feed, settings: LoopSettings, recording: Reco
   const { host, compiled } = divide(settings);
   const onHost = host.length > 0 || guidanceScale !== null;
   const penalizes = compiled[0] !== 1;
-  const plain = !doSample && !onHost && !penalizes && recording.scores === null;
+  const plain = isPlain(settings, recording);
   const scoreRow = scoreRows(feed, { processors: host, guidanceScale, logProbabilities: false });
   const { rows, sessionRows, session } = feed;
   const { vocabSize } = session;

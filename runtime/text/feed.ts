@@ -64,8 +64,9 @@ export class Feed {
   /**
    * Feeds one token to each row.
    * @param parents row i goes on from what row parents[i] was, and gets token i; each from itself unless given
+   * @param withLogits false where only the likeliest tokens are wanted; true unless given
    */
-  async next(tokens: Int32Array, parents?: Int32Array): Promise<void> {
+  async next(tokens: Int32Array, parents?: Int32Array, withLogits = true): Promise<void> {
     const { session, rows, texts } = this;
     if (owners.get(session) !== this)
       throw new UserError("the session has begun another generation in the meantime", {
@@ -75,7 +76,7 @@ export class Feed {
     const source = parents === undefined ? null : Int32Array.from(this.tokens, (_, row) => row - (row % rows) + parents[row % rows]!);
     if (texts === null) {
       if (source !== null) await session.reorder(source);
-      await session.decode(this.tokens);
+      await session.decode(this.tokens, undefined, withLogits);
       return;
     }
     if (source !== null) texts.reorder(source);

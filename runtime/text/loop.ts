@@ -1,5 +1,5 @@
 import type { Session } from "../session.ts";
-import { chooseTokens } from "./choose.ts";
+import { chooseTokens, takesLogits } from "./choose.ts";
 import type { Recording } from "./choose.ts";
 import { Feed } from "./feed.ts";
 import type { LoopOptions, LoopSettings } from "./settings.ts";
@@ -75,6 +75,7 @@ export async function* generateSteps(
   const { rows } = feed;
   const texts = new TokenRows(prompts, numReturnSequences, maxNewTokens);
   const choose = chooseTokens(feed, settings, recording);
+  const withLogits = takesLogits(settings, recording);
   const tokens = new Int32Array(rows);
   const live = new Uint8Array(rows);
   const open = new Uint8Array(rows).fill(1);
@@ -82,7 +83,7 @@ export async function* generateSteps(
   const pause = eventLoopPauses();
   await feed.start();
   for (let index = 0; index < maxNewTokens; index += 1) {
-    if (index > 0) await feed.next(tokens);
+    if (index > 0) await feed.next(tokens, undefined, withLogits);
     live.set(open);
     tokens.fill(padTokenId ?? 0);
     await choose(texts, index, open, tokens);

@@ -187,7 +187,7 @@ async function profileStep({ session, manifest }: WebModel, signal: AbortSignal)
   let times: readonly StepTime[] = [];
   for (let run = 0; run <= timedRuns; run += 1) {
     signal.throwIfAborted();
-    times = await executor.profile(decodeProgram, { batch: 1, seq: 1, past });
+    times = await executor.profile(decodeProgram, { batch: 1, seq: 1, past, with_logits: 1 });
     // The first run is cold.
     if (run > 0) times.forEach((step, i) => (milliseconds[i]! += step.milliseconds / timedRuns));
   }

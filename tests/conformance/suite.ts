@@ -36,7 +36,7 @@ import { replayCases } from "../support/problems/replay.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
-import { convSteps, graphCases } from "../support/random-graph.ts";
+import { convSteps, graphCases, headsSteps } from "../support/random-graph.ts";
 import { difference } from "../support/values.ts";
 import type { Target } from "./backends.ts";
 
@@ -90,7 +90,7 @@ export const conformance = (target: Target): unknown =>
 
     test.each([
       ["random graphs", graphCases({ smooth: true }), 40],
-      ["random decode steps", convSteps, 20],
+      ["random decode steps", fc.oneof(convSteps, headsSteps), 30],
     ] as const)("%s", async (_, cases, numRuns) => {
       const property = fc.asyncProperty(cases, async (c) => {
         const expected = interpretGraph(c.graph, c.bindings);

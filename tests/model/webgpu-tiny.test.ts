@@ -64,7 +64,7 @@ describe.skipIf(!lavapipeAvailable)("bamba-tiny on WebGPU", () => {
 
   test("a profile has the time of each kernel, and a prompt in two chunks is the prompt", async () => {
     const session = await model.session();
-    const times = await session.executor.profile!("decode.1", { batch: 1, seq: 1, past: session.past, kept: 1 });
+    const times = await session.executor.profile!("decode.1", { batch: 1, seq: 1, past: session.past, kept: 1, with_logits: 1 });
     expect(times.every(({ milliseconds }) => milliseconds >= 0)).toBe(true);
     expect(times.some(({ milliseconds }) => milliseconds > 0)).toBe(true);
     await session.reset();

@@ -76,8 +76,11 @@ export const graphCases = (options: RecipeOptions = {}): fc.Arbitrary<GraphCase>
     return { ...c, [fc.toStringMethod]: () => `${JSON.stringify(r)}\n${printGraph(c.graph)}${JSON.stringify(c.bindings.symbols)}` };
   });
 
-/** Graphs of one position a row in which convolutions read columns of a product. */
-export const convSteps = graphCases({ smooth: true, single: true, maxSteps: 4, only: ["splitConv", "rmsNorm", "activation"] });
+/** Graphs of one position a row in which convolutions, or caches and attention, read columns of a product. */
+const stepsWith = (op: string): fc.Arbitrary<GraphCase> =>
+  graphCases({ smooth: true, single: true, maxSteps: 4, only: [op, "rmsNorm", "activation"] });
+export const convSteps = stepsWith("splitConv");
+export const headsSteps = stepsWith("splitHeads");
 
 /** A graph while it grows. Steps add operations to it and are handed earlier results. */
 export interface Growth {

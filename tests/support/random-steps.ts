@@ -339,6 +339,45 @@ const attention = (g: Growth, cacheDType: "f32" | "bf16"): Node => {
   return merged(g, makeNode("attention", [q, stored(), stored(), ...ids], { scale: 1 / Math.sqrt(D), causal, ids: ids.length > 0, past }));
 };
 
+/** Keys, values and queries that are columns of one projection, turned or not, with caches: where an attention mixer begins. */
+const splitHeads = (g: Growth): Node => {
+  const [Hkv, perKv, half, runs] = [1 + g.decide(2), 1 + g.decide(2), 1 + g.decide(3), 1 + g.decide(3)];
+  // of some heads what is not turned is no multiple of what is
+  const D = 2 * half * runs + (g.decide(8) === 7 ? 1 : 0);
+  // and some projections have other columns before and behind, which are no pairs either
+  const beside = (): number => (g.decide(12) === 11 ? 1 : 2 * half * g.decide(2));
+  const widths = [beside(), ...[Hkv, Hkv, Hkv * perKv].map((heads) => heads * D), beside()];
+  const N = widths.reduce((n, w) => n + w, 0);
+  const product = g.projected(N);
+  const whole = g.decide(3) === 2 ? g.b.binary("add", product, g.b.spread(g.param([N], -1, 1), shapeOf(product), [2])) : product;
+  const columns = (i: number): Node => {
+    const x = g.b.slice(
+      whole,
+      2,
+      widths.slice(0, i).reduce((n, w) => n + w, 0),
+      widths[i]!,
+    );
+    return i > 0 && i < 4 && g.decide(4) === 3 ? g.b.binary("add", x, g.b.spread(g.param([widths[i]!], -1, 1), shapeOf(x), [2])) : x;
+  };
+  for (const i of [0, 4]) if (widths[i]! > 0) g.pool.push(columns(i));
+  const rows = 3 + g.size();
+  const tables = [positions(g, rows), g.param([rows, half], -1, 1), g.param([rows, half], -1, 1)];
+  const heads = (i: number, turned: boolean): Node => {
+    const x = columns(i);
+    if (g.decide(5) === 4) g.pool.push(x);
+    const split = g.b.reshape(x, [g.batch, g.seq, widths[i]! / D, D]);
+    return turned ? makeNode("rope", [split, ...tables], { rotary: 2 * half }) : split;
+  };
+  const cached = (x: Node): Node => {
+    const cache = g.state([g.batch, Hkv, MAX.past + MAX.seq, D]);
+    const next = makeNode("update", [cache, g.b.transpose(x, [0, 2, 1, 3])], { axis: 2, start: g.past });
+    g.update(cache, next);
+    return next;
+  };
+  const [k, v, q] = [cached(heads(1, true)), cached(heads(2, false)), heads(3, g.decide(3) < 2)];
+  return merged(g, makeNode("attention", [q, k, v], { scale: 1 / Math.sqrt(D), causal: true, ids: false, past: g.past }));
+};
+
 /** One row of scores for each row of the batch. */
 const scores = (g: Growth): Node => {
   const V = 1 + g.size();
@@ -374,6 +413,7 @@ const COMPOSITES: Record<string, StepKind> = {
   replayBf16: jumps((g) => replay(g, "bf16")),
   attention: smooth((g) => attention(g, "f32")),
   attentionBf16: jumps((g) => attention(g, "bf16")),
+  splitHeads: smooth(splitHeads),
   crossEntropy: smooth((g) => {
     const V = 1 + g.size();
     const labels = g.input([g.batch, g.seq], 0, V, "i32"); // V itself stands for "ignore"

@@ -137,6 +137,10 @@ describe("layout", () => {
     expect(values(() => dsl.slice(matrix(), "three", { start: 1, size: 2 }))).toEqual([2, 3, 5, 6]);
     expect(values(() => dsl.slice(matrix(), "three", { start: -2, size: "two" }))).toEqual([2, 3, 5, 6]);
     expect(values(() => dsl.at(matrix(), "two", -1))).toEqual([4, 5, 6]);
+    const first = (position: number): string => printGraph(trace(() => dsl.at(dsl.reshape(matrix(), ["two", 1, "three"]), 1, position)));
+    // of one position nothing is cut out
+    for (const position of [0, -1]) expect(first(position)).not.toContain("slice");
+    expect(() => first(1)).toThrow(/slice/);
     const symbols = { past: [0, 2] } as const;
     expect(values(() => dsl.at(matrix(), "three", dsl.symbol("past")), { symbols: { past: 1 } }, { symbols })).toEqual([2, 5]);
     expect(() => trace(() => dsl.slice(matrix(), "three", { start: 2, size: 2 }))).toThrow("the slice leaves the axis");
@@ -361,6 +365,11 @@ describe("a trace", () => {
     expect(message(declare({ dims: { a: [3, 2] } }))).toContain("'a' has no range of integers from 1");
     expect(message(declare({ dims: { a: [0, 2] } }))).toContain("'a' has no range of integers from 1");
     expect(message(declare({ dims: { a: [1, 2] }, symbols: { a: [0, 1] } }))).toContain("'a' stands in dims and in symbols");
+    const wanted = { dims: {}, symbols: { wanted: [0, 1] as const } };
+    expect(message(declare({ ...wanted, optional: { y: "wanted" } }))).toContain("there is no output 'y'");
+    expect(message(() => dsl.model("m", { ...wanted, optional: { y: "asked" } }, () => ({ y: dsl.full([1], 0) })))).toContain(
+      "no symbol 'asked' that says whether it is wanted",
+    );
     expect(message(() => trace(() => dsl.scalar("past")))).toContain("'past' is not a run-time number of this model");
     expect(message(() => trace(() => dsl.iota([])))).toContain("iota needs an axis");
   });

@@ -61,6 +61,22 @@ test("of a cache a kernel's bytes are those of the positions so far, and of one 
   expect(bytesOf("cache_write", 700)).toBe(4 * row);
 });
 
+test("a norm stores its input too where a kernel of pointwise operations would have, as many buffers as the device can bind", () => {
+  const b = builder({});
+  const given = (name: string): Node => makeSource("input", { dtype: "f32", shape: [4, 8] }, { name });
+  const stream = b.binary("add", given("x"), given("y"));
+  const norm = makeNode("rmsNorm", [stream, makeSource("param", { dtype: "f32", shape: [8] }, { name: "w", packed: null })], { eps: 1e-5 });
+  const outputs = [
+    { name: "stream", value: stream },
+    { name: "normalised", value: norm },
+  ];
+  const names = (of: Caps): string[] =>
+    fuse({ name: "stream", symbols: [], outputs, updates: [] }, of).kernels.map((k) => k.problem.frame.name);
+  expect(names(caps)).toEqual(["add_norm"]);
+  expect(names({ ...caps, maxBuffers: 5 })).toEqual(["add_norm"]);
+  expect(names({ ...caps, maxBuffers: 4 })).toEqual(["pointwise", "norm"]);
+});
+
 test("a state that one kernel alone touches is marked, and one that two touch is not", () => {
   const alone = kernels("base", "decode").flatMap(({ args }) => args.filter((a) => a.alone === true).map(({ buffer }) => buffer.name));
   expect(alone).toEqual(
@@ -110,15 +126,15 @@ describe("a convolution of one position and the product before it", () => {
 
   test("are two where there are several positions, where the input is not a column of the product, or for want of buffers", () => {
     expect(names(mixer({ seq: 2 }))).toEqual(["gemm", "conv1d"]);
-    expect(names(mixer({ input: (x) => builder({}).binary("add", x, x) }))).toEqual(["gemm", "conv1d"]);
+    expect(names(mixer({ input: (x) => builder({}).binary("add", x, x) }))).toEqual(["gemm", "conv_step"]);
     expect(names(mixer({ maxBuffers: 6 }))).toEqual(["gemm_conv"]);
-    expect(names(mixer({ maxBuffers: 5 }))).toEqual(["gemm", "conv1d"]);
+    expect(names(mixer({ maxBuffers: 5 }))).toEqual(["gemm", "conv_step"]);
   });
 
   test("are two where the weights are the result of another kernel, which may run later", () => {
     const b = builder({});
     const made = (w: Node): Node => b.binary("mul", w, b.reduceSpread("sum", w, 1));
-    expect(names(mixer({ weight: made }))).toContain("conv1d");
+    expect(names(mixer({ weight: made }))).toContain("conv_step");
   });
 });
 

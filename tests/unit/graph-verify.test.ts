@@ -173,6 +173,23 @@ describe("verify", () => {
     expect(errorOf(twice(Int32Array.of(3, 4)))).toContain("two nodes are called literal table");
   });
 
+  test("outputs that a call may do without", () => {
+    const [, rows] = good.outputs;
+    const asked = (min: number, max: number): Partial<Graph> => {
+      const when = intVar("asked", min, max);
+      return { symbols: [...good.symbols, when], outputs: [{ ...rows!, when }] };
+    };
+    expect(errorOf(asked(0, 1))).toBe("no error");
+    expect(printGraph({ ...good, ...asked(0, 1) })).toMatch(/out rows = %\d+ when asked$/m);
+    expect(errorOf(asked(0, 2))).toMatchInlineSnapshot(`
+      "
+      output rows is wanted where asked is 1
+        expected  a symbol of the graph from 0 to 1
+        got       0 to 2"
+    `);
+    expect(errorOf({ outputs: [{ ...rows!, when: intVar("asked", 0, 1) }] })).toContain("wanted where asked is 1");
+  });
+
   test("symbols", () => {
     expect(errorOf({ symbols: [batch] })).toMatchInlineSnapshot(`
       "

@@ -85,7 +85,7 @@ export async function measureModel(setting: Setting, name: string, config: Bamba
     await session.reset();
     for (const position of positions) {
       await prompt(session, position - session.past, false);
-      const symbols = { batch: 1, seq: 1, past: session.past };
+      const symbols = { batch: 1, seq: 1, past: session.past, with_logits: 1 };
       const run = (): void | Promise<void> => executor.run("decode.1", symbols);
       const gpu = await clock.median(run, runs);
       const bytes = fixed.always + fixed.aPosition * position;

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import type { Caps } from "../../../compiler/backend.ts";
 import type { DType } from "../../../compiler/ir/dtype.ts";
-import { add, binary, cast, div, exp, f32, mul, neg, sub, unary } from "../../../compiler/ir/expr.ts";
+import { add, binary, cast, div, exp, f32, idiv, mod, mul, neg, sub, unary } from "../../../compiler/ir/expr.ts";
 import type { Expr } from "../../../compiler/ir/expr.ts";
 import type { GemmProblem, ProductOut, Prologue } from "../../../compiler/template.ts";
 import { dimension, memory, seed, size, storage } from "./case.ts";
@@ -13,6 +13,8 @@ interface Shape {
   readonly k: number;
   readonly symbolic: boolean;
   readonly weights: number;
+  /** Two weights of one buffer without panels, which has so many rows of the one and then of the other in turns, where they divide n; 0: a buffer each. */
+  readonly turns: number;
   readonly panels: boolean;
   readonly stat: "none" | "sum" | "max";
   readonly outs: number;
@@ -35,6 +37,8 @@ export const longRows = ({ workers }: Caps): Sizes => ({
   k: fc.constantFrom(1024, 1024, 1536, 2048),
 });
 
+const turns = fc.constantFrom(0, 0, 1, 2, 8, 32);
+
 /** Products for `gemm` and `gemv`, up to `rows` rows: one or two weights, a norm or nothing before, a gate, a bias and a second result after, a step of a state for some columns. */
 export const gemmCase = (caps: Caps, rows = 40, sizes: Sizes = { n: size(70), k: size(70) }): fc.Arbitrary<Case<GemmProblem>> =>
   fc
@@ -43,6 +47,7 @@ export const gemmCase = (caps: Caps, rows = 40, sizes: Sizes = { n: size(70), k:
       ...sizes,
       symbolic: fc.boolean(),
       weights: fc.constantFrom(1, 1, 2),
+      turns,
       panels: fc.boolean(),
       stat: fc.constantFrom("none", "sum", "max"),
       outs: fc.constantFrom(1, 1, 2),
@@ -63,6 +68,7 @@ export const streamCase = (rows = 40, columns = 70): fc.Arbitrary<Case<GemmProbl
       k: fc.constantFrom(8, 64, 96, 136, 256, 512),
       symbolic: fc.boolean(),
       weights: fc.constantFrom(1, 1, 2),
+      turns,
       outs: fc.constantFrom(1, 1, 2),
       step: fc.option(fc.tuple(fc.nat(80), fc.nat(80))),
       parts: fc.constantFrom(1, 1, 2, 4),
@@ -105,6 +111,7 @@ function inParts(s: Shape, parts: number, most: number): Case<GemmProblem> {
 const PLAIN = {
   symbolic: false,
   weights: 1,
+  turns: 0,
   panels: false,
   stat: "none",
   outs: 1,
@@ -128,11 +135,14 @@ function rangeIn(n: number, [a, b]: readonly [number, number]): readonly [number
 
 function make(s: Shape, panels: number, most: number): Case<GemmProblem> {
   const mem = memory(s.seed);
-  const panel = s.panels ? panels : 0;
+  const inTurns = s.weights === 2 && s.turns > 0 && s.n % s.turns === 0;
+  const panel = s.panels && !inTurns ? panels : 0;
   const a = mem.input(s.a, s.m * s.k);
   const scale = mem.input("f32", s.k);
   const bias = mem.input("f32", s.n);
-  const weights = Array.from({ length: s.weights }, () => weight(mem, s.w, s.n, s.k, panel));
+  const weights = inTurns
+    ? takingTurns(s.turns, weight(mem, s.w, 2 * s.n, s.k, 0))
+    : Array.from({ length: s.weights }, () => weight(mem, s.w, s.n, s.k, panel));
   const outs = Array.from({ length: s.outs }, (_, i) => mem.output(i === 0 ? s.out : "f32", s.m * s.n));
   const [from, to] = s.step ?? [0, 0];
   const state = s.step && mem.output(s.out, s.m * 3 * (to - from), "readwrite");
@@ -159,7 +169,7 @@ function make(s: Shape, panels: number, most: number): Case<GemmProblem> {
     n: s.n,
     k: s.k,
     a: prologues[s.stat],
-    weights: weights.map((w) => ({ buffer: w.buffer.name, dtype: s.w, panel })),
+    weights: weights.map(({ buffer, rows }) => ({ buffer: buffer.name, dtype: s.w, panel, ...(rows ? { rows } : {}) })),
     outs: [
       ...outs.flatMap((o, i) =>
         plain.map((columns): ProductOut => ({
@@ -257,14 +267,22 @@ function reference(s: Shape, a: Array_, scale: Array_): Float64Array {
   return left;
 }
 
+interface Weight {
+  readonly buffer: Array_;
+  readonly rows?: (n: Expr) => Expr;
+  get(n: number, k: number): number;
+}
+
+/** Two weights of which a buffer has `turn` rows at a time. */
+const takingTurns = (turn: number, { buffer, get }: Weight): readonly Weight[] =>
+  [0, turn].map((from) => ({
+    buffer,
+    rows: (n) => add(add(mul(idiv(n, turn), 2 * turn), mod(n, turn)), from),
+    get: (n, k) => get(Math.floor(n / turn) * 2 * turn + (n % turn) + from, k),
+  }));
+
 /** A [n, k] weight, row-major or in panels with zeros below its last row. */
-function weight(
-  mem: Memory,
-  dtype: DType,
-  n: number,
-  k: number,
-  panel: number,
-): { readonly buffer: Array_; get(n: number, k: number): number } {
+function weight(mem: Memory, dtype: DType, n: number, k: number, panel: number): Weight {
   const rows = panel === 0 ? n : Math.ceil(n / panel) * panel;
   const buffer = mem.input(dtype, rows * k);
   const index = (row: number, i: number): number =>

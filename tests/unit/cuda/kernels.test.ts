@@ -58,7 +58,7 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     const together = graphs
       .flatMap((graph) => lowerGraph(graph, caps).fused.kernels)
       .flatMap(({ label, problem }) => {
-        if (problem.kind !== "gemm" || !/^layers\.[89]\./.test(label)) return [];
+        if (problem.kind !== "gemm" || !/^(layers\.[89]\.|matmulT)/.test(label)) return [];
         const configs = gemmStream.configs(problem, caps);
         if ("reject" in configs) throw new Error(`${label}: ${configs.reject}`);
         return configs

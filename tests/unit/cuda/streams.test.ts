@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { cudaBackend } from "../../../backends/cuda/index.ts";
 import { evaluateIntExpr } from "../../../compiler/artifact.ts";
 import type { Caps } from "../../../compiler/backend.ts";
-import { lowerGraph } from "../../../compiler/pipeline.ts";
+import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
 import type { Config } from "../../../compiler/template.ts";
 import { buildKernel } from "../../../compiler/select.ts";
@@ -21,26 +21,77 @@ function layers(batch: number, options: Partial<BambaOptions> = {}, of: Caps = c
   return [8, 9].map((layer) => kernels.filter(({ label }) => label.startsWith(`layers.${layer}.`)));
 }
 const names = (kernels: readonly KernelPlan[]): string[] => kernels.map((k) => k.problem.frame.name);
+const written = (k: KernelPlan): string[] =>
+  k.args.filter(({ access }) => access !== "read").map(({ buffer }) => (buffer.kind === "arena" ? "heads of queries" : buffer.name));
 const templatesOf = (kernels: readonly KernelPlan[]): string[] => [...new Set(kernels.map((k) => buildKernel(k, caps).template))].sort();
 
 describe("a decode step of Bamba 9B in bf16", () => {
-  test("of one row: the norms are prologues of streams of weights, and the convolution an epilogue", () => {
-    const [mamba] = layers(1) as [KernelPlan[]];
+  test("of one row: the norms are prologues of streams of weights; convolution, rotation and caches epilogues", () => {
+    const [mamba, attention] = layers(1) as [KernelPlan[], KernelPlan[]];
     expect(names(mamba)).toEqual(["gemm_conv", "ssd_step", "gemm", "gemm2", "gemm"]);
     expect(templatesOf(mamba)).toEqual(["gemv-stream", "ssd-step"]);
+    expect(names(attention)).toEqual(["gemm_heads", "attention", "attention_combine", "gemm", "gemm2", "gemm"]);
+    expect(templatesOf(attention)).toEqual(["attention-stream", "gemv-stream", "rows"]);
+    expect(written(attention[0]!)).toEqual(["layers.9.keys", "layers.9.values", "heads of queries"]);
+  });
+
+  test("of 256 rows, which are not cut along k: the product of queries, keys and values still turns and stores them", () => {
+    const [, attention] = layers(256) as [KernelPlan[], KernelPlan[]];
+    expect(names(attention).slice(0, 3)).toEqual(["norm", "gemm_heads", "attention"]);
+    expect(templatesOf(attention.slice(1, 2))).toEqual(["gemm-stream"]);
   });
 
   test("of 64 rows: what is multiplied lies in memory in bf16, and long products of few columns are cut along k", () => {
     const [mamba, attention] = layers(64, { state: "bf16" }) as [KernelPlan[], KernelPlan[]];
-    const mlp = ["norm", "gemm2", "gemm_parts", "gemm_sum"];
-    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm_parts", "gemm_sum", ...mlp]);
-    expect(names(attention).slice(0, 4)).toEqual(["norm", "gemm_parts", "gemm_sum", "cache_write"]);
-    expect(names(attention).slice(4)).toEqual(["attention", "attention_combine", "gemm_parts", "gemm_sum", ...mlp]);
+    const mlp = ["add_norm", "gemm2", "gemm_parts"];
+    expect(names(mamba)).toEqual(["add_norm", "gemm", "conv_step", "ssd_step", "norm", "gemm_parts", ...mlp]);
+    expect(names(attention).slice(0, 5)).toEqual(["add_norm", "gemm_parts", "cache_write", "attention", "attention_combine"]);
+    expect(names(attention).slice(5)).toEqual(["gemm_parts", ...mlp]);
+    // sums, rotations of keys and queries, and both caches
+    expect(attention[2]!.args.filter(({ access }) => access === "write").map(({ buffer }) => buffer.kind)).toEqual([
+      "state",
+      "state",
+      "arena",
+    ]);
     const products = [...mamba, ...attention].filter((k) => k.problem.kind === "gemm");
     expect(products).toHaveLength(8);
     for (const k of products)
       expect(k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "read").at(0)?.buffer.dtype).toBe("bf16");
-    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "conv1d", "gemm-stream", "rows", "ssd-step"]);
+    expect(templatesOf([...mamba, ...attention])).toEqual(["attention-stream", "gemm-stream", "rows", "ssd-step"]);
+  });
+
+  test("has as few launches as its mixers and products and the norms between them", () => {
+    const launches = (batch: number): number => {
+      const options = { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16", state: "bf16" } as const;
+      return lowerGraph(bambaGraph(models["9B"], options), caps).fused.kernels.length;
+    };
+    const [mamba, attention, rest] = [29, 3, 3];
+    expect(launches(1)).toBe(mamba * 5 + attention * 6 + rest - 1);
+    expect(launches(8)).toBe(mamba * 8 + attention * 9 + rest);
+    expect(launches(64)).toBe(mamba * 9 + attention * 9 + rest);
+  });
+
+  test("loads what norms are scaled by before it waits for the kernels in front", () => {
+    const norms = layers(64).flatMap((kernels) =>
+      kernels.filter((k) => k.problem.kind === "rows" && k.problem.frame.name.endsWith("norm")),
+    );
+    expect(names(norms)).toEqual(["add_norm", "norm", "add_norm", "add_norm", "add_norm"]);
+    for (const k of norms) {
+      const weight = k.args.findIndex(({ buffer }) => buffer.kind === "weight");
+      const { text } = cudaBackend.print(lowerKernel(k, caps).thread, caps);
+      const [before, after] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string, string];
+      expect(before).toContain(`(p${weight} + `);
+      expect(after).not.toContain(`(p${weight} + `);
+    }
+  });
+
+  test("reads the states of a convolution before it waits, and the product's result after that", () => {
+    const [step] = layers(64)[0]!.filter((k) => k.problem.frame.name === "conv_step") as [KernelPlan];
+    const places = step.args.map(({ buffer }, i) => ({ kind: buffer.kind, name: `(p${i} + ` }));
+    const { text } = cudaBackend.print(lowerKernel(step, caps).thread, caps);
+    const [before] = text.slice(text.indexOf("launch_dependents")).split("griddepcontrol.wait") as [string];
+    const early = places.filter(({ name }) => before.includes(name)).map(({ kind }) => kind);
+    expect(early.sort()).toEqual(["state", "weight", "weight"]);
   });
 
   test("of 64 rows with a ring of inputs: no kernel more, and half of what the states were", () => {
@@ -77,7 +128,7 @@ describe("a decode step of Bamba 9B in bf16", () => {
 
   test("where nothing copies by itself, everything stays in f32 and whole", () => {
     const [mamba] = layers(64, {}, { ...caps, asyncCopy: false }) as [KernelPlan[]];
-    expect(names(mamba)).toEqual(["norm", "gemm", "conv1d", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
+    expect(names(mamba)).toEqual(["norm", "gemm", "conv_step", "ssd_step", "norm", "gemm", "norm", "gemm2", "gemm"]);
     for (const { args } of mamba) for (const { buffer } of args) if (buffer.kind === "arena") expect(buffer.dtype).toBe("f32");
   });
 });

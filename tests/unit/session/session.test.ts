@@ -42,6 +42,30 @@ async function refusal(body: () => Promise<unknown>): Promise<string> {
   throw new Error("was not refused");
 }
 
+test("a token that is fed for the likeliest next one only gives that one and no logits, until the next call", async () => {
+  const prompt = ids.subarray(length + 7, length + 12);
+  const { next } = whole;
+  await whole.reset();
+  await whole.prefill(prompt);
+  await whole.decode(Int32Array.of(5));
+  const expected = [next[0]];
+  await whole.decode(Int32Array.of(6));
+  expected.push(next[0]);
+  const logits = (await whole.logits(0)).slice();
+
+  await whole.reset();
+  await whole.prefill(prompt);
+  await whole.decode(Int32Array.of(5), undefined, false);
+  const got = [next[0]];
+  const greedy = Float32Array.of(1, 1, 0, 1, 0, -1);
+  for (const ask of [() => whole.logits(0), () => whole.choose(greedy)])
+    expect(await refusal(ask)).toContain("fed for the likeliest next one only");
+  await whole.decode(Int32Array.of(6));
+  got.push(next[0]);
+  expect(got).toEqual(expected);
+  expect(distance(await whole.logits(0), logits)).toBe(0);
+});
+
 describe("prefill", () => {
   test("a padded batch in one call gives Transformers' last logits", async () => {
     await whole.reset();
@@ -179,7 +203,7 @@ describe("a snapshot", () => {
     expect(await refusal(() => whole.restore(other))).toContain("snapshot is of another model: state layers.2.");
     const narrow = await openCausalLM(goldenFolder("all-mamba"), { ...load, state: "bf16" });
     const rounded = await narrow.session();
-    expect(await refusal(() => rounded.restore(other))).toContain("layers.0.ssm is f32 [1, 8, 16, 16], expected bf16 [1, 8, 16, 16]");
+    expect(await refusal(() => rounded.restore(other))).toContain("layers.0.conv is f32 [1, 4, 160], expected bf16 [1, 4, 160]");
     await narrow.close();
     expect(await refusal(() => openCausalLM(goldenFolder("all-mamba"), { ...load, state: "bf16", strict: true }))).toContain(
       "state (--state): bf16 is a rounding that Transformers does not do",

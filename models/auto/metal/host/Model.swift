@@ -148,7 +148,7 @@ final class Model {
       ids[0] = token
       positions[0] = Int32(past)
       sequences[past] = 1
-      try run("decode.1", symbols: ["batch": 1, "seq": 1, "past": past, "kept": 1])
+      try run("decode.1", symbols: ["batch": 1, "seq": 1, "past": past, "kept": 1, "with_logits": 0])
       past += 1
     }
     for token in prompt { try take(token) }
