@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { symlink } from "node:fs/promises";
 import type { ServerResponse } from "node:http";
 import { hostname } from "node:os";
@@ -45,13 +45,19 @@ const onWeights = (fault: (response: ServerResponse, range: string | undefined) 
   fixture.hub.fault = (request, response, host) =>
     host === "cdn" && request.url!.includes(sha256(weights)) && fault(response, request.headers.range);
 };
-/** Sends some bytes of what would be more, and breaks the connection. */
+/** Sends some bytes of what would be more, and breaks the connection when they are in the file: a client drops what it has not read when it breaks. */
 const cut = (response: ServerResponse, from: number, count: number, total = weights.length): true => {
   response.writeHead(from === 0 ? 200 : 206, {
     "content-length": total - from,
     ...(from === 0 ? {} : { "content-range": `bytes ${from}-${total - 1}/${total}` }),
   });
-  response.write(weights.subarray(from, from + count), () => setTimeout(() => response.destroy(), 20));
+  const arrived = (): boolean => existsSync(partial()) && statSync(partial()).size >= from + count;
+  const breaking = setInterval(() => {
+    if (!arrived() && !response.closed) return;
+    clearInterval(breaking);
+    response.destroy();
+  }, 5);
+  response.write(weights.subarray(from, from + count));
   return true;
 };
 const startOf = (range: string | undefined): number => Number(/\d+/.exec(range ?? "0")![0]);
