@@ -33,10 +33,14 @@ export const replayCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrar
       const held = Math.round(c.fill * (L - 1));
       const x = m.input("f32", c.batch * H * P);
       const dt = m.input("f32", c.batch * H, 0, c.steep ? 30 : 0.5);
-      const decay = m.input("f32", H, c.steep ? -128 : -2, 0);
-      const B = m.input("f32", c.batch * G * N);
-      const C = m.input("f32", c.batch * G * N);
-      const D = m.input("f32", H);
+      // WebGPU binds ten buffers: decay rates and D lie in one, B and C in another, as a model's convolution gives them
+      const perHead = m.input("f32", 2 * H, c.steep ? -128 : -2, 0);
+      for (let h = 0; h < H; h++) perHead.set(H + h, Math.fround(Math.sin(h + c.seed)));
+      const BC = m.input("f32", c.batch * 2 * G * N);
+      const decayOf = (h: number): number => perHead.get(h);
+      const DOf = (h: number): number => perHead.get(H + h);
+      const BOf = (b: number, i: number): number => BC.get(b * 2 * G * N + i);
+      const COf = (b: number, i: number): number => BC.get(b * 2 * G * N + G * N + i);
       const filled = (dtype: Array_["dtype"], count: number, value: (i: number) => number): Array_ => {
         const array = m.output(dtype, count, "readwrite");
         for (let i = 0; i < count; i++) array.set(i, Math.fround(value(i)));
@@ -71,10 +75,10 @@ export const replayCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrar
         held: heldAt,
         x: (b, _, h, p) => x.at(flat([0, H, P], [b, h, p])),
         dt: (b, _, h) => dt.at(flat([0, H], [b, h])),
-        decay: (h) => decay.at(h),
-        B: (b, _, g, n) => B.at(flat([0, G, N], [b, g, n])),
-        C: (b, _, g, n) => C.at(flat([0, G, N], [b, g, n])),
-        D: (h) => D.at(h),
+        decay: (h) => perHead.at(h),
+        B: (b, _, g, n) => BC.at(flat([0, 2 * G, N], [b, g, n])),
+        C: (b, _, g, n) => BC.at(flat([0, 2 * G, N], [b, add(g, G), n])),
+        D: (h) => perHead.at(add(h, H)),
         state: kept(state, [0, H, P, N]),
         ring: { x: kept(xs, [0, L, H, P]), B: kept(Bs, [0, L, G, N]), dt: kept(dts, [0, L, H]) },
         outs: [{ buffer: y.name, dtype: "f32", index: (b, _, h, p) => flat([0, H, P], [b, h, p]), value: ([acc]) => mul(acc!, 2) }],
@@ -90,7 +94,7 @@ export const replayCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrar
       for (const values of Object.values(own)) values.fill(NaN);
       for (let b = 0; b < c.batch; b++) {
         const last = b * L + held;
-        for (let g = 0; g < G * N; g++) own.B[last * G * N + g] = B.get(b * G * N + g);
+        for (let g = 0; g < G * N; g++) own.B[last * G * N + g] = BOf(b, g);
         for (let h = 0; h < H; h++) {
           own.dt[last * H + h] = dt.get(b * H + h);
           const group = Math.floor(h / c.perGroup) * N;
@@ -101,13 +105,13 @@ export const replayCases = ({ steep }: { readonly steep: boolean }): fc.Arbitrar
             for (let j = 0; j <= held; j++) {
               const entry = b * L + j;
               const [step, value] = j < held ? [dts.get(entry * H + h), xs.get((entry * H + h) * P + p)] : [dt.get(b * H + h), x.get(at)];
-              const a = Math.exp(step * decay.get(h));
+              const a = Math.exp(step * decayOf(h));
               for (let n = 0; n < N; n++) {
-                const input = j < held ? Bs.get(entry * G * N + group + n) : B.get(b * G * N + group + n);
+                const input = j < held ? Bs.get(entry * G * N + group + n) : BOf(b, group + n);
                 S[n] = S[n]! * a + step * value * input;
               }
             }
-            ys[at] = 2 * S.reduce((sum, s, n) => sum + s * C.get(b * G * N + group + n), D.get(h) * x.get(at));
+            ys[at] = 2 * S.reduce((sum, s, n) => sum + s * COf(b, group + n), DOf(h) * x.get(at));
             if (held === L - 1) next.set(S, at * N);
           }
         }
