@@ -308,11 +308,27 @@ const replay = (g: Growth, stateDType: "f32" | "bf16"): Node => {
   const { G, H, P, N, state, A, dt, dtMin, dtMax } = scanParts(g, stateDType);
   const [length, filling] = [1 + g.decide(6), g.decide(3) === 0];
   const own = (n: Node): Node => g.b.slice(n, 1, typeof g.seq === "number" ? g.seq - 1 : sub(g.seq, 1), 1);
+  // as a model's convolution gives them, in one buffer: WebGPU has no more than ten
+  const channels = own(g.projected(H * P + 2 * G * N));
+  const part = (start: number, shape: readonly number[]): Node => {
+    const size = shape.reduce((a, d) => a * d, 1);
+    return g.b.reshape(g.b.slice(channels, 2, start, size), [g.batch, 1, ...shape]);
+  };
   const rings = [g.state([g.batch, length, H, P], stateDType), g.state([g.batch, length, G, N], stateDType)];
   // a step size is not negative
   const steps = g.state([g.batch, length, H], "f32", 0, 1);
-  const positions = [g.projected(H, P), dt, A, g.projected(G, N), g.projected(G, N)].map((n) => (n === A ? n : own(n)));
-  const inputs = [...positions, g.param([H], -1, 1), g.param([H], -1, 1), state, ...rings, steps];
+  const inputs = [
+    part(0, [H, P]),
+    own(dt),
+    A,
+    part(H * P, [G, N]),
+    part(H * P + G * N, [G, N]),
+    g.param([H], -1, 1),
+    g.param([H], -1, 1),
+    state,
+    ...rings,
+    steps,
+  ];
   const held = filling ? i32(length - 1) : mod(g.past, length);
   const n = makeNode("ssdReplay", inputs, { softplus: g.decide(4) > 0, dtMin, dtMax, held });
   for (const [i, held] of [state, ...rings, steps].entries()) g.update(held, get(n, i + 1));
