@@ -81,6 +81,22 @@ test("with states and without, in chunks of any size: the same tokens", () =>
     runs,
   ));
 
+test("with states that are stored at each step, and once in five", async () => {
+  const replaying = await openCausalLM(goldenFolder("base"), { maxLength: 40, batch: 12, dtype: "f32", replay: 5 });
+  try {
+    await fc.assert(
+      fc.asyncProperty(batches, ways, async (inputIds, way) => {
+        const options = { ...settings(way, seeds.slice(0, inputIds.length)), maxNewTokens: 13 };
+        const { newTokens } = await replaying.generate({ inputIds }, options);
+        expect(newTokens.map((row) => [...row])).toEqual(await generate(inputIds, options));
+      }),
+      runs,
+    );
+  } finally {
+    await replaying.close();
+  }
+});
+
 test("guidance: with states and without", () =>
   fc.assert(
     fc.asyncProperty(batches, ways, tokens(1, 9), async (prompts, way, negative) => {
