@@ -77,6 +77,10 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     throw new UserError(`replay (--replay): expected 0 or a whole number from 2 to ${longestReplay}, got ${replay}`);
   if (strict && replay !== 0)
     throw new UserError(`replay (--replay): strict (--strict) is to be Transformers in all, which stores its states at each step`);
+  if (backend === "webgpu" && replay !== 0)
+    throw new UserError("replay (--replay): a step that keeps its inputs binds more buffers than WebGPU lets a kernel have", {
+      hint: "leave it out",
+    });
   if (strict && state !== "f32")
     throw new UserError(
       `state (--state): ${state} is a rounding that Transformers does not do, and strict (--strict) is to be Transformers in all`,

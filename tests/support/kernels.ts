@@ -90,11 +90,14 @@ const plans: Readonly<Record<keyof typeof models, readonly PlanOptions[]>> = {
 /** The distinct kernels of all programs of a model. */
 export async function modelPrograms(model: keyof typeof models, caps: Caps): Promise<ThreadProgram[]> {
   const lowered = new Map<string, ThreadProgram>();
-  for (const options of plans[model])
-    for (const { graph } of await traceModel(models[model], planModel(models[model], "bf16", options)))
+  for (const options of plans[model]) {
+    // WebGPU binds too few buffers for a ring of inputs, and refuses one
+    const asked = caps.maxBuffers < 10 ? { ...options, replay: 0 } : options;
+    for (const { graph } of await traceModel(models[model], planModel(models[model], "bf16", asked)))
       for (const k of lowerGraph(graph, caps).fused.kernels) {
         const { thread } = lowerKernel(k, caps);
         lowered.set(printThread(thread), thread);
       }
+  }
   return [...lowered.values()];
 }

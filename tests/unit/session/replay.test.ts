@@ -129,6 +129,7 @@ test("a plan says what it cannot be", async () => {
     [{ replay: 1 }, "from 2 to 32, got 1"],
     [{ replay: 33 }, "from 2 to 32, got 33"],
     [{ replay: 16, strict: true }, "strict"],
+    [{ replay: 16, backend: "webgpu" }, "more buffers than WebGPU"],
   ] as const)
     await expect(openCausalLM(goldenFolder("base"), { ...load, ...options })).rejects.toThrow(why);
 });
