@@ -1,6 +1,6 @@
 import type { IntExpr, IntOp } from "./artifact.ts";
 import type { Expr } from "./ir/expr.ts";
-import { print } from "./ir/expr.ts";
+import { print } from "./ir/expr-text.ts";
 
 const OPS: readonly IntOp[] = ["add", "sub", "mul", "idiv", "mod", "min", "max"];
 const intOp = (fn: string): IntOp | undefined => OPS.find((op) => op === fn);

@@ -1,5 +1,5 @@
 import type { DType } from "../compiler/ir/dtype.ts";
-import type { BinaryFn, UnaryFn } from "../compiler/ir/expr.ts";
+import type { BinaryFn, UnaryFn } from "../compiler/ir/operators.ts";
 import type { Activation } from "../compiler/ir/graph.ts";
 import { emit, filled, grow, handle, operand } from "./node.ts";
 import * as rules from "./shape.ts";

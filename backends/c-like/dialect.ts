@@ -1,6 +1,6 @@
 import type { Source } from "../../compiler/backend.ts";
 import type { DType } from "../../compiler/ir/dtype.ts";
-import type { BinaryFn, UnaryFn } from "../../compiler/ir/expr.ts";
+import type { BinaryFn, UnaryFn } from "../../compiler/ir/operators.ts";
 import type { Helper } from "../text/helpers.ts";
 import type { Turns } from "../text/writer.ts";
 

@@ -1,7 +1,9 @@
 import type { DType } from "../../compiler/ir/dtype.ts";
 import { BYTES, bf16Bits, f16Bits } from "../../compiler/ir/dtype.ts";
-import type { BinaryFn, Expr, Load, Var } from "../../compiler/ir/expr.ts";
-import { TRUE, add, and, children, i32, isConst, mul, print, rangeOf, some, sub, substitute } from "../../compiler/ir/expr.ts";
+import type { Expr, Load, Var } from "../../compiler/ir/expr.ts";
+import type { BinaryFn } from "../../compiler/ir/operators.ts";
+import { TRUE, add, and, children, i32, isConst, mul, rangeOf, some, sub, substitute } from "../../compiler/ir/expr.ts";
+import { print } from "../../compiler/ir/expr-text.ts";
 import { Arith } from "./arith.ts";
 import type { Frame } from "./frame.ts";
 import type { Lanes } from "./linear.ts";

@@ -1,5 +1,6 @@
 import type { DType } from "../ir/dtype.ts";
-import type { BinaryFn, Expr, UnaryFn } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import type { BinaryFn, UnaryFn } from "../ir/operators.ts";
 import { i32 } from "../ir/expr.ts";
 import type { Attrs, Dim, Node } from "../ir/graph.ts";
 import { typeOf } from "../ir/graph.ts";

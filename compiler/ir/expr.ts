@@ -1,118 +1,13 @@
 import type { DType } from "./dtype.ts";
 import { isFloat, round } from "./dtype.ts";
+import { intern } from "./expr-node.ts";
+import type { Expr } from "./expr-node.ts";
+import { applyBinary, applyUnary } from "./operators.ts";
+import type { BinaryFn, UnaryFn } from "./operators.ts";
 
-/**
- * Scalar expressions, shared by all three IRs. They are hash-consed: two equal expressions are the same object, so `===` is equality and
- * per-expression caches are plain maps. Only the constructors below build them.
- */
-export type Expr =
-  | { readonly op: "const"; readonly dtype: DType; readonly value: number }
-  /** A scalar bound by its surroundings: a loop counter, a block index, a run-time symbol such as `seq`. Integer variables carry an inclusive range. */
-  | { readonly op: "var"; readonly dtype: DType; readonly name: string; readonly min: number; readonly max: number }
-  /** Element `index` of a global buffer (or, in Thread, of a shared array). Where `guard` is false the value is 0 and memory is not touched. */
-  | { readonly op: "load"; readonly dtype: DType; readonly buffer: string; readonly index: Expr; readonly guard: Expr | null }
-  /** Tile IR only: an element of a shared or fragment tile. */
-  | { readonly op: "elem"; readonly dtype: DType; readonly tile: string; readonly row: Expr; readonly col: Expr }
-  /** Thread IR only: an element of this lane's register array. */
-  | { readonly op: "reg"; readonly dtype: DType; readonly name: string; readonly index: Expr }
-  /** Thread IR only: the value of `a` in the lane whose number is this lane's xor `mask`. */
-  | { readonly op: "shuffle"; readonly dtype: DType; readonly a: Expr; readonly mask: number }
-  | { readonly op: "unary"; readonly dtype: DType; readonly fn: UnaryFn; readonly a: Expr }
-  | { readonly op: "binary"; readonly dtype: DType; readonly fn: BinaryFn; readonly a: Expr; readonly b: Expr }
-  | { readonly op: "select"; readonly dtype: DType; readonly c: Expr; readonly a: Expr; readonly b: Expr }
-  | { readonly op: "cast"; readonly dtype: DType; readonly a: Expr };
-
-export const UNARY = ["neg", "abs", "exp", "log", "log1p", "sqrt", "rsqrt", "floor", "sin", "cos", "tanh", "erf", "not"] as const;
-/** `log1p(x)` = ln(1 + x); `not` takes a bool; the rest are f32, and `neg`/`abs` also i32. */
-export type UnaryFn = (typeof UNARY)[number];
-
-export const BINARY = ["add", "sub", "mul", "div", "idiv", "mod", "min", "max", "pow", "lt", "le", "eq", "ne", "and", "or"] as const;
-/** `div` is f32; `idiv` (floor) and `mod` (result has the sign of the divisor) are i32 with a positive divisor; comparisons give bool. */
-export type BinaryFn = (typeof BINARY)[number];
-
+export type { Expr } from "./expr-node.ts";
 export type Load = Extract<Expr, { op: "load" }>;
 export type Var = Extract<Expr, { op: "var" }>;
-
-// ---- interning ------------------------------------------------------------------------------------------------------
-/**
- * Expressions in tables by kind, dtype and what names them, then by their operands. Compiling builds millions, most of which exist already, so a key is a
- * number or a string that is there anyway. They stay for the life of the process, as do facts about them.
- */
-const tables = new Map<Expr["op"], Map<DType, Map<unknown, Map<unknown, Expr>>>>();
-const ids = new Map<Expr, number>();
-
-/** One number for two operands: each has fewer than 26 bits, as many as a process could hold. */
-const pair = (a: Expr, b: Expr | null): number => ids.get(a)! * 2 ** 26 + (b === null ? 0 : ids.get(b)! + 1);
-
-/** What an expression has beside its operands, where that is one thing; of a choice, the condition. */
-function nameOf(e: Expr): unknown {
-  switch (e.op) {
-    case "const":
-      return Object.is(e.value, -0);
-    case "var":
-    case "reg":
-      return e.name;
-    case "load":
-      return e.buffer;
-    case "elem":
-      return e.tile;
-    case "shuffle":
-      return e.mask;
-    case "unary":
-    case "binary":
-      return e.fn;
-    case "select":
-      return e.c;
-    case "cast":
-      return null;
-  }
-}
-
-function keyOf(e: Expr): unknown {
-  switch (e.op) {
-    case "const":
-      return e.value;
-    case "var":
-      return `${e.min} ${e.max}`;
-    case "load":
-      return pair(e.index, e.guard);
-    case "elem":
-      return pair(e.row, e.col);
-    case "reg":
-      return e.index;
-    case "shuffle":
-    case "unary":
-    case "cast":
-      return e.a;
-    case "binary":
-    case "select":
-      return pair(e.a, e.b);
-  }
-}
-
-/** The value of a key, made when it is asked for the first time. */
-function entry<K, V>(map: Map<K, V>, key: K, make: () => V): V {
-  let found = map.get(key);
-  if (found === undefined) map.set(key, (found = make()));
-  return found;
-}
-const emptyMap = <K, V>(): Map<K, V> => new Map<K, V>();
-
-function intern(e: Expr): Expr {
-  const named = entry(
-    entry(tables, e.op, emptyMap<DType, Map<unknown, Map<unknown, Expr>>>),
-    e.dtype,
-    emptyMap<unknown, Map<unknown, Expr>>,
-  );
-  const table = entry(named, nameOf(e), emptyMap<unknown, Expr>);
-  const key = keyOf(e);
-  const hit = table.get(key);
-  if (hit) return hit;
-  Object.freeze(e);
-  table.set(key, e);
-  ids.set(e, ids.size);
-  return e;
-}
 
 // ---- constructors ---------------------------------------------------------------------------------------------------
 /** A number where an expression is expected stands for a constant of the other operand's dtype. */
@@ -164,93 +59,6 @@ export function unary(fn: UnaryFn, a: Expr): Expr {
   if (isConst(a)) return constant(applyUnary(fn, a.value), a.dtype);
   if (a.op === "unary" && a.fn === fn && (fn === "neg" || fn === "not")) return a.a;
   return intern({ op: "unary", dtype: a.dtype, fn, a });
-}
-
-/** What a unary operator does to a number (f32 operands may be held in double precision). */
-export function applyUnary(fn: UnaryFn, x: number): number {
-  switch (fn) {
-    case "neg":
-      return -x;
-    case "abs":
-      return Math.abs(x);
-    case "exp":
-      return Math.exp(x);
-    case "log":
-      return Math.log(x);
-    case "log1p":
-      return Math.log1p(x);
-    case "sqrt":
-      return Math.sqrt(x);
-    case "rsqrt":
-      return 1 / Math.sqrt(x);
-    case "floor":
-      return Math.floor(x);
-    case "sin":
-      return Math.sin(x);
-    case "cos":
-      return Math.cos(x);
-    case "tanh":
-      return Math.tanh(x);
-    case "erf":
-      return erfOf(x);
-    case "not":
-      return x ? 0 : 1;
-  }
-}
-
-/** erf by its Maclaurin series (|x| < 3) or the continued fraction of erfc: full double precision is not needed, 1e-12 is reached. */
-function erfOf(x: number): number {
-  const a = Math.abs(x);
-  if (a > 6) return Math.sign(x);
-  if (a < 3) {
-    let term = a;
-    let sum = a;
-    for (let n = 1; Math.abs(term) > 1e-17 * sum; n++) {
-      term *= (-a * a) / n;
-      sum += term / (2 * n + 1);
-      if (n > 200) break;
-    }
-    return (Math.sign(x) * 2 * sum) / Math.sqrt(Math.PI);
-  }
-  let f = 0;
-  for (let n = 60; n > 0; n--) f = n / 2 / (a + f);
-  return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + f));
-}
-
-/** What a binary operator does to two numbers. */
-export function applyBinary(fn: BinaryFn, a: number, b: number): number {
-  switch (fn) {
-    case "add":
-      return a + b;
-    case "sub":
-      return a - b;
-    case "mul":
-      return a * b;
-    case "div":
-      return a / b;
-    case "idiv":
-      return Math.floor(a / b);
-    case "mod":
-      return a - b * Math.floor(a / b);
-    case "min":
-      return a < b || Number.isNaN(a) ? a : b;
-    case "max":
-      return a > b || Number.isNaN(a) ? a : b;
-    case "pow":
-      return Math.pow(a, b);
-    case "lt":
-      return a < b ? 1 : 0;
-    case "le":
-      return a <= b ? 1 : 0;
-    case "eq":
-      return a === b ? 1 : 0;
-    case "ne":
-      return a !== b ? 1 : 0;
-    case "and":
-      return a && b ? 1 : 0;
-    case "or":
-      return a || b ? 1 : 0;
-  }
 }
 
 const COMPARE: ReadonlySet<BinaryFn> = new Set(["lt", "le", "eq", "ne"]);
@@ -591,56 +399,6 @@ export function some(e: Expr, f: (e: Expr) => boolean): boolean {
     found ||= f(x);
   });
   return found;
-}
-
-// ---- text -----------------------------------------------------------------------------------------------------------
-const INFIX: Partial<Record<BinaryFn, string>> = {
-  add: "+",
-  sub: "-",
-  mul: "*",
-  div: "/",
-  idiv: "//",
-  mod: "%",
-  lt: "<",
-  le: "<=",
-  eq: "==",
-  ne: "!=",
-  and: "&&",
-  or: "||",
-};
-
-/** Stable text: the same expression always prints the same. */
-export function print(e: Expr): string {
-  switch (e.op) {
-    case "const":
-      return e.dtype === "f32" && Number.isInteger(e.value)
-        ? `${e.value}.0`
-        : e.dtype === "bool"
-          ? e.value
-            ? "true"
-            : "false"
-          : `${e.value}`;
-    case "var":
-      return e.name;
-    case "load":
-      return `${e.buffer}[${print(e.index)}${e.guard ? ` if ${print(e.guard)}` : ""}]`;
-    case "elem":
-      return `${e.tile}(${print(e.row)}, ${print(e.col)})`;
-    case "reg":
-      return `${e.name}.${print(e.index)}`;
-    case "shuffle":
-      return `shuffle(${print(e.a)}, ^${e.mask})`;
-    case "unary":
-      return `${e.fn}(${print(e.a)})`;
-    case "binary": {
-      const infix = INFIX[e.fn];
-      return infix ? `(${print(e.a)} ${infix} ${print(e.b)})` : `${e.fn}(${print(e.a)}, ${print(e.b)})`;
-    }
-    case "select":
-      return `(${print(e.c)} ? ${print(e.a)} : ${print(e.b)})`;
-    case "cast":
-      return `${e.dtype}(${print(e.a)})`;
-  }
 }
 
 // ---- evaluation -----------------------------------------------------------------------------------------------------

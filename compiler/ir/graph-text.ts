@@ -1,7 +1,7 @@
 import type { Dim, Graph, Node, TensorType } from "./graph.ts";
 import { topological } from "./graph.ts";
 import type { Expr } from "./expr.ts";
-import { print } from "./expr.ts";
+import { print } from "./expr-text.ts";
 
 export const printDim = (d: Dim): string => (typeof d === "number" ? String(d) : d.name);
 export const printShape = (shape: readonly Dim[]): string => `[${shape.map(printDim).join(", ")}]`;

@@ -1,6 +1,7 @@
 import type { Site } from "../diagnostics.ts";
 import type { DType } from "./dtype.ts";
-import type { BinaryFn, Expr, UnaryFn, Var } from "./expr.ts";
+import type { Expr, Var } from "./expr.ts";
+import type { BinaryFn, UnaryFn } from "./operators.ts";
 
 export type { Site };
 

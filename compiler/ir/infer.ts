@@ -1,8 +1,10 @@
 import type { CulmError } from "../diagnostics.ts";
 import type { DType } from "./dtype.ts";
 import { DTYPES, isFloat } from "./dtype.ts";
-import type { BinaryFn, Expr } from "./expr.ts";
-import { isConst, print, rangeOf } from "./expr.ts";
+import type { Expr } from "./expr.ts";
+import type { BinaryFn } from "./operators.ts";
+import { isConst, rangeOf } from "./expr.ts";
+import { print } from "./expr-text.ts";
 import { printDim, printShape } from "./graph-text.ts";
 import type { Attrs, Dim, TensorType } from "./graph.ts";
 

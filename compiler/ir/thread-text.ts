@@ -1,5 +1,6 @@
 import type { DType } from "./dtype.ts";
-import { intVar, print, rangeOf, some, walk } from "./expr.ts";
+import { intVar, rangeOf, some, walk } from "./expr.ts";
+import { print } from "./expr-text.ts";
 import type { Expr } from "./expr.ts";
 import type { ArrayDecl, RegDecl, Stmt, ThreadProgram } from "./thread.ts";
 import type { Param, View } from "./tile.ts";

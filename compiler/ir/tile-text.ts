@@ -1,5 +1,6 @@
 import type { Expr, Var } from "./expr.ts";
-import { intVar, isConst, print, rangeOf, walk } from "./expr.ts";
+import { intVar, isConst, rangeOf, walk } from "./expr.ts";
+import { print } from "./expr-text.ts";
 import { coordinates } from "./tile.ts";
 import type { Stmt, Tile, TileProgram, View } from "./tile.ts";
 

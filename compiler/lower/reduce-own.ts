@@ -1,6 +1,7 @@
 import type { DType } from "../ir/dtype.ts";
 import { add, binary, cast, constant, i32, mul, reg } from "../ir/expr.ts";
-import type { BinaryFn, Expr } from "../ir/expr.ts";
+import type { Expr } from "../ir/expr.ts";
+import type { BinaryFn } from "../ir/operators.ts";
 import type { Stmt } from "../ir/thread.ts";
 import type { ReduceFn, Stmt as TileStmt } from "../ir/tile.ts";
 import { segments, unrolled, when } from "./context.ts";

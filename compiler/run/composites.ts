@@ -1,4 +1,4 @@
-import { applyUnary } from "../ir/expr.ts";
+import { applyUnary } from "../ir/operators.ts";
 import type { Activation, Attrs } from "../ir/graph.ts";
 import type { Tensor } from "./tensor.ts";
 import { around } from "./tensor.ts";

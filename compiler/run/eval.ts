@@ -1,7 +1,9 @@
 import { round } from "../ir/dtype.ts";
 import type { DType } from "../ir/dtype.ts";
-import { applyBinary, applyUnary, children } from "../ir/expr.ts";
-import type { BinaryFn, Expr, Var } from "../ir/expr.ts";
+import { children } from "../ir/expr.ts";
+import { applyBinary, applyUnary } from "../ir/operators.ts";
+import type { Expr, Var } from "../ir/expr.ts";
+import type { BinaryFn } from "../ir/operators.ts";
 
 /** An expression made callable: its value in the present surroundings. */
 export type Compiled = () => number;

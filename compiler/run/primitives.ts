@@ -1,4 +1,4 @@
-import { applyBinary, applyUnary } from "../ir/expr.ts";
+import { applyBinary, applyUnary } from "../ir/operators.ts";
 import type { Attrs } from "../ir/graph.ts";
 import type { Around, Tensor } from "./tensor.ts";
 import { around, copyBlock, sizeOf, stridesOf } from "./tensor.ts";

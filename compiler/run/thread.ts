@@ -1,6 +1,7 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { applyBinary, evaluateInt, some } from "../ir/expr.ts";
+import { evaluateInt, some } from "../ir/expr.ts";
+import { applyBinary } from "../ir/operators.ts";
 import type { Expr } from "../ir/expr.ts";
 import { threadHead } from "../ir/thread-text.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";

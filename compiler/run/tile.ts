@@ -1,6 +1,7 @@
 import type { allocate } from "../ir/dtype.ts";
 import { read, round, write } from "../ir/dtype.ts";
-import { applyBinary, evaluateInt } from "../ir/expr.ts";
+import { evaluateInt } from "../ir/expr.ts";
+import { applyBinary } from "../ir/operators.ts";
 import type { Expr } from "../ir/expr.ts";
 import { head } from "../ir/tile-text.ts";
 import type { Param, ReduceFn, Stmt, Tile, TileProgram, View } from "../ir/tile.ts";

@@ -20,7 +20,8 @@ import {
   select,
   sub,
 } from "../ir/expr.ts";
-import type { BinaryFn, Expr, Operand } from "../ir/expr.ts";
+import type { Expr, Operand } from "../ir/expr.ts";
+import type { BinaryFn } from "../ir/operators.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
 import type { ReduceFn, Tile } from "../ir/tile.ts";

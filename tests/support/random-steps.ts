@@ -1,6 +1,7 @@
 import { shapeOf } from "../../compiler/graph/build.ts";
 import { i32, mod, sub } from "../../compiler/ir/expr.ts";
-import type { BinaryFn, Expr } from "../../compiler/ir/expr.ts";
+import type { Expr } from "../../compiler/ir/expr.ts";
+import type { BinaryFn } from "../../compiler/ir/operators.ts";
 import type { Activation, Dim, Node } from "../../compiler/ir/graph.ts";
 import { typeOf } from "../../compiler/ir/graph.ts";
 import { makeNode, makeSource } from "../../compiler/ir/ops.ts";

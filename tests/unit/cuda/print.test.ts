@@ -22,8 +22,10 @@ import {
   sub,
   unary,
 } from "../../../compiler/ir/expr.ts";
-import { BINARY, UNARY, binary } from "../../../compiler/ir/expr.ts";
-import type { BinaryFn, Expr, UnaryFn } from "../../../compiler/ir/expr.ts";
+import { binary } from "../../../compiler/ir/expr.ts";
+import { BINARY, UNARY } from "../../../compiler/ir/operators.ts";
+import type { Expr } from "../../../compiler/ir/expr.ts";
+import type { BinaryFn, UnaryFn } from "../../../compiler/ir/operators.ts";
 import type { Stmt, ThreadProgram } from "../../../compiler/ir/thread.ts";
 import type { Param, View } from "../../../compiler/ir/tile.ts";
 import { assemble, NO_NVCC, nvccAvailable } from "../../support/nvcc.ts";

@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { caps } from "../../../backends/llvm/caps.ts";
-import { add, applyBinary, applyUnary, binary, cast, i32, intVar, load, mul, unary } from "../../../compiler/ir/expr.ts";
-import type { Expr, UnaryFn } from "../../../compiler/ir/expr.ts";
+import { add, binary, cast, i32, intVar, load, mul, unary } from "../../../compiler/ir/expr.ts";
+import { applyBinary, applyUnary } from "../../../compiler/ir/operators.ts";
+import type { Expr } from "../../../compiler/ir/expr.ts";
+import type { UnaryFn } from "../../../compiler/ir/operators.ts";
 import type { Stmt, ThreadProgram } from "../../../compiler/ir/thread.ts";
 import { hostLevels, runNative } from "../../support/native.ts";
 

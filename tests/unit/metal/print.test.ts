@@ -4,7 +4,6 @@ import type { MetalSource } from "../../../backends/metal/print.ts";
 import type { DType } from "../../../compiler/ir/dtype.ts";
 import {
   add,
-  BINARY,
   binary,
   cast,
   constant,
@@ -19,10 +18,11 @@ import {
   reg,
   select,
   sub,
-  UNARY,
   unary,
 } from "../../../compiler/ir/expr.ts";
-import type { BinaryFn, Expr, UnaryFn } from "../../../compiler/ir/expr.ts";
+import { BINARY, UNARY } from "../../../compiler/ir/operators.ts";
+import type { Expr } from "../../../compiler/ir/expr.ts";
+import type { BinaryFn, UnaryFn } from "../../../compiler/ir/operators.ts";
 import type { Stmt, ThreadProgram } from "../../../compiler/ir/thread.ts";
 import type { Param, View } from "../../../compiler/ir/tile.ts";
 import { faultsOf } from "../../support/metal/check.ts";

@@ -2,23 +2,10 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { wgslBackend } from "../../../backends/wgsl/index.ts";
 import { allocate, f16Value, read, round } from "../../../compiler/ir/dtype.ts";
 import type { DType } from "../../../compiler/ir/dtype.ts";
-import {
-  add,
-  applyBinary,
-  applyUnary,
-  binary,
-  cast,
-  i32,
-  idiv,
-  intVar,
-  load,
-  mod,
-  mul,
-  select,
-  sub,
-  unary,
-} from "../../../compiler/ir/expr.ts";
-import type { Expr, UnaryFn } from "../../../compiler/ir/expr.ts";
+import { add, binary, cast, i32, idiv, intVar, load, mod, mul, select, sub, unary } from "../../../compiler/ir/expr.ts";
+import { applyBinary, applyUnary } from "../../../compiler/ir/operators.ts";
+import type { Expr } from "../../../compiler/ir/expr.ts";
+import type { UnaryFn } from "../../../compiler/ir/operators.ts";
 import type { ThreadProgram } from "../../../compiler/ir/thread.ts";
 import { lavapipe, lavapipeAvailable } from "../../support/webgpu.ts";
 import { openDevice, Runner } from "../../support/wgsl-run.ts";
