@@ -59,9 +59,7 @@ const storage = { f32: "F32", bf16: "BF16", f16: "F16" } as const;
 export async function writeWebBundle(nameOrFolder: string, out: string, options: WebOptions = {}): Promise<WebBundleFacts> {
   const source = openModelSource(await resolveModel(nameOrFolder, options));
   try {
-    const plan = planModel(source.config, source.dtype, options);
-    if (plan.replay > 0)
-      throw new UserError("replay (--replay): a page has few rows, for which it saves nothing", { hint: "leave it out" });
+    const plan = planModel(source.config, source.dtype, options, "webgpu");
     if (source.config.attentionLayers.length > 0 && ropeDependsOnLength(source.config.rope))
       throw new UserError(
         `${nameOrFolder}: its rotary embedding (rope_type) changes with the length of the text, which a page cannot follow`,

@@ -62,17 +62,15 @@ const valueOf = (symbol: Var): number => Math.min(symbol.max, Math.max(symbol.mi
 export function casesOf(kernels: readonly KernelProgram[], caps: Caps): Cases {
   const chunks: Uint8Array[] = [];
   let end = 0;
-  const cases = kernels.map((k, i): KernelCase => {
-    const made = caseOf(k, caps, 16 * i, (elements, values) => {
-      const offset = end;
-      for (const part of [elements, values]) {
-        chunks.push(new Uint8Array(part.buffer));
-        end += part.byteLength;
-      }
-      return offset;
-    });
-    return made;
-  });
+  const keep: Keep = (elements, values) => {
+    const offset = end;
+    for (const part of [elements, values]) {
+      chunks.push(new Uint8Array(part.buffer));
+      end += part.byteLength;
+    }
+    return offset;
+  };
+  const cases = kernels.map((k, i) => caseOf(k, caps, 16 * i, keep));
   const expected = new Uint8Array(end);
   let at = 0;
   for (const c of chunks) {

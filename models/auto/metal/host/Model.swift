@@ -124,7 +124,10 @@ final class Model {
         encoder.setBuffer(buffer, offset: offset, index: i)
       }
       if !kernel.symbols.isEmpty {
-        let values = kernel.symbols.map { Int32(symbols[$0] ?? 0) }
+        let values = try kernel.symbols.map { (symbol: String) throws -> Int32 in
+          guard let value = symbols[symbol] else { throw Failure("\(name): \(kernel.entry) needs a value of \(symbol)") }
+          return Int32(value)
+        }
         encoder.setBytes(values, length: 4 * values.count, index: step.args.count)
       }
       encoder.dispatchThreadgroups(
