@@ -14,13 +14,14 @@ import { placed } from "../support/placed.ts";
  * Products of many rows on an NVIDIA GPU, each by several tiles: writes one program in CUDA C++ that checks them and times them, beside what the model of cycles says.
  *   npx tsx tests/bench/cuda-products.ts --target sm_90a,sm_90 --rows 128,256 --tiles 4 --unfenced --out products.cu
  *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a products.cu -o products && ./products
- * `--unfenced` adds kernels without the fence between copies and wgmma: what that costs; the language asks for it.
+ * `--parts 1,2,4` cuts k into so many parts, each, in place of those that the model chooses. `--unfenced` adds kernels without the fence between copies and wgmma: what that costs; the language asks for it.
  */
 const { values } = parseArgs({
   options: {
     target: { type: "string", default: "sm_90a,sm_90" },
     rows: { type: "string", default: "128,256" },
     tiles: { type: "string", default: "4" },
+    parts: { type: "string" },
     unfenced: { type: "boolean", default: false },
     out: { type: "string", default: "products.cu" },
   },
@@ -83,10 +84,14 @@ interface Variant {
 function variantsOf(product: Product, caps: Caps, count: number): Variant[] {
   const { m, n, k, weights } = product;
   const shape = { m, n, k, weights, dtype: "bf16" } as const;
-  const parts = weights > 1 ? 1 : partsOfProduct(shape, caps);
-  return tilesOf(shape, parts, caps)
-    .slice(0, count)
-    .flatMap(({ config, cycles }) => {
+  const chosen = values.parts === undefined ? [partsOfProduct(shape, caps)] : values.parts.split(",").map(Number);
+  return (weights > 1 ? [1] : chosen)
+    .flatMap((parts) =>
+      tilesOf(shape, parts, caps)
+        .slice(0, count)
+        .map((tile) => ({ ...tile, parts })),
+    )
+    .flatMap(({ config, cycles, parts }) => {
       const program = cudaBackend.legalize!(placed(gemmStream.build(problemOf(product, parts), config, caps), caps), caps);
       const plain = { product, parts, cycles, grid: program.grid.map((g) => evaluateInt(g, {})), source: cudaBackend.print(program, caps) };
       const label = `${caps.name} ${tileText(config)}${parts > 1 ? `, ${parts} parts` : ""}`;
