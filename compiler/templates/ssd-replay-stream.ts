@@ -28,8 +28,6 @@ export interface StreamConfig extends Config {
 
 /** Columns that C is cut into: f32 has 24 bits, bf16 8 of them. */
 const PIECES = 3;
-/** Products of two values in two pieces each that count: of the first pieces, and of each first with the other's second. */
-const TERMS = [[0, 0], [1, 0], [0, 1]] as const; // prettier-ignore
 /** Columns of the new state that are computed at a time: as many registers and bytes as a block has for what is done rarely. */
 const SOME = 32;
 /** Steps that a block's beginning costs. */
@@ -69,10 +67,10 @@ const sharedBytes = (p: ReplayProblem, pb: number, stages: number, caps: Caps): 
     (operandBytes(pb, p.stateSize, p.state.dtype, caps) +
       operandBytes(roundUp(p.length, 16), pb, p.ring.x.dtype, caps) +
       3 * bytesOf(1, pb, "f32")) +
-  operandBytes(8 + roundUp(TERMS.length * p.length, 16), p.stateSize, p.state.dtype, caps) +
-  operandBytes(roundUp(TERMS.length * p.length, 16), pb, p.state.dtype, caps) +
+  operandBytes(8 + roundUp(p.length, 16), p.stateSize, p.state.dtype, caps) +
+  2 * operandBytes(roundUp(p.length, 16), pb, p.state.dtype, caps) +
   operandBytes(pb, SOME, p.state.dtype, caps) +
-  8192;
+  4096;
 
 function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
   const { heads, pb, stages, groups } = config as StreamConfig;
@@ -84,6 +82,7 @@ function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
   const [batch, t] = [b.bz, i32(0)];
   const first = mul(b.bx, heads);
   const group = idiv(first, members);
+  const rows = roundUp(length, unit.k);
   const isOwn = (j: Expr): Expr => eq(j, held);
   const there = (j: Expr): Expr => lt(j, held);
 
@@ -100,28 +99,34 @@ function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
   b.rowReduce(matches, "sum", products);
   const scores = b.shared("scores", length, 1);
   b.stage(scores, matches);
-  // row 0 is the state's, row j + 1 that of entry j
-  const decays = b.shared("decays", length + 1, heads);
-  b.load(decays, (row, h) => decayOf(p, (j) => at(steps, j, h), row, add(first, h)));
+  // row 0 is the state's, row j + 1 that of entry j; 0 for what fills up the hardware's tiles
+  const decays = b.shared("decays", rows + 1, heads);
+  b.load(decays, (row, h) =>
+    select(
+      lt(length, row),
+      0,
+      decayOf(p, (j) => at(steps, j, h), min(row, length), add(first, h)),
+    ),
+  );
   // of head h in rows unit.n * h and following
-  const weights = b.shared("weights", heads * unit.n, roundUp(length, unit.k), dtype);
+  const weights = b.shared("weights", heads * unit.n, rows, dtype);
   b.load(weights, (row, j) => {
-    const entry = min(j, length - 1);
-    const weight = mul(at(scores, entry, 0), at(decays, add(entry, 1), idiv(row, unit.n)));
-    return select(lt(j, length), pieceOf(weight, mod(row, unit.n), dtype), 0);
+    const weight = mul(at(scores, min(j, length - 1), 0), at(decays, add(j, 1), idiv(row, unit.n)));
+    return pieceOf(weight, mod(row, unit.n), dtype);
   });
-  const terms = roundUp(TERMS.length * length, unit.k);
-  const factors = b.shared("factors", terms, p.stateSize, dtype);
-  b.load(factors, (row, n) => termOf(input(mod(row, length), n), idiv(row, length), 1, dtype));
+  const factors = b.shared("factors", rows, p.stateSize, dtype);
+  b.load(factors, (j, n) => input(j, n));
+  const latest = b.shared("latest", 1, p.stateSize);
+  b.load(latest, (_, n) => p.B(batch, t, group, n));
   const direct = b.shared("direct", 1, heads);
   b.load(direct, (_, h) => add(mul(at(scores, held, 0), at(decays, add(held, 1), h)), p.D(add(first, h))));
 
   const parts = p.headDim / pb;
   const state = b.shared("state", pb, p.stateSize, dtype);
-  const xs = b.shared("xs", weights.cols, pb, ring.x.dtype);
+  const xs = b.shared("xs", rows, pb, ring.x.dtype);
   const y = b.frag("y", pb, unit.n);
   const sums = b.frag("sums", pb, 1);
-  const scaled = b.shared("scaled", terms, pb, dtype);
+  const [high, low] = [b.shared("high", rows, pb, dtype), b.shared("low", rows, pb, dtype)];
   const next = b.frag("next", pb, shareOut(p.stateSize / unit.k, SOME / unit.k) * unit.k);
   const stored = b.shared("stored", next.rows, next.cols, dtype);
   b.loop(
@@ -161,15 +166,15 @@ function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
         value: (row) => carried(x(row), row),
       });
       b.when(eq(held, length - 1), () => {
-        b.load(scaled, (term, row) => {
-          const j = mod(term, length);
-          const value = mul(at(decays, add(j, 1), own), select(isOwn(j), carried(x(row), row), at(xs, j, row)));
-          return termOf(value, idiv(term, length), 0, dtype);
-        });
+        // each input by what it is multiplied by, in two pieces: the state keeps no more digits
+        const scaled = (j: Expr, row: Expr): Expr => mul(at(decays, add(j, 1), own), at(xs, j, row));
+        const now = (row: Expr): Expr => mul(at(decays, length, own), carried(x(row), row));
+        b.load(high, scaled);
+        b.load(low, (j, row) => sub(scaled(j, row), digitsOf(scaled(j, row), dtype)));
         b.loop("some", p.stateSize / next.cols, (some) => {
           const along = (n: Expr): Expr => add(mul(some, next.cols), n);
-          b.map(next, (row, n) => mul(at(state, row, along(n)), at(decays, 0, own)));
-          b.mma(next, viewOf(scaled, { transposed: true }), viewOf(factors, { col: along(i32(0)) }), terms);
+          b.map(next, (row, n) => add(mul(at(state, row, along(n)), at(decays, 0, own)), mul(now(row), at(latest, 0, along(n)))));
+          for (const piece of [high, low]) b.mma(next, viewOf(piece, { transposed: true }), viewOf(factors, { col: along(i32(0)) }), rows);
           b.stage(stored, next);
           b.store(stored, {
             buffer: p.state.buffer,
@@ -204,19 +209,13 @@ function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
   return b.build();
 }
 
-/** Term `term` of the products of two values in two pieces each: which piece of this one, the first or the second operand, it multiplies; 0 beyond the last. */
-function termOf(value: Expr, term: Expr, operand: 0 | 1, dtype: DType): Expr {
-  return TERMS.reduceRight<Expr>(
-    (otherwise, pieces, i) => select(eq(term, i), pieceOf(value, i32(pieces[operand]), dtype), otherwise),
-    f32(0),
-  );
-}
+/** The first digits of a value, as many as a type has. */
+const digitsOf = (value: Expr, dtype: DType): Expr => cast(cast(value, dtype), "f32");
 
 /** Column `piece` of the pieces of a value: its first digits as the type has them, the first of what they leave out, and so on; 0 where nothing is left. */
 function pieceOf(value: Expr, piece: Expr, dtype: DType): Expr {
-  const digits = (rest: Expr): Expr => cast(cast(rest, dtype), "f32");
   const choose = (i: number, rest: Expr): Expr =>
-    i === PIECES ? f32(0) : select(eq(piece, i), digits(rest), choose(i + 1, sub(rest, digits(rest))));
+    i === PIECES ? f32(0) : select(eq(piece, i), digitsOf(rest, dtype), choose(i + 1, sub(rest, digitsOf(rest, dtype))));
   return choose(0, value);
 }
 

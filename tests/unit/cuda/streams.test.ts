@@ -98,7 +98,7 @@ describe("a decode step of Bamba 9B in bf16", () => {
     const [plain] = layers(64, { state: "bf16" }) as [KernelPlan[]];
     const [mamba] = layers(64, { state: "bf16", replay: 16 }) as [KernelPlan[]];
     expect(names(mamba)).toEqual(names(plain).map((name) => (name === "ssd_step" ? "ssd_replay" : name)));
-    expect(templatesOf(mamba)).toContain("ssd-replay");
+    expect(templatesOf(mamba)).toContain("ssd-replay-stream");
     const bytesOf = (kernels: readonly KernelPlan[], held: number): number =>
       evaluateIntExpr(kernels.find(({ problem }) => problem.frame.name.startsWith("ssd"))!.bytes, { held });
     const state = 64 * config.mambaHeads * config.mambaHeadDim * config.mambaStateSize * 2;
