@@ -17,6 +17,7 @@ import { gemvStream } from "./templates/gemv-stream.ts";
 import { gemv } from "./templates/gemv.ts";
 import { processLogits } from "./templates/process-logits.ts";
 import { sampleToken } from "./templates/sample-token.ts";
+import { ssdReplayStream } from "./templates/ssd-replay-stream.ts";
 import { ssdReplay } from "./templates/ssd-replay.ts";
 import { ssdScan } from "./templates/ssd-scan.ts";
 import { ssdStep } from "./templates/ssd-step.ts";
@@ -40,7 +41,7 @@ export function buildKernel(kernel: KernelPlan, caps: Caps): Choice {
     case "ssd":
       return first(kernel, p, [ssdStep, ssdScan], caps);
     case "replay":
-      return first(kernel, p, [ssdReplay], caps);
+      return first(kernel, p, [ssdReplayStream, ssdReplay], caps);
     case "conv":
       return first(kernel, p, [conv1d], caps);
     case "rows":

@@ -67,7 +67,7 @@ export const API: { readonly [K in keyof Api]: Signature } = {
   hostFree: ["int", "cuMemFreeHost", ["void *"]],
   upload: ["int", "cuMemcpyHtoDAsync_v2", ["uint64_t", "void *", "size_t", "void *"]],
   download: ["int", "cuMemcpyDtoHAsync_v2", ["void *", "uint64_t", "size_t", "void *"]],
-  copy: ["int", "cuMemcpyDtoDAsync_v2", ["uint64_t", "uint64_t", "size_t", "void *"]],
+  copy: ["int", "cuMemcpyAsync", ["uint64_t", "uint64_t", "size_t", "void *"]],
   fill: ["int", "cuMemsetD8Async", ["uint64_t", "uint8_t", "size_t", "void *"]],
   streamCreate: ["int", "cuStreamCreate", ["void *", "uint32_t"]],
   streamDestroy: ["int", "cuStreamDestroy_v2", ["void *"]],

@@ -14,6 +14,8 @@ export type HostAddress = Pointer<"pinned">;
 /** Pinned memory. */
 export interface HostBlock {
   readonly address: HostAddress;
+  /** The same memory for kernels, which reach it over the bus. */
+  readonly mapped: DeviceAddress;
   readonly bytes: number;
   /** The memory itself. It must not be touched after `freeHost`. */
   readonly view: ArrayBuffer;
@@ -54,6 +56,7 @@ export interface Cuda {
   destroyStream(stream: CudaStream): void;
   upload(to: DeviceAddress, from: HostAddress, bytes: number, stream: CudaStream): void;
   download(to: HostAddress, from: DeviceAddress, bytes: number, stream: CudaStream): void;
+  /** Either side may be pinned memory. */
   copy(to: DeviceAddress, from: DeviceAddress, bytes: number, stream: CudaStream): void;
   fill(to: DeviceAddress, byte: number, bytes: number, stream: CudaStream): void;
   /** Whether all work of a stream is done. */

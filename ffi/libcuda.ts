@@ -3,7 +3,7 @@ import { API } from "./cuda-api.ts";
 import { CODES, CudaError, CudaMissing } from "./cuda-errors.ts";
 import type { Cuda, CudaContext, CudaFunction, CudaStream } from "./cuda.ts";
 import type { Library, Pointer } from "./native.ts";
-import { bind, hasSymbol, openLibrary, pointerIn, stringAt, viewAt } from "./native.ts";
+import { asPointer, bind, hasSymbol, openLibrary, pointerIn, stringAt, viewAt } from "./native.ts";
 
 /** The oldest driver that has all that is called: 525, of December 2022. */
 export const OLDEST_CUDA = 12000;
@@ -172,7 +172,8 @@ class LibCuda implements Cuda {
 
   allocHost(bytes: number): ReturnType<Cuda["allocHost"]> {
     const address = this.pointer<"pinned">("cuMemHostAlloc", this.api.hostAlloc(this.out, bytes, 0));
-    return { address, bytes, view: viewAt(address, bytes) };
+    // With unified addressing, which every GPU that we run on has, pinned memory has one address for all.
+    return { address, mapped: asPointer<"CUdeviceptr">(address), bytes, view: viewAt(address, bytes) };
   }
 
   freeHost({ address }: Parameters<Cuda["freeHost"]>[0]): void {
@@ -196,7 +197,7 @@ class LibCuda implements Cuda {
   }
 
   copy(...[to, from, bytes, stream]: Parameters<Cuda["copy"]>): void {
-    this.check("cuMemcpyDtoDAsync_v2", this.api.copy(to, from, bytes, stream));
+    this.check("cuMemcpyAsync", this.api.copy(to, from, bytes, stream));
   }
 
   fill(...[to, byte, bytes, stream]: Parameters<Cuda["fill"]>): void {

@@ -20,8 +20,11 @@ export interface OpenOptions {
   readonly requires?: Requirements;
 }
 
-/** What memory is for; drivers may place the kinds differently. */
-export type BufferUse = "weights" | "state" | "arena" | "io";
+/**
+ * What memory is for; drivers may place the kinds differently. A `result` is a few numbers that kernels only write and the host reads after each run: a driver may place it
+ * where the host sees it without a copy, so it is read before the next run begins.
+ */
+export type BufferUse = "weights" | "state" | "arena" | "io" | "result";
 
 export interface Device {
   /** For people: "CPU, 2 threads". */

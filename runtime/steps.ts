@@ -68,10 +68,7 @@ export async function openArtifact(
     const literals = placeLiterals(memory, artifact);
     const states = new Map(manifest.states.map((entry) => [entry.name, memory.take(entry.bytes, "state", `state ${entry.name}`)]));
     const arenas = arenaSizes(manifest).map((bytes) => memory.take(bytes, "arena", "the values between kernels"));
-    const tensors = hostTensors(
-      memory,
-      manifest.programs.flatMap((program) => [...program.inputs, ...program.outputs]),
-    );
+    const tensors = hostTensors(memory, manifest);
     const spareBytes = largestRow(manifest);
     const spare = spareBytes === 0 ? null : memory.take(spareBytes, "state", "a row on its way to another");
     await memory.ready();
@@ -232,10 +229,14 @@ interface HostTensor {
   readonly width: number;
 }
 
+/** The most that an output has whose kernels may write it straight to the host: a token for each row. */
+const RESULT_BYTES = 4096;
+
 /** One buffer a name, as large as the program that needs most of it asks for: what one program gives under a name is what another takes under it. */
-function hostTensors(memory: Memory, entries: readonly TensorEntry[]): ReadonlyMap<string, HostTensor> {
+function hostTensors(memory: Memory, { programs }: Manifest): ReadonlyMap<string, HostTensor> {
+  const inputs = new Set(programs.flatMap((program) => program.inputs.map(({ name }) => name)));
   const largest = new Map<string, TensorEntry>();
-  for (const entry of entries) {
+  for (const entry of programs.flatMap((program) => [...program.inputs, ...program.outputs])) {
     const known = largest.get(entry.name);
     if (known !== undefined && known.dtype !== entry.dtype)
       throw new UserError(`the artifact's programs disagree on ${entry.name}: ${known.dtype} and ${entry.dtype}`);
@@ -243,7 +244,7 @@ function hostTensors(memory: Memory, entries: readonly TensorEntry[]): ReadonlyM
   }
   return new Map(
     [...largest].map(([name, { dtype, bytes }]) => {
-      const buffer = memory.take(bytes, "io", name);
+      const buffer = memory.take(bytes, bytes <= RESULT_BYTES && !inputs.has(name) ? "result" : "io", name);
       const host = buffer.host ?? new Uint8Array(bytes);
       const view = host.subarray(0, bytes);
       return [name, { buffer, data: viewAs(dtype, view), bytes: view, width: elementBytes(dtype) }];

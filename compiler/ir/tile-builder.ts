@@ -25,8 +25,8 @@ export interface TileBuilder {
   readonly bz: Expr;
   shared(name: string, rows: number, cols: number, dtype?: DType): Tile;
   frag(name: string, rows: number, cols: number, dtype?: DType): Tile;
-  /** No loop is made for a count of 0 or 1; the body of the latter sees the constant 0. */
-  loop(name: string, count: Operand, body: (i: Expr) => void, stages?: number): void;
+  /** No loop is made for a count of 0 or 1; the body of the latter sees the constant 0. `apart`: see Stmt. */
+  loop(name: string, count: Operand, body: (i: Expr) => void, stages?: number, apart?: true): void;
   /** A constant condition is decided here. */
   when(cond: Expr, then: () => void, otherwise?: () => void): void;
   fill(dst: Tile, value: number): void;
@@ -126,14 +126,14 @@ export function tileBuilder(
     bz: block("bz", counts[2]),
     shared: (name, rows, cols, dtype = "f32") => tile("shared", name, rows, cols, dtype),
     frag: (name, rows, cols, dtype = "f32") => tile("frag", name, rows, cols, dtype),
-    loop(name, n, f, stages = 1) {
+    loop(name, n, f, stages = 1, apart) {
       const count = lift(n, "i32");
       if (isConst(count) && count.value <= 1) {
         if (count.value === 1) f(i32(0));
         return;
       }
       const v = intVar(name, 0, Math.max(0, rangeOf(count).max - 1));
-      body.push({ op: "for", var: v, count, stages, body: nested(() => f(v)) });
+      body.push({ op: "for", var: v, count, stages, ...(apart ? { apart } : {}), body: nested(() => f(v)) });
     },
     when(cond, then, otherwise) {
       if (isConst(cond)) {

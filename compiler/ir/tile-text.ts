@@ -34,7 +34,7 @@ export function printTile(p: TileProgram): string {
 export function head(s: Stmt): string {
   switch (s.op) {
     case "for":
-      return `for ${s.var.name} < ${print(s.count)}${s.stages > 1 ? ` stages ${s.stages}` : ""}`;
+      return `for ${s.var.name} < ${print(s.count)}${s.stages > 1 ? ` stages ${s.stages}` : ""}${s.apart ? " apart" : ""}`;
     case "if":
       return `if ${print(s.cond)}`;
     case "fill":

@@ -61,8 +61,18 @@ export interface View {
 export type ReduceFn = "sum" | "max" | "min";
 
 export type Stmt =
-  /** Runs `body` with `var` = 0 .. count-1. `count` is the same for the whole block. `stages` > 1 asks for software pipelining of the loads in it. */
-  | { readonly op: "for"; readonly var: Var; readonly count: Expr; readonly stages: number; readonly body: readonly Stmt[] }
+  /**
+   * Runs `body` with `var` = 0 .. count-1. `count` is the same for the whole block. `stages` > 1 asks for software pipelining of the loads in it.
+   * `apart`: no turn reads memory that another turn writes, so that loads of what the program changes may come turns early too.
+   */
+  | {
+      readonly op: "for";
+      readonly var: Var;
+      readonly count: Expr;
+      readonly stages: number;
+      readonly apart?: true;
+      readonly body: readonly Stmt[];
+    }
   /** `cond` is the same for the whole block (no `row`, `col`, tile elements). */
   | { readonly op: "if"; readonly cond: Expr; readonly body: readonly Stmt[]; readonly otherwise: readonly Stmt[] }
   | { readonly op: "fill"; readonly dst: Tile; readonly value: number }

@@ -5,7 +5,8 @@ import type { Stmt } from "../ir/thread.ts";
 
 /** A lowered program on its way to Thread IR: its statements in pieces within which no lane depends on another. */
 export type Piece =
-  | { readonly op: "piece"; readonly body: readonly Stmt[] }
+  /** `apart`: what it reads of these, nobody writes before lanes meet for another reason. */
+  | { readonly op: "piece"; readonly body: readonly Stmt[]; readonly apart?: ReadonlySet<string> }
   /** Lanes meet here for a reason that the tracked memory does not show. */
   | { readonly op: "barrier" }
   | { readonly op: "for"; readonly var: Var; readonly count: Expr; readonly body: readonly Piece[] }
@@ -51,7 +52,7 @@ function flow(pieces: readonly Piece[], start: Pending, tracked: Tracked): { bod
   for (const p of pieces) {
     switch (p.op) {
       case "piece":
-        meet(touches(p.body, tracked));
+        meet(touches(p.body, tracked, p.apart));
         body.push(...p.body);
         break;
       case "barrier":
@@ -94,13 +95,13 @@ function readsOf(e: Expr, tracked: Tracked, into: Set<string> = new Set()): Set<
   return into;
 }
 
-/** The tracked memory that statements without barriers read and write. */
-function touches(body: readonly Stmt[], tracked: Tracked): Pending {
+/** The tracked memory that statements without barriers read and write, but for reads of what is `apart`. */
+function touches(body: readonly Stmt[], tracked: Tracked, apart: ReadonlySet<string> = new Set()): Pending {
   const reads = new Set<string>();
   const writes = new Set<string>();
   eachStmt(body, (s) => {
     const named = accessesOf(s);
-    for (const n of named.reads) if (isTracked(n, tracked)) reads.add(n);
+    for (const n of named.reads) if (isTracked(n, tracked) && !apart.has(n)) reads.add(n);
     for (const n of named.writes) if (isTracked(n, tracked)) writes.add(n);
     for (const e of expressionsOf(s)) readsOf(e, tracked, reads);
   });

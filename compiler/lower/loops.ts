@@ -37,7 +37,7 @@ function turnOf(
 
 /** The first turns' copies, and the loop. In a loop around it, lanes may still read what the last turns of the time before have copied. */
 function lowerRing(s: Loop, ring: Ring, ctx: Context, lower: Lower): readonly Piece[] {
-  const { first, ahead, before, wait, rest, behind, last, inside } = ringTurns(s, ring, ctx);
+  const { free, first, ahead, before, wait, rest, behind, last, inside } = ringTurns(s, ring, ctx);
   // what the hardware cannot copy comes through registers
   const front = turnOf(s, before, inside, lower);
   const back = turnOf(s, rest, inside, lower);
@@ -54,5 +54,7 @@ function lowerRing(s: Loop, ring: Ring, ctx: Context, lower: Lower): readonly Pi
     ctx.ahead.push(...first);
     return [...fetched, ...turns];
   }
-  return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(first), ...fetched, ...turns];
+  if (outermost) ctx.ahead.push(...free);
+  const begin = outermost ? first : [...free, ...first];
+  return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(begin), ...fetched, ...turns];
 }

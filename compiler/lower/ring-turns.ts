@@ -18,6 +18,8 @@ import type { Loop, Ring, RingCopy } from "./rings.ts";
  * how it waits for those, and the rest of the body. What is still of Tile IR is to be lowered in the context `inside`.
  */
 export interface RingTurns {
+  /** Copies of `first` that need not wait for other kernels; they belong to its first group. */
+  readonly free: readonly Stmt[];
   readonly first: readonly Stmt[];
   readonly ahead: readonly Stmt[];
   readonly before: readonly TileStmt[];
@@ -56,12 +58,15 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   // what need not wait for the kernels before comes first, of all turns; it is then part of the first group
   const ahead = late.length > 0 ? turns.flatMap((turn) => turnOf(early, turn)) : [];
   const begin = turns.map((turn) => turnOf(late.length > 0 ? late : early, turn));
-  const first = [...ahead, ...begin.flatMap((body, i) => (meets && i === far - 1 ? body : [...body, wait(far)]))];
+  const first = begin.flatMap((body, i) => (meets && i === far - 1 ? body : [...body, wait(far)]));
   const next = turnOf(all, add(s.var, far));
+  // what another turn reads this one does not write, and the turn itself comes after lanes have met
+  const sources = new Set(ring.copies.map(({ from }) => from.buffer));
   const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
   const before = s.body.slice(0, s.body.findIndex(isCopy));
   const here = ring.copies.map(({ dst }) => [dst.name, offset(mod(s.var, stages), dst.name)] as const);
   return {
+    free: ahead,
     first,
     before,
     ahead: meets ? [] : next,
@@ -69,7 +74,7 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
       ? [{ op: "piece", body: [wait(far)] }]
       : lasting.length > 0
         ? [{ op: "piece", body: [wait(far - 1), { op: "unitWait", pending: lasting.length, done: [] }] }, { op: "barrier" }]
-        : [{ op: "piece", body: [wait(far - 1)] }, { op: "barrier" }, { op: "piece", body: next }],
+        : [{ op: "piece", body: [wait(far - 1)] }, { op: "barrier" }, { op: "piece", body: next, ...(s.apart ? { apart: sources } : {}) }],
     rest: s.body.slice(before.length).filter((x) => !isCopy(x)),
     behind: lasting.length > 0 ? next : [],
     last: lasting.length > 0 ? [{ op: "unitWait", pending: 0, done: lasting }] : [],
@@ -104,9 +109,11 @@ function lowerCopy({ dst, from, layout }: RingCopy, slot: Expr, ctx: Context): r
 /** Whether all copies of a ring may come before everything else. */
 export const isIndependent = (s: Loop, ring: Ring, ctx: Context): boolean => independent(s, ring, ctx).length === ring.copies.length;
 
-/** The copies that read only what nothing changes while programs run, at addresses that no symbol takes part in. */
+/** The copies that read only what nothing else changes while programs run, at addresses that no symbol takes part in. */
 function independent(s: Loop, ring: Ring, ctx: Context): readonly RingCopy[] {
-  const constant = new Set(ctx.program.params.filter((p) => p.constant === true && p.access === "read").map((p) => p.name));
+  const constant = new Set(
+    ctx.program.params.filter((p) => p.alone === true || (p.constant === true && p.access === "read")).map((p) => p.name),
+  );
   const symbols = new Set<Expr>(ctx.program.symbols);
   const depends = (e: Expr): boolean => some(e, (x) => symbols.has(x) || (x.op === "load" && !constant.has(x.buffer)));
   return depends(s.count) ? [] : ring.copies.filter((c) => !depends(c.from));

@@ -45,7 +45,7 @@ interface Placement {
 }
 
 /**
- * The rings of a program: loops with `stages` > 1 that begin with plain copies of memory that the program does not write, into tiles that nothing else
+ * The rings of a program: loops with `stages` > 1 that begin with plain copies of memory that the program, or other turns, do not write, into tiles that nothing else
  * touches. What else a loop begins with is done in its turn, before it waits if it stands before the first copy.
  */
 export function ringsOf(program: TileProgram, placement: Placement): Rings {
@@ -87,7 +87,7 @@ function copiesOf(loop: Loop, program: TileProgram, placement: Placement): reado
   const end = loop.body.findIndex((s) => !isFetch(s));
   return loop.body.slice(0, end < 0 ? loop.body.length : end).flatMap((s, i) => {
     if (s.op !== "load" && s.op !== "map") return [];
-    const copy = copyOf(s, program, placement);
+    const copy = copyOf(s, loop, program, placement);
     return copy && isOwn(s.dst.name, i, loop, program) ? [copy] : [];
   });
 }
@@ -96,12 +96,12 @@ function copiesOf(loop: Loop, program: TileProgram, placement: Placement): reado
 const isFetch = (s: Stmt): boolean =>
   s.op === "load" || s.op === "map" || (s.op === "if" && s.body.every(isFetch) && s.otherwise.every(isFetch));
 
-function copyOf(s: Extract<Stmt, { op: "load" | "map" }>, program: TileProgram, placement: Placement): RingCopy | null {
+function copyOf(s: Extract<Stmt, { op: "load" | "map" }>, loop: Loop, program: TileProgram, placement: Placement): RingCopy | null {
   const { caps, strides, layouts } = placement;
   const { dst } = s;
   const width = caps.vectorBytes / BYTES[dst.dtype];
   const from = plainLoad(s.value, dst.dtype);
-  if (!from || width <= 1 || !Number.isInteger(width) || !isConstantHere(from, program)) return null;
+  if (!from || width <= 1 || !Number.isInteger(width) || !isConstantHere(from, loop, program)) return null;
   const [, col] = coordinates(dst);
   if (!isVector(from.index, col, width) || (from.guard && !isVectorCondition(from.guard, col, width))) return null;
   if (s.op === "load") return dst.cols % width === 0 && strides.get(dst.name)! % width === 0 ? { dst, from, layout: null } : null;
@@ -109,10 +109,10 @@ function copyOf(s: Extract<Stmt, { op: "load" | "map" }>, program: TileProgram, 
   return isWhole(layout, width) ? { dst, from, layout } : null;
 }
 
-/** Whether a load, and all that its address takes, reads only what the program does not write; it reads no tile. */
-function isConstantHere(from: Load, program: TileProgram): boolean {
+/** Whether a load, and all that its address takes, reads only what the program does not write, or what no other turn of its loop does; it reads no tile. */
+function isConstantHere(from: Load, loop: Loop, program: TileProgram): boolean {
   const read = new Set(program.params.filter((p) => p.access === "read").map((p) => p.name));
-  return !some(from, (e) => e.op === "elem" || (e.op === "load" && !read.has(e.buffer)));
+  return !some(from, (e) => e.op === "elem" || (e.op === "load" && !read.has(e.buffer) && !(loop.apart && e === from)));
 }
 
 /** Whether lanes hold whole vectors of neighbours, all of them elements of the tile: so it is where a row lies across the lanes. */

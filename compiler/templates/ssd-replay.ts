@@ -1,9 +1,10 @@
-import { add, and, cast, eq, exp, i32, idiv, load, lt, max, mod, mul, select, sub } from "../ir/expr.ts";
+import { add, and, eq, i32, idiv, lt, mod, mul, select } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
-import type { Config, Kept, ReplayProblem, Template } from "../template.ts";
+import type { Config, ReplayProblem, Template } from "../template.ts";
 import { clamp, guarded } from "./common.ts";
+import { decayOf, elementOf, entries } from "./ssd-replay-common.ts";
 import type { StepConfig } from "./ssd-step.ts";
 import { stateRows } from "./ssd-step.ts";
 
@@ -48,11 +49,7 @@ function build(p: ReplayProblem, config: Config): TileProgram {
   b.load(steps, (j) => select(eq(j, held), own.dt, guarded(elementOf(ring.dt, batch, j, head), there(j))));
   // row 0 is the state's, row j + 1 that of entry j
   const decays = b.shared("decays", length + 1, 1);
-  const after = (j: Expr): Expr =>
-    entries(length)
-      .map((i) => select(lt(i, j), 0, at(steps, i, 0)))
-      .reduce((sum, step) => add(sum, step));
-  b.load(decays, (j) => mul(exp(mul(after(j), p.decay(head))), select(lt(0, j), at(steps, max(sub(j, 1), 0), 0), 1)));
+  b.load(decays, (row) => decayOf(p, (j) => at(steps, j, 0), row, head));
 
   const read = b.frag("read", pb, p.stateSize);
   b.map(read, (row, n) => mul(at(state, row, n), p.C(batch, t, group, n)));
@@ -115,7 +112,3 @@ function build(p: ReplayProblem, config: Config): TileProgram {
   });
   return b.build();
 }
-
-const elementOf = <C extends readonly Expr[]>({ buffer, dtype, index }: Kept<C>, ...coords: C): Expr =>
-  cast(load(buffer, dtype, index(...coords)), "f32");
-const entries = (count: number): readonly Expr[] => Array.from({ length: count }, (_, j) => i32(j));

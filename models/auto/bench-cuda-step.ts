@@ -7,6 +7,8 @@ import { summarizeProfile } from "../../runtime/profile.ts";
 import type { KernelTime } from "../../runtime/profile.ts";
 import type { Session } from "../../runtime/session.ts";
 import type { BambaConfig } from "../bamba/config.ts";
+import type { HostTime, Stopwatch } from "./bench-host.ts";
+import { stopwatch } from "./bench-host.ts";
 import type { ModelPlan } from "./plan.ts";
 import { positionAxes, ringStates } from "./plan.ts";
 import { createModelSession } from "./sessions.ts";
@@ -35,6 +37,8 @@ export interface StepResult {
   /** Of the step's graph, by the device's clock; of a token in the session's loop, with its read. */
   readonly graphMilliseconds: number;
   readonly wallMilliseconds: number;
+  /** Where the host's thread spends such a token: medians. */
+  readonly host: HostTime;
   readonly tokensPerSecond: number;
   /** Weights, states read and written, and keys and values of the positions so far. */
   readonly bytes: number;
@@ -84,14 +88,16 @@ export async function measureStep(
   limits: StepCeilings,
 ): Promise<Omit<StepResult, "compile" | "memory" | "largestContext">> {
   const { batch, dtype, rotary, replay } = plan;
-  const session = createModelSession(executor, config, rotary, { startAt: { rows: batch, past: context } });
-  const wallMilliseconds = await tokenLoop(session, decode, replay);
   // with rings of inputs: half full
   const symbols = { batch, seq: 1, past: context, kept: 1, with_logits: 0, held: replay >> 1 };
   const name = `decode.${batch}`;
   const graphOf = (held: number): Promise<number> => graphTime(device, () => executor.run(name, { ...symbols, held }), 3 * repeat);
   const reading = await graphOf(symbols.held);
   const graphMilliseconds = replay === 0 ? reading : meanStep(reading, await graphOf(replay - 1), replay);
+  // Right after the graph, so that both are of a GPU at its full clock rate.
+  const watch = stopwatch(executor);
+  const session = createModelSession(watch.executor, config, rotary, { startAt: { rows: batch, past: context } });
+  const { wallMilliseconds, host } = await tokenLoop(session, watch, decode, replay);
   const bytes = stepBytes(manifest, name, config, context, replay);
   const kernels = await profileOf(executor, name, symbols, repeat, rooflineOf(limits, dtype));
   const bytesPerSecond = (bytes / graphMilliseconds) * 1000;
@@ -101,6 +107,7 @@ export async function measureStep(
     launches: manifest.programs.find((program) => program.name === name)!.steps.length,
     graphMilliseconds,
     wallMilliseconds,
+    host,
     tokensPerSecond: (batch / wallMilliseconds) * 1000,
     bytes,
     bytesPerSecond,
@@ -126,18 +133,29 @@ async function graphTime(device: CudaDevice, run: () => void | Promise<void>, lo
 /** Of steps of which each `replay`-th stores the states and the others only read them. */
 const meanStep = (reading: number, storing: number, replay: number): number => ((replay - 1) * reading + storing) / replay;
 
-/** Milliseconds a token of greedy decoding, in a session that has just begun. */
-async function tokenLoop(session: Session, tokens: number, replay: number): Promise<number> {
+/** Tokens of greedy decoding, in a session that has just begun: milliseconds of one, and where they go. */
+async function tokenLoop(
+  session: Session,
+  watch: Stopwatch,
+  count: number,
+  replay: number,
+): Promise<{ readonly wallMilliseconds: number; readonly host: HostTime }> {
   const next = new Int32Array(session.rows);
-  const times: number[] = [];
-  for (let i = 0; i < tokens; i += 1) {
-    const started = performance.now();
-    next.set(session.next.subarray(0, session.rows));
-    await session.decode(next, undefined, false);
-    times.push(performance.now() - started);
-  }
+  const tokens: Awaited<ReturnType<Stopwatch["token"]>>[] = [];
+  for (let i = 0; i < count; i += 1)
+    tokens.push(
+      await watch.token(() => {
+        next.set(session.next.subarray(0, session.rows));
+        return session.decode(next, undefined, false);
+      }),
+    );
+  const times = tokens.map(({ total }) => total);
   const [reading, storing] = [false, true].map((stores) => times.filter((_, i) => (replay > 0 && (i + 1) % replay === 0) === stores));
-  return storing!.length === 0 ? median(times) : meanStep(median(reading!), median(storing!), replay);
+  const middle = (part: keyof HostTime): number => median(tokens.map((token) => token[part]));
+  return {
+    wallMilliseconds: storing!.length === 0 ? median(times) : meanStep(median(reading!), median(storing!), replay),
+    host: { write: middle("write"), launch: middle("launch"), wait: middle("wait"), rest: middle("rest") },
+  };
 }
 
 /** A prompt of one row. */

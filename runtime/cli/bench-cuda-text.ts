@@ -6,6 +6,8 @@ import { formatCount, formatTime, significant } from "./terminal.ts";
 
 const percent = (share: number): string => `${(share * 100).toFixed(0)} %`;
 
+const microseconds = (milliseconds: number): string => `${(milliseconds * 1000).toFixed(0)} us`;
+
 /** `culm bench --device cuda` for people. */
 export function printStepBench({ device, target, parameters, dtype, ceilings, steps, prompt }: StepReport): string {
   const { copy, read, fma, mma } = ceilings;
@@ -31,6 +33,10 @@ export function printStepBench({ device, target, parameters, dtype, ceilings, st
   if (prompt !== null)
     lines.push(
       `  a prompt of ${prompt.tokens}, ${prompt.chunk} at once: ${prompt.milliseconds.toFixed(1)} ms, ${significant(prompt.tokensPerSecond)} tokens/s, ${significant(prompt.flopsPerSecond / 1e12)} TFLOP/s\n`,
+    );
+  for (const { batch, wallMilliseconds, graphMilliseconds, host } of steps)
+    lines.push(
+      `  a token of ${batch}: ${microseconds(wallMilliseconds - graphMilliseconds)} more than its graph; the host takes ${microseconds(host.write)} to write, ${microseconds(host.launch)} to launch, ${microseconds(host.rest)} for the rest, and waits ${microseconds(host.wait)}\n`,
     );
   for (const { batch, memory, largestContext } of steps)
     lines.push(`  memory for ${batch} at once: ${describePlan(memory)}; up to ${largestContext} positions would fit\n`);

@@ -17,6 +17,7 @@ import { gemvStream } from "../../compiler/templates/gemv-stream.ts";
 import { gemv } from "../../compiler/templates/gemv.ts";
 import { processLogits as processLogitsTemplate } from "../../compiler/templates/process-logits.ts";
 import { sampleToken as sampleTokenTemplate } from "../../compiler/templates/sample-token.ts";
+import { ssdReplayStream } from "../../compiler/templates/ssd-replay-stream.ts";
 import { ssdReplay } from "../../compiler/templates/ssd-replay.ts";
 import { ssdScan } from "../../compiler/templates/ssd-scan.ts";
 import { ssdStep } from "../../compiler/templates/ssd-step.ts";
@@ -32,7 +33,7 @@ import { copyBuffers, differences } from "../support/problems/case.ts";
 import type { Case } from "../support/problems/case.ts";
 import { convCase } from "../support/problems/conv.ts";
 import { gemmCase, longRows, streamCase } from "../support/problems/gemm.ts";
-import { replayCases } from "../support/problems/replay.ts";
+import { replayCases, replayStreamCases } from "../support/problems/replay.ts";
 import { rowCase } from "../support/problems/rows.ts";
 import { logitsCase, logitsInputs, tokenCase } from "../support/problems/sampling.ts";
 import { ssdCases } from "../support/problems/ssd.ts";
@@ -85,6 +86,9 @@ export const conformance = (target: Target): unknown =>
       test("sample-token", () => agrees(sampleTokenTemplate, tokenCase(vocab), 40));
       test("ssd-step", () => agrees(ssdStep, ssdCases({ steep: target.coarse === 0, step: true }), 20));
       test("ssd-replay", () => agrees(ssdReplay, replayCases({ steep: target.coarse === 0 }), 20));
+      test.skipIf(!caps.asyncCopy)("ssd-replay-stream", () =>
+        agrees(ssdReplayStream, replayStreamCases({ steep: target.coarse === 0 }), 20),
+      );
       test("ssd-scan", () => agrees(ssdScan, ssdCases({ steep: target.coarse === 0 }), 20));
     });
 

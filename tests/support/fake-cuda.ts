@@ -196,7 +196,8 @@ export class FakeCuda implements Cuda {
   allocHost(bytes: number): HostBlock {
     this.inContext("cuMemHostAlloc", bytes);
     const data = new Uint8Array(bytes).fill(0xcd);
-    return { address: this.place("host memory", data), bytes, view: data.buffer };
+    const address = this.place<HostAddress>("host memory", data);
+    return { address, mapped: address as bigint as DeviceAddress, bytes, view: data.buffer };
   }
   freeHost({ address }: HostBlock): void {
     this.inContext("cuMemFreeHost");
@@ -242,7 +243,7 @@ export class FakeCuda implements Cuda {
     this.put(() => this.from(to).set(this.from(from).subarray(0, bytes)));
   }
   copy(to: DeviceAddress, from: DeviceAddress, bytes: number): void {
-    this.inContext("cuMemcpyDtoDAsync_v2", bytes);
+    this.inContext("cuMemcpyAsync", bytes);
     this.put(() => this.from(to).set(this.from(from).slice(0, bytes)));
   }
   fill(to: DeviceAddress, byte: number, bytes: number): void {

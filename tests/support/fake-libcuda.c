@@ -121,7 +121,7 @@ CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream st
   ALIVE;
   return stream == (CUstream)&stream_ ? put((operation){.to = to, .from = (void *)from, .bytes = bytes}) : CUDA_ERROR_INVALID_HANDLE;
 }
-CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
   ALIVE;
   return stream == (CUstream)&stream_ ? put((operation){.to = (void *)to, .from = (void *)from, .bytes = bytes}) : CUDA_ERROR_INVALID_HANDLE;
 }

@@ -32,6 +32,7 @@ const step: StepResult = {
   launches: 169,
   graphMilliseconds: 4.75,
   wallMilliseconds: 4.8,
+  host: { write: 0.012, launch: 0.025, wait: 4.75, rest: 0.013 },
   tokensPerSecond: 416.7,
   bytes: 19e9,
   bytesPerSecond: 4e12,
@@ -59,6 +60,9 @@ test("a report has the ceilings, a line a batch, what memory is for, and the ker
   expect(text).toContain("9.78 B parameters in bf16, on NVIDIA H200 (cuda sm_90)");
   expect(text).toContain("copies 4200 GB/s, reads 4400 GB/s, multiplies and adds 64.0 TFLOP/s in f32 and 640 TFLOP/s by mma.sync in bf16");
   expect(text).toMatch(/^ +2 +1024 +169 +4\.750 +4\.800 +417 +4000 +95 % +1\.50 s \(cached\)$/m);
+  expect(text).toContain(
+    "a token of 2: 50 us more than its graph; the host takes 12 us to write, 25 us to launch, 13 us for the rest, and waits 4750 us",
+  );
   expect(text).toContain("memory for 2 at once: 21.6 GB: weights 18.0 GB");
   expect(text).toContain("up to 120000 positions would fit");
   expect(text).toMatch(/layers\.\*\.mamba\.in_proj +gemv_1 +4 +25\.0 +50 % +3000 +2\.50 +75 %/);

@@ -1,5 +1,5 @@
-import type { DeviceAddress } from "../../../ffi/cuda.ts";
-import type { DeviceBuffer } from "../../driver.ts";
+import type { DeviceAddress, HostBlock } from "../../../ffi/cuda.ts";
+import type { BufferUse, DeviceBuffer } from "../../driver.ts";
 import type { Downloads, UploadRing } from "./pinned.ts";
 import type { Work } from "./work.ts";
 
@@ -14,20 +14,27 @@ export interface Transfers {
   readonly freed: (buffer: CudaBuffer) => void;
 }
 
-/** Memory on a GPU, zeroed. */
+/**
+ * Memory on a GPU, zeroed. Results are in pinned memory, at an address that is the same for the GPU: kernels store them there while others work, and a token
+ * does not wait for a copy that could only begin after the last kernel.
+ */
 export class CudaBuffer implements DeviceBuffer {
   readonly bytes: number;
   readonly host = null;
   readonly address: DeviceAddress;
   private readonly transfers: Transfers;
+  /** The memory of a result. */
+  private readonly pinned: HostBlock | null;
   private gone = false;
 
-  constructor(transfers: Transfers, bytes: number) {
+  constructor(transfers: Transfers, bytes: number, use: BufferUse) {
     const { work } = transfers;
     this.transfers = transfers;
     this.bytes = bytes;
     // The driver gives no address for nothing.
-    this.address = work.call((cuda) => cuda.alloc(Math.max(1, bytes)));
+    const wanted = Math.max(1, bytes);
+    this.pinned = use === "result" ? work.call((cuda) => cuda.allocHost(wanted)) : null;
+    this.address = this.pinned === null ? work.call((cuda) => cuda.alloc(wanted)) : this.pinned.mapped;
     work.made += 1;
     this.clear();
   }
@@ -43,24 +50,40 @@ export class CudaBuffer implements DeviceBuffer {
   write(data: Uint8Array, offset = 0): void {
     const to = this.at(offset, data.length);
     const { staging, uploads } = this.transfers;
-    if (data.length > 0) (staging.isPiece(data) ? staging : uploads).send(to, data);
+    if (this.pinned !== null) this.visible(this.pinned, offset, data.length).set(data);
+    else if (data.length > 0) (staging.isPiece(data) ? staging : uploads).send(to, data);
   }
 
   async read(offset = 0, bytes = this.bytes - offset): Promise<Uint8Array> {
-    return this.transfers.downloads.read(this.at(offset, bytes), bytes);
+    const from = this.at(offset, bytes);
+    const { work, downloads } = this.transfers;
+    if (this.pinned === null) return downloads.read(from, bytes);
+    await work.idle();
+    return new Uint8Array(this.pinned.view, offset, bytes).slice();
   }
 
   clear(offset = 0, bytes = this.bytes - offset): void {
     const to = this.at(offset, bytes);
     const { work } = this.transfers;
-    if (bytes > 0) work.call((cuda) => cuda.fill(to, 0, bytes, work.stream));
+    if (this.pinned !== null) this.visible(this.pinned, offset, bytes).fill(0);
+    else if (bytes > 0) work.call((cuda) => cuda.fill(to, 0, bytes, work.stream));
   }
 
   free(): void {
     if (this.gone) return;
     this.gone = true;
-    this.transfers.work.release((cuda) => cuda.free(this.address));
-    this.transfers.freed(this);
+    const { work, freed } = this.transfers;
+    work.release((cuda) => {
+      if (this.pinned === null) cuda.free(this.address);
+      else cuda.freeHost(this.pinned);
+    });
+    freed(this);
+  }
+
+  /** A range of pinned memory, when nothing that was called before is still to touch it. */
+  private visible({ view }: HostBlock, offset: number, bytes: number): Uint8Array {
+    this.transfers.work.synchronize();
+    return new Uint8Array(view, offset, bytes);
   }
 }
 

@@ -1,7 +1,7 @@
 import { NO_REQUIREMENTS } from "../../../compiler/artifact.ts";
 import type { Cuda } from "../../../ffi/cuda.ts";
 import { loadCuda } from "../../../ffi/libcuda.ts";
-import type { Device, DeviceBuffer, Driver, KernelModule, OpenOptions } from "../../driver.ts";
+import type { BufferUse, Device, DeviceBuffer, Driver, KernelModule, OpenOptions } from "../../driver.ts";
 import { UserError } from "../../errors.ts";
 import { copyBetween, CudaBuffer } from "./buffer.ts";
 import type { CudaFacts } from "./facts.ts";
@@ -87,9 +87,9 @@ class OpenDevice implements CudaDevice {
     return this.work.made;
   }
 
-  alloc(bytes: number): CudaBuffer {
+  alloc(bytes: number, use: BufferUse): CudaBuffer {
     const { work, uploads, staged: staging, downloads, freed } = this;
-    const buffer = new CudaBuffer({ work, uploads, staging, downloads, freed }, bytes);
+    const buffer = new CudaBuffer({ work, uploads, staging, downloads, freed }, bytes, use);
     this.open.add(buffer);
     return buffer;
   }

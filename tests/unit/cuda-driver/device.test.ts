@@ -1,7 +1,7 @@
 import { describe, expect, test, vi } from "vitest";
 import { cuda } from "../../../runtime/drivers/cuda/device.ts";
 import type { CudaDevice } from "../../../runtime/drivers/cuda/device.ts";
-import type { DeviceBuffer, StepList } from "../../../runtime/driver.ts";
+import type { BufferUse, DeviceBuffer, StepList } from "../../../runtime/driver.ts";
 import { FakeCuda, fakeKernels } from "../../support/fake-cuda.ts";
 import type { FakeKernel, FakeOptions } from "../../support/fake-cuda.ts";
 
@@ -27,9 +27,9 @@ async function open(options: FakeOptions = {}): Promise<{ library: FakeCuda; dev
 const f32 = (...values: number[]): Uint8Array => new Uint8Array(Float32Array.from(values).buffer);
 const numbersOf = async (buffer: DeviceBuffer): Promise<number[]> => [...floats((await buffer.read()) as Uint8Array<ArrayBuffer>)];
 
-async function adding(device: CudaDevice): Promise<{ list: StepList; x: DeviceBuffer; y: DeviceBuffer }> {
+async function adding(device: CudaDevice, use: BufferUse = "io"): Promise<{ list: StepList; x: DeviceBuffer; y: DeviceBuffer }> {
   const module = await device.load(fakeKernels(kernels));
-  const [x, y] = [device.alloc(16, "io"), device.alloc(16, "io")];
+  const [x, y] = [device.alloc(16, "io"), device.alloc(16, use)];
   x.write(f32(1, 2, 3, 4));
   const whole = (buffer: DeviceBuffer): { buffer: DeviceBuffer; offset: number } => ({ buffer, offset: 0 });
   const step = (entry: string, args: DeviceBuffer[], symbols: string[]) => ({
@@ -112,6 +112,26 @@ describe("memory", () => {
     expect(() => b.write(new Uint8Array(1))).toThrow("after it was freed");
   });
 
+  test("a result is memory like any other: zeroed, written, cleared, copied in the order of the calls, read after them, and given back", async () => {
+    const { device, library } = await open();
+    const before = library.live.size;
+    const [result, other] = [device.alloc(8, "result"), device.alloc(8, "io")];
+    expect([...(await result.read())]).toEqual(new Array(8).fill(0));
+    other.write(Uint8Array.from([1, 2, 3, 4, 5, 6, 7, 8]));
+    device.copy(result, 2, other, 0, 6);
+    result.clear(3, 1); // after the copy
+    expect([...(await result.read())]).toEqual([0, 0, 1, 0, 3, 4, 5, 6]);
+    device.copy(other, 0, result, 0, 4);
+    result.write(Uint8Array.from([9]), 2);
+    expect([...(await other.read(0, 4))]).toEqual([0, 0, 1, 0]);
+    expect([...(await result.read(1, 2))]).toEqual([0, 9]);
+    await expect(result.read(7, 2)).rejects.toThrow("bytes 7 to 9 of a buffer of 8");
+    expect(() => result.clear(7, 2)).toThrow("bytes 7 to 9 of a buffer of 8");
+    result.free();
+    other.free();
+    expect(library.live.size).toBe(before + 2); // the pinned memory that writes go through, and its event
+  });
+
   test("too little of it is a RangeError, and the device goes on", async () => {
     const { device } = await open({ gpus: [{ totalBytes: 1 << 20 }] });
     expect(device.freeBytes!()).toBe(1 << 20);
@@ -160,14 +180,17 @@ describe("lists", () => {
     expect([...library.live.values()].filter((kind) => kind === "graph")).toHaveLength(1);
   });
 
-  test("a token costs one graph launch and one read, and makes nothing", async () => {
+  test.each([
+    ["result, which kernels store where the host sees it", "result", {}],
+    ["buffer of the device's", "io", { cuMemcpyDtoHAsync_v2: 1 }],
+  ] as const)("a token costs one graph launch and one read of a %s, and makes nothing", async (_, use, reads) => {
     const { device, library } = await open();
-    const { list, x, y } = await adding(device);
+    const { list, x, y } = await adding(device, use);
     const token = async (past: number): Promise<void> => {
       x.write(f32(past));
       list.symbols[1] = past;
       await list.run();
-      await y.read(0, 4);
+      expect(floats((await y.read(0, 4)) as Uint8Array<ArrayBuffer>)[0]).toBe(2 * past + 1);
     };
     for (let past = 0; past < 3; past += 1) await token(past);
     const made = device.allocations;
@@ -177,7 +200,7 @@ describe("lists", () => {
     expect(Object.fromEntries(calls)).toEqual({
       cuMemcpyHtoDAsync_v2: 1, // the token itself
       cuGraphLaunch: 1,
-      cuMemcpyDtoHAsync_v2: 1,
+      ...reads,
       cuStreamQuery: 3,
     });
     expect(device.allocations).toBe(made);

@@ -85,7 +85,7 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
   test("memory", async () => {
     const device = await open();
     expect(device.freeBytes!()).toBe(100 * 2 ** 30);
-    const [a, b] = [device.alloc(100, "io"), device.alloc(50, "io")];
+    const [a, b] = [device.alloc(100, "io"), device.alloc(50, "result")];
     a.write(
       Uint8Array.from({ length: 70 }, (_, i) => i + 1),
       20,
@@ -102,7 +102,7 @@ describe.skipIf(why !== null)(why === null ? "libcuda" : `libcuda (skipped: ${wh
   test("launches, as the driver sees them: at once, as a graph, and timed", async () => {
     const device = await open();
     const module = await device.load(kernels);
-    const buffers = [0, 1].map(() => device.alloc(64, "io"));
+    const buffers = (["io", "result"] as const).map((use) => device.alloc(64, use));
     const steps = buffers.map((buffer, i) => ({
       kernel: module.kernel("store"),
       args: [{ buffer, offset: 0 }],

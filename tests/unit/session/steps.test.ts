@@ -10,7 +10,7 @@ import type { WeightSource } from "../../../runtime/weights.ts";
 
 /** A device whose kernels are functions of this file; with `visible` false its memory is out of the host's sight, as a GPU's is. */
 function fakeDevice(visible: boolean, limit = Infinity) {
-  const log = { allocated: 0, freed: 0, runs: 0, background: 0, copied: 0 };
+  const log = { allocated: 0, freed: 0, runs: 0, background: 0, copied: 0, uses: new Array<string>() };
   const memory = new WeakMap<DeviceBuffer, Uint8Array>();
   const floats = ({ buffer, offset }: { buffer: DeviceBuffer; offset: number }): Float32Array =>
     new Float32Array(memory.get(buffer)!.buffer, offset);
@@ -35,9 +35,10 @@ function fakeDevice(visible: boolean, limit = Infinity) {
       return log.allocated;
     },
     ready: () => Promise.resolve(),
-    alloc: (bytes) => {
+    alloc: (bytes, use) => {
       if (bytes > limit) throw new RangeError("no");
       log.allocated += 1;
+      log.uses.push(`${use} ${bytes}`);
       const data = new Uint8Array(bytes);
       const buffer: DeviceBuffer = {
         bytes,
@@ -232,7 +233,10 @@ describe.each([
       ],
     };
     const both = { ...artifact, manifest: { ...manifest, programs: [prefill!, again] } };
-    const executor = await openArtifact(fakeDevice(visible).device, both, source);
+    const { device, log } = fakeDevice(visible);
+    const executor = await openArtifact(device, both, source);
+    // y is no result: the device reads it too
+    expect(log.uses.filter((use) => /^(io|result)/.test(use))).toEqual(["io 24", "io 8", "result 4"]);
     expect(executor.input("y")).toBe(executor.output("y"));
     expect(executor.input("y")).toHaveLength(2);
     expect([executor.output("x"), executor.input("z")]).toEqual([undefined, undefined]);
