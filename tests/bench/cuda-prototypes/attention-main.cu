@@ -164,6 +164,7 @@ int main() {
       void* args[] = {&q, &keys, &held, &ids, &out, &symbols};
       start(at.launch, args, stream);
     };
+    printf("  %2d parts  %s\r", at.parts, at.label); fflush(stdout);
     CK(cudaMemset(out, 0xff, results * 4)); CK(cudaMemset(worst, 0, 4)); CK(cudaDeviceSynchronize());
     launch();
     CK(cudaStreamSynchronize(stream));
