@@ -37,7 +37,7 @@ function turnOf(
 
 /** The first turns' copies, and the loop. In a loop around it, lanes may still read what the last turns of the time before have copied. */
 function lowerRing(s: Loop, ring: Ring, ctx: Context, lower: Lower): readonly Piece[] {
-  const { free, first, ahead, before, wait, rest, behind, last, inside } = ringTurns(s, ring, ctx);
+  const { free, first, reset, ahead, before, wait, rest, behind, move, last, inside } = ringTurns(s, ring, ctx);
   // what the hardware cannot copy comes through registers
   const front = turnOf(s, before, inside, lower);
   const back = turnOf(s, rest, inside, lower);
@@ -45,9 +45,9 @@ function lowerRing(s: Loop, ring: Ring, ctx: Context, lower: Lower): readonly Pi
     op: "for",
     var: s.var,
     count: uniform(s.count, ctx),
-    body: [...piece(ahead), ...front.turn, ...wait, ...back.turn, ...piece(behind)],
+    body: [...piece(ahead), ...front.turn, ...wait, ...back.turn, ...piece(behind), ...piece(move)],
   };
-  const turns = [loop, ...piece(last)];
+  const turns = [...piece(reset), loop, ...piece(last)];
   const fetched = [...front.first, ...back.first];
   const outermost = ctx.program.body.includes(s);
   if (outermost && isIndependent(s, ring, ctx)) {

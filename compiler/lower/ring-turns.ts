@@ -1,5 +1,5 @@
 import { BYTES } from "../ir/dtype.ts";
-import { add, intVar, i32, lt, mod, mul, some } from "../ir/expr.ts";
+import { add, intVar, i32, lt, mod, mul, reg, select, some } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { substituteStmts } from "../ir/thread-walk.ts";
 import type { Stmt } from "../ir/thread.ts";
@@ -27,6 +27,9 @@ export interface RingTurns {
   readonly rest: readonly TileStmt[];
   /** Copies for a later turn that are started when all else of this one is. */
   readonly behind: readonly Stmt[];
+  /** Ahead of the loop and at the end of each of its turns: what says which slot is a turn's own. */
+  readonly reset: readonly Stmt[];
+  readonly move: readonly Stmt[];
   /** Waits for what the last turn has left under way. */
   readonly last: readonly Stmt[];
   readonly inside: Context;
@@ -44,10 +47,11 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   const far = stages - (lasting.length > 0 ? 2 : 1);
   const count = uniform(s.count, ctx);
   const slot = intVar(ctx.fresh("slot"), 0, stages - 1);
+  const own = slotsOf(s, stages, far, ctx);
   const offset = (of: Expr, tile: string): Expr => mul(of, ring.sizes.get(tile)!);
   const lowered = (copies: readonly RingCopy[]): readonly Stmt[] => copies.flatMap((c) => lowerCopy(c, offset(slot, c.dst.name), ctx));
-  const turnOf = (copies: readonly Stmt[], turn: Expr): readonly Stmt[] =>
-    when(lt(turn, count), substituteStmts(copies, new Map<Expr, Expr>([[s.var, turn], [slot, mod(turn, stages)]]))); // prettier-ignore
+  const turnOf = (copies: readonly Stmt[], turn: Expr, at: Expr): readonly Stmt[] =>
+    when(lt(turn, count), substituteStmts(copies, new Map<Expr, Expr>([[s.var, turn], [slot, at]]))); // prettier-ignore
   const all = lowered(ring.copies);
   const wait = (pending: number): Stmt => ({ op: "asyncWait", pending });
 
@@ -55,19 +59,21 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   const free = independent(s, ring, ctx);
   const [early, late] = [lowered(free), lowered(ring.copies.filter((c) => !free.includes(c)))];
   const turns = Array.from({ length: far }, (_, i) => i32(i));
+  const start = (copies: readonly Stmt[]): readonly (readonly Stmt[])[] => turns.map((turn) => turnOf(copies, turn, mod(turn, stages)));
   // what need not wait for the kernels before comes first, of all turns; it is then part of the first group
-  const ahead = late.length > 0 ? turns.flatMap((turn) => turnOf(early, turn)) : [];
-  const begin = turns.map((turn) => turnOf(late.length > 0 ? late : early, turn));
+  const ahead = late.length > 0 ? start(early).flat() : [];
+  const begin = start(late.length > 0 ? late : early);
   const first = begin.flatMap((body, i) => (meets && i === far - 1 ? body : [...body, wait(far)]));
-  const next = turnOf(all, add(s.var, far));
+  const next = turnOf(all, add(s.var, far), own.ahead);
   // what another turn reads this one does not write, and the turn itself comes after lanes have met
   const sources = new Set(ring.copies.map(({ from }) => from.buffer));
   const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
   const before = s.body.slice(0, s.body.findIndex(isCopy));
-  const here = ring.copies.map(({ dst }) => [dst.name, offset(mod(s.var, stages), dst.name)] as const);
+  const here = ring.copies.map(({ dst }) => [dst.name, offset(own.here, dst.name)] as const);
   return {
     free: ahead,
     first,
+    reset: own.reset,
     before,
     ahead: meets ? [] : next,
     wait: !meets
@@ -77,9 +83,33 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
         : [{ op: "piece", body: [wait(far - 1)] }, { op: "barrier" }, { op: "piece", body: next, ...(s.apart ? { apart: sources } : {}) }],
     rest: s.body.slice(before.length).filter((x) => !isCopy(x)),
     behind: lasting.length > 0 ? next : [],
+    move: own.move,
     last: lasting.length > 0 ? [{ op: "unitWait", pending: 0, done: lasting }] : [],
     inside: { ...ctx, slots: new Map([...ctx.slots, ...here]), lasting: lasting.length > 0 },
   };
+}
+
+/** Which slot is a turn's own, which is that of the turn that it copies, and what keeps count of both. */
+interface Slots {
+  readonly here: Expr;
+  readonly ahead: Expr;
+  readonly reset: readonly Stmt[];
+  readonly move: readonly Stmt[];
+}
+
+/**
+ * A remainder by a power of two is a mask. By another number it is counted: that costs less, and from `turn % 3 * size` NVIDIA's compiler makes `turn * size` less
+ * something, moves the address of shared memory on by `size` a turn, and (ptxas 13.0) takes it for the unmoved address where other tiles are read in the loop.
+ */
+function slotsOf(s: Loop, stages: number, far: number, ctx: Context): Slots {
+  if ((stages & (stages - 1)) === 0) return { here: mod(s.var, stages), ahead: mod(add(s.var, far), stages), reset: [], move: [] };
+  const name = ctx.fresh("slot");
+  ctx.regs.push({ name, dtype: "i32", count: 2, uniform: true });
+  const [here, ahead] = [reg(name, "i32", i32(0)), reg(name, "i32", i32(1))];
+  const assign = (here: Expr, ahead: Expr): readonly Stmt[] =>
+    [here, ahead].map((value, i) => ({ op: "assign", reg: name, index: i32(i), value }));
+  const after = (slot: Expr): Expr => select(lt(slot, stages - 1), add(slot, 1), 0);
+  return { here, ahead, reset: assign(i32(0), i32(far)), move: assign(after(here), after(ahead)) };
 }
 
 function lowerCopy({ dst, from, layout }: RingCopy, slot: Expr, ctx: Context): readonly Stmt[] {

@@ -1,14 +1,14 @@
-import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { cudaBackend } from "../../backends/cuda/index.ts";
 import type { Caps, Source } from "../../compiler/backend.ts";
-import { add, div, evaluateInt, exp, i32, load, mul, neg } from "../../compiler/ir/expr.ts";
+import { add, div, exp, i32, load, mul, neg } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
 import type { GemmProblem } from "../../compiler/template.ts";
 import { gemmStream } from "../../compiler/templates/gemm-stream.ts";
 import { partsOfProduct, tilesOf } from "../../compiler/templates/stream-tiles.ts";
 import type { StreamConfig } from "../../compiler/templates/stream-tiles.ts";
-import { placed } from "../support/placed.ts";
+import { kernelOf, writeProgram } from "./cuda-program.ts";
+import type { Kernel } from "./cuda-program.ts";
 
 /**
  * Products of many rows on an NVIDIA GPU, each by several tiles: writes one program in CUDA C++ that checks them and times them, beside what the model of cycles says.
@@ -72,13 +72,11 @@ function problemOf({ m, n, k, weights }: Product, parts: number): GemmProblem {
   };
 }
 
-interface Variant {
+interface Variant extends Kernel {
   readonly product: Product;
   readonly parts: number;
   readonly label: string;
   readonly cycles: number;
-  readonly grid: readonly number[];
-  readonly source: Source;
 }
 
 function variantsOf(product: Product, caps: Caps, count: number): Variant[] {
@@ -92,8 +90,7 @@ function variantsOf(product: Product, caps: Caps, count: number): Variant[] {
         .map((tile) => ({ ...tile, parts })),
     )
     .flatMap(({ config, cycles, parts }) => {
-      const program = cudaBackend.legalize!(placed(gemmStream.build(problemOf(product, parts), config, caps), caps), caps);
-      const plain = { product, parts, cycles, grid: program.grid.map((g) => evaluateInt(g, {})), source: cudaBackend.print(program, caps) };
+      const plain = { product, parts, cycles, ...kernelOf(gemmStream.build(problemOf(product, parts), config, caps), caps) };
       const label = `${caps.name} ${tileText(config)}${parts > 1 ? `, ${parts} parts` : ""}`;
       const variants: Variant[] = [{ ...plain, label }];
       if (values.unfenced && plain.source.text.includes(FENCE))
@@ -106,21 +103,12 @@ const tileText = ({ bm, bn, kc, stages, groupRows, groupCols }: StreamConfig): s
   `${bm} x ${bn} by ${kc} in ${stages}, groups ${groupRows} x ${groupCols}`;
 
 const FENCE = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory");';
-const unfenced = (s: Source): Source => ({ ...s, entry: `${s.entry}_unfenced`, text: s.text.replaceAll(FENCE, "").replaceAll(s.entry, `${s.entry}_unfenced`) }); // prettier-ignore
+const unfenced = (s: Source): Source => ({ ...s, text: s.text.replaceAll(FENCE, "") });
 
 const variants = values.rows
   .split(",")
   .flatMap((rows) => products(Number(rows)))
   .flatMap((product) => values.target.split(",").flatMap((name) => variantsOf(product, cudaBackend.caps(name), Number(values.tiles))));
-const sources = [...new Map(variants.map((v) => [v.source.entry, v.source])).values()];
-const index = new Map(sources.map((s, i) => [s.entry, i]));
-const rows = variants.map(({ product: { name, m, n, k, weights }, parts, label, cycles, grid, source }) => {
-  const kernel = `(const void*)k${index.get(source.entry)!}::${source.entry}`;
-  return `  {"${name}", "${label}", ${kernel}, {${grid.join(", ")}}, ${source.launch!.threads}, ${source.sharedBytes}, ${m}, ${n}, ${k}, ${weights}, ${parts}, ${cycles.toFixed(0)}},`;
-});
-const harness = readFileSync(new URL("cuda-prototypes/products-main.cu", import.meta.url), "utf8");
-writeFileSync(
-  values.out,
-  [...sources.map((s, i) => `namespace k${i} {\n${s.text}}`), harness.replace("  // variants", rows.join("\n"))].join("\n"),
+writeProgram(values.out, "products-main.cu", variants, ({ product: { name, m, n, k, weights }, parts, label, cycles }, launch) =>
+  [`"${name}", "${label}"`, launch, m, n, k, weights, parts, cycles.toFixed(0)].join(", "),
 );
-console.log(`${values.out}: ${variants.length} variants of ${sources.length} kernels`);

@@ -1,18 +1,7 @@
 // What checks and times the kernels that tests/bench/cuda-products.ts writes in front of this.
-#include <cuda_runtime.h>
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
-#define CK(x) do { cudaError_t e_ = (x); if (e_ != cudaSuccess) { printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); exit(1); } } while (0)
-
 struct Variant {
   const char *product, *tile;
-  const void* kernel;
-  unsigned grid[3];
-  int threads, shared;
+  Launch launch;
   int64_t m, n, k;
   int weights, parts;
   double cycles;  // what the compiler's model says
@@ -20,17 +9,6 @@ struct Variant {
 static const Variant variants[] = {
   // variants
 };
-
-// numbers like a normal distribution's: a GPU's clock depends on what it multiplies
-__global__ void fill(uint16_t* p, int64_t count, unsigned seed, float scale) {
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
-    unsigned h = unsigned(i) * 2654435761u + seed;
-    float sum = 0;
-    for (int j = 0; j < 4; j++) { h ^= h << 13; h ^= h >> 17; h ^= h << 5; sum += float(h >> 8) / 16777216.0f - 0.5f; }
-    p[i] = uint16_t(__float_as_uint(sum * 1.7f * scale) >> 16);
-  }
-}
-__device__ float bf16(uint16_t x) { return __uint_as_float(unsigned(x) << 16); }
 
 // One result a thread, of every `step`-th row; the largest difference, relative to the size of a sum of k products.
 __global__ void check(const uint16_t* x, const uint16_t* w0, const uint16_t* w1, const float* y, int64_t m, int64_t n, int64_t k, int parts, int step, float* worst) {
@@ -45,11 +23,7 @@ __global__ void check(const uint16_t* x, const uint16_t* w0, const uint16_t* w1,
 }
 
 int main() {
-  cudaDeviceProp device;
-  CK(cudaGetDeviceProperties(&device, 0));
-  int khz = 0;
-  CK(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, 0));
-  printf("%s, %d multiprocessors, %.2f GHz at most\n", device.name, device.multiProcessorCount, khz * 1e-6);
+  about_device();
   const int64_t bank = int64_t(1) << 30;  // elements of weights: far more than the cache holds
   uint16_t *w, *x;
   float *y, *worst;
@@ -58,25 +32,20 @@ int main() {
   CK(cudaMalloc(&w, bank * 2)); CK(cudaMalloc(&x, longest * 2)); CK(cudaMalloc(&y, widest * 4)); CK(cudaMalloc(&worst, 4));
   fill<<<4096, 256>>>(w, bank, 1, 0.05f);
   fill<<<4096, 256>>>(x, longest, 2, 1.0f);
-  cudaStream_t stream; cudaEvent_t from, to;
-  CK(cudaStreamCreate(&stream)); CK(cudaEventCreate(&from)); CK(cudaEventCreate(&to));
+  cudaStream_t stream;
+  CK(cudaStreamCreate(&stream));
   const char* last = "";
   int64_t lastRows = 0;
   int wrong = 0;
   for (const Variant& v : variants) {
     if (last != v.product || lastRows != v.m) printf("%s, %lld rows\n", last = v.product, (long long)(lastRows = v.m));
-    CK(cudaFuncSetAttribute(v.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, v.shared));
+    CK(cudaFuncSetAttribute(v.launch.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, v.launch.shared));
     const int64_t size = v.n * v.k, places = bank / (size * v.weights);
     int turn = 0;
     auto launch = [&] {
       const uint16_t *a = x, *w0 = w + turn++ % places * size * v.weights, *w1 = w0 + size;
       void *one[] = {&a, &w0, &y}, *two[] = {&a, &w0, &w1, &y};
-      cudaLaunchConfig_t config = {};
-      config.gridDim = dim3(v.grid[0], v.grid[1], v.grid[2]); config.blockDim = dim3(v.threads); config.dynamicSmemBytes = v.shared; config.stream = stream;
-      cudaLaunchAttribute early = {};
-      early.id = cudaLaunchAttributeProgrammaticStreamSerialization; early.val.programmaticStreamSerializationAllowed = 1;
-      config.attrs = &early; config.numAttrs = 1;
-      CK(cudaLaunchKernelExC(&config, v.kernel, v.weights > 1 ? two : one));
+      start(v.launch, v.weights > 1 ? two : one, stream);
     };
     CK(cudaMemset(y, 0xff, widest * 4)); CK(cudaMemset(worst, 0, 4)); CK(cudaDeviceSynchronize());
     launch();
@@ -85,17 +54,7 @@ int main() {
     check<<<dim3((v.n + 127) / 128, (v.m + step - 1) / step), 128>>>(x, w, v.weights > 1 ? w + size : nullptr, y, v.m, v.n, v.k, v.parts, step, worst);
     float off = 0;
     CK(cudaMemcpy(&off, worst, 4, cudaMemcpyDeviceToHost));
-    std::vector<float> us;
-    const int launches = v.m > 512 ? 8 : 24;
-    for (int round = 0; round < 7; round++) {
-      CK(cudaEventRecord(from, stream));
-      for (int i = 0; i < launches; i++) launch();
-      CK(cudaEventRecord(to, stream)); CK(cudaEventSynchronize(to));
-      float ms; CK(cudaEventElapsedTime(&ms, from, to));
-      us.push_back(ms * 1000 / launches);
-    }
-    std::sort(us.begin(), us.end());
-    const double median = us[us.size() / 2], flops = 2.0 * v.m * v.n * v.k * v.weights;
+    const double median = time_of(7, v.m > 512 ? 8 : 24, stream, launch), flops = 2.0 * v.m * v.n * v.k * v.weights;
     const bool ok = off < 2e-2f;
     wrong += !ok;
     printf("  %8.1f us %6.0f TFLOP/s %6.0f GB/s of weights  model %8.1f us  off %.1e %s  %s\n", median, flops / median * 1e-6,

@@ -121,11 +121,18 @@ describe("tiles that a block copies together", () => {
       { name: "left", dtype: "bf16", count: 3 * 32 * 40 },
       { name: "right", dtype: "bf16", count: 3 * 16 * 40 },
     ]);
-    expect(loopNamed(thread, "step").body.map((s) => s.op)).toEqual(["asyncWait", "barrier", "if", "unit"]);
+    expect(loopNamed(thread, "step").body.map((s) => s.op)).toEqual(["asyncWait", "barrier", "if", "unit", "assign", "assign"]);
     const text = printThread(thread);
     expect(text).toContain("wait 1\n");
     // rows beyond the last are zeros
     expect(text).toMatch(/async left\[.* if \(.* < m\)/);
+  });
+
+  test("which slot is a turn's own is counted where a remainder is no mask", () => {
+    const [counted, masked] = [3, 4].map((stages) => placed(product(256, stages), caps));
+    expect(counted!.regs.find((r) => r.name.startsWith("slot"))).toMatchObject({ dtype: "i32", count: 2, uniform: true });
+    expect(printThread(counted!)).not.toContain("step %");
+    expect(masked!.regs.some((r) => r.name.startsWith("slot"))).toBe(false);
   });
 
   test("the meaning is the same for every number of stages and turns, and in a loop around it", () => {
