@@ -40,8 +40,8 @@ const SPARE_BYTES = 1024;
  */
 const RATES = { memory: 21.5, cache: 50, shared: 128, store: 10 };
 
-/** Cycles that are lost in a step, in which the block's warps meet, and before the first one of a block. */
-const LOST = { step: 230, block: 1400 };
+/** Cycles that are lost in a step, in which the block's warps meet, before the first one of a block, and by who reads parts and adds them up. */
+const LOST = { step: 230, block: 1400, sums: 1000 };
 
 /** Parts of a multiprocessor: each has warps, and hardware for matrices, of its own. */
 const QUARTERS = 4;
@@ -50,6 +50,8 @@ const QUARTERS = 4;
 interface Kind {
   /** Multiply-adds of a multiprocessor in one cycle. */
   readonly products: number;
+  /** Cycles from the operands of one instruction, along k, to the next one's: what a warp that has few products waits for. */
+  readonly turn: number;
   /** Warps of a block, and accumulators that a lane of it may have. */
   readonly blocks: readonly { readonly warps: number; readonly registers: number }[];
   /** Columns of a tile, of each weight. */
@@ -67,6 +69,7 @@ interface Kind {
  */
 const WARPS: Kind = {
   products: 960,
+  turn: 60,
   blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
   columns: 192,
   groupRows: [1, 2, 4],
@@ -77,6 +80,7 @@ const WARPS: Kind = {
 /** Several warps together, which do not wait for what they multiply (wgmma), so that hardware does all it can. A lane has as many registers as a block's lanes leave it. */
 const GROUPS: Kind = {
   products: 2048,
+  turn: 0,
   blocks: [
     { warps: 8, registers: 160 },
     { warps: 12, registers: 112 },
@@ -109,8 +113,7 @@ function cyclesOf(shape: ProductShape, candidate: Candidate, parts: number, caps
   const waves = Math.ceil((Math.ceil(m / bm) * Math.ceil(n / bn) * parts) / caps.workers);
   const step = Math.max(kc * copying(shape, candidate), kc * multiplying(shape, candidate, caps) + LOST.step);
   const block = LOST.block + Math.ceil(k / kc / parts) * step + bytesOf(bm, bn, "f32") / RATES.store;
-  // who reads parts reads them from memory or from a cache that others read too
-  const sums = parts > 1 ? bytesOf(parts * m, n, "f32") / caps.workers / RATES.memory : 0;
+  const sums = parts > 1 ? LOST.sums + bytesOf(parts * m, n, "f32") / caps.workers / RATES.memory : 0;
   return waves * block + sums;
 }
 
@@ -120,14 +123,14 @@ function copying({ m, weights, dtype }: ProductShape, { config: { bm, bn } }: Ca
   return BYTES[dtype] * (weights * bn * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache) + bm / RATES.cache);
 }
 
-/** Cycles that the products of one element along k take: the hardware's own, where its quarters have as many warps each, or those of shared memory. */
+/** Cycles that the products of one element along k take: the hardware's own, whose quarters may have unequally many warps, those of shared memory, or a warp's waiting. */
 function multiplying({ weights, dtype }: ProductShape, candidate: Candidate, caps: Caps): number {
   const { unit, config } = candidate;
   const { bm, bn, groupRows, groupCols } = config;
   const warps = groupRows * groupCols * warpsOf(unit, caps);
   const idle = roundUp(warps, QUARTERS) / warps;
-  const own = (idle * weights * bm * bn) / kindOf(unit, caps).products;
-  return Math.max(own, (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared);
+  const { products, turn } = kindOf(unit, caps);
+  return Math.max((idle * weights * bm * bn) / products, (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared, turn / unit.k);
 }
 
 /**
