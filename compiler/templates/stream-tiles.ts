@@ -40,8 +40,11 @@ const SPARE_BYTES = 1024;
  */
 const RATES = { memory: 21.5, cache: 50, shared: 128, store: 10 };
 
-/** Cycles that are lost in a step, in which the block's warps meet, before the first one of a block, and by who reads parts and adds them up. */
-const LOST = { step: 230, block: 1400, sums: 1000 };
+/**
+ * Cycles that are lost: in a step, whose end the block's warps await; before the first step of a block; in each turn of its warps, who wait for operands and then for
+ * sums, so that few products take as long as this; and by who reads parts and adds them up.
+ */
+const LOST = { step: 230, block: 1400, turn: 60, sums: 1200 };
 
 /** Parts of a multiprocessor: each has warps, and hardware for matrices, of its own. */
 const QUARTERS = 4;
@@ -50,8 +53,6 @@ const QUARTERS = 4;
 interface Kind {
   /** Multiply-adds of a multiprocessor in one cycle. */
   readonly products: number;
-  /** Cycles from the operands of one instruction, along k, to the next one's: what a warp that has few products waits for. */
-  readonly turn: number;
   /** Warps of a block, and accumulators that a lane of it may have. */
   readonly blocks: readonly { readonly warps: number; readonly registers: number }[];
   /** Columns of a tile, of each weight. */
@@ -69,7 +70,6 @@ interface Kind {
  */
 const WARPS: Kind = {
   products: 960,
-  turn: 60,
   blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
   columns: 192,
   groupRows: [1, 2, 4],
@@ -80,7 +80,6 @@ const WARPS: Kind = {
 /** Several warps together, which do not wait for what they multiply (wgmma), so that hardware does all it can. A lane has as many registers as a block's lanes leave it. */
 const GROUPS: Kind = {
   products: 2048,
-  turn: 0,
   blocks: [
     { warps: 8, registers: 160 },
     { warps: 12, registers: 112 },
@@ -123,14 +122,14 @@ function copying({ m, weights, dtype }: ProductShape, { config: { bm, bn } }: Ca
   return BYTES[dtype] * (weights * bn * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache) + bm / RATES.cache);
 }
 
-/** Cycles that the products of one element along k take: the hardware's own, whose quarters may have unequally many warps, those of shared memory, or a warp's waiting. */
+/** Cycles that the products of one element along k take: the hardware's own, whose quarters may have unequally many warps, those of shared memory, or what warps wait for. */
 function multiplying({ weights, dtype }: ProductShape, candidate: Candidate, caps: Caps): number {
   const { unit, config } = candidate;
   const { bm, bn, groupRows, groupCols } = config;
   const warps = groupRows * groupCols * warpsOf(unit, caps);
   const idle = roundUp(warps, QUARTERS) / warps;
-  const { products, turn } = kindOf(unit, caps);
-  return Math.max((idle * weights * bm * bn) / products, (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared, turn / unit.k);
+  const own = (idle * weights * bm * bn) / kindOf(unit, caps).products;
+  return Math.max(own, (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared, LOST.turn / unit.k);
 }
 
 /**
