@@ -32,10 +32,10 @@ export interface Target {
 }
 
 /**
- * Compute capabilities whose devices are given the kernels for their very architecture without being asked (`--target cuda:sm_90a` asks). Those have not run on a GPU
- * yet: 90 belongs here when they have, and were faster.
+ * Compute capabilities whose devices are given the kernels for their very architecture without being asked (`--target cuda:sm_90` asks for the others): those that have
+ * run on one, and were faster. On an H200 products of 128 rows and more are, by up to 1.8 times (docs/benchmarks.md).
  */
-const PREFERS_OWN: ReadonlySet<number> = new Set();
+const PREFERS_OWN: ReadonlySet<number> = new Set([90]);
 
 const NAME = /^sm_(\d+)(a?)(?:x(\d+))?$/;
 

@@ -34,14 +34,20 @@ export const STAGES = { least: 3, most: 6 };
 const SPARE_BYTES = 1024;
 
 /**
- * What a multiprocessor does in one of its cycles, of an H200: bytes that it gets from memory while all others do too, bytes that it gets from the cache, and bytes of
- * shared memory. What a wave of blocks costs beside that, in cycles; and a kernel more, which adding up parts is at most (where a norm
- * reads them, it is none: then only their bytes count, which changes hardly a choice).
+ * What a multiprocessor does in one of its cycles, of 1.7 GHz: bytes that it gets from memory while all others do too, bytes that it gets from the cache, bytes of
+ * shared memory, and bytes of sums that it stores, where nothing else is under way. Fitted to an H200, to some 300 tiles of the products of a Bamba of 9.78 billion
+ * parameters with 16 to 2048 rows: docs/benchmarks.md.
  */
-const RATES = { memory: 19, cache: 24, shared: 128, wave: 1800, kernel: 3500 };
+const RATES = { memory: 21.5, cache: 50, shared: 128, store: 10 };
 
-/** Elements along k that a block could have had while it meets. */
-const STEP = 10;
+/**
+ * Cycles that are lost: in a step, whose end the block's warps await; before the first step of a block; in each turn of its warps, who wait for operands and then for
+ * sums, so that few products take as long as this; and by who reads parts and adds them up.
+ */
+const LOST = { step: 230, block: 1400, turn: 60, sums: 1200 };
+
+/** Parts of a multiprocessor: each has warps, and hardware for matrices, of its own. */
+const QUARTERS = 4;
 
 /** A kind of hardware that multiplies tiles, and the tiles that suit it. */
 interface Kind {
@@ -63,7 +69,7 @@ interface Kind {
  * time were best on an H200.
  */
 const WARPS: Kind = {
-  products: 500,
+  products: 960,
   blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
   columns: 192,
   groupRows: [1, 2, 4],
@@ -71,12 +77,9 @@ const WARPS: Kind = {
   depths: [256, 128, 64],
 };
 
-/**
- * Several warps together, which do not wait for what they multiply (wgmma): three quarters of the 2048 that the hardware is said to do, not measured yet. A lane
- * has as many registers as a block's lanes leave it.
- */
+/** Several warps together, which do not wait for what they multiply (wgmma), so that hardware does all it can. A lane has as many registers as a block's lanes leave it. */
 const GROUPS: Kind = {
-  products: 1500,
+  products: 2048,
   blocks: [
     { warps: 8, registers: 160 },
     { warps: 12, registers: 112 },
@@ -103,40 +106,46 @@ interface Candidate {
 }
 
 /** Cycles that a product takes with a tile. */
-function cyclesOf({ m, n, k, weights, dtype }: ProductShape, candidate: Candidate, parts: number, caps: Caps): number {
+function cyclesOf(shape: ProductShape, candidate: Candidate, parts: number, caps: Caps): number {
+  const { m, n, k } = shape;
   const { bm, bn, kc } = candidate.config;
+  const waves = Math.ceil((Math.ceil(m / bm) * Math.ceil(n / bn) * parts) / caps.workers);
+  const step = Math.max(kc * copying(shape, candidate), kc * multiplying(shape, candidate, caps) + LOST.step);
+  const block = LOST.block + Math.ceil(k / kc / parts) * step + bytesOf(bm, bn, "f32") / RATES.store;
+  const sums = parts > 1 ? LOST.sums + bytesOf(parts * m, n, "f32") / caps.workers / RATES.memory : 0;
+  return waves * block + sums;
+}
+
+/** Cycles in which what one element along k takes comes: of several blocks with the same weights one gets them from memory. */
+function copying({ m, weights, dtype }: ProductShape, { config: { bm, bn } }: Candidate): number {
   const down = Math.ceil(m / bm);
-  const blocks = down * Math.ceil(n / bn) * parts;
-  const waves = Math.ceil(blocks / caps.workers);
-  const bytes = BYTES[dtype];
-  // of several blocks with the same weights one gets them from memory
-  const weightBytes = weights * bn * bytes * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache);
-  const step = Math.max(weightBytes + (bm * bytes) / RATES.cache, multiplying(weights, dtype, candidate, caps));
-  // blocks meet once a step
-  const meeting = 1 + STEP / kc;
-  const sums = parts > 1 ? RATES.kernel + (2 * 4 * parts * m * n) / caps.workers / RATES.cache : 0;
-  return waves * ((step * k * meeting) / parts + RATES.wave) + sums;
+  return BYTES[dtype] * (weights * bn * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache) + bm / RATES.cache);
 }
 
-/** Cycles that the products of one element along k take: the hardware's own, or those of shared memory, where a unit reads its operands anew for each of its tiles. */
-function multiplying(weights: number, dtype: DType, candidate: Candidate, caps: Caps): number {
+/** Cycles that the products of one element along k take: the hardware's own, whose quarters may have unequally many warps, those of shared memory, or what warps wait for. */
+function multiplying({ weights, dtype }: ProductShape, candidate: Candidate, caps: Caps): number {
   const { unit, config } = candidate;
-  const { bm, bn } = config;
-  const own = (weights * bm * bn) / kindOf(unit, caps).products;
-  if (!unit.asynchronous) return own;
-  return Math.max(own, ((operandLines(weights, candidate) + bm + weights * bn) * BYTES[dtype]) / RATES.shared);
+  const { bm, bn, groupRows, groupCols } = config;
+  const warps = groupRows * groupCols * warpsOf(unit, caps);
+  const idle = roundUp(warps, QUARTERS) / warps;
+  const own = (idle * weights * bm * bn) / kindOf(unit, caps).products;
+  return Math.max(own, (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared, LOST.turn / unit.k);
 }
 
-/** Rows and columns of operands that an asynchronous unit's instructions read from shared memory, for one element along k. */
-const operandLines = (weights: number, { unit, config, down, across }: Candidate): number =>
-  config.groupRows * config.groupCols * weights * down * (unit.m + across * unit.n);
-
-/** Of tiles that cost the same, the one whose warps read least from shared memory is best; a unit that reads by itself keeps all of them waiting. */
-function loadsOf(weights: number, candidate: Candidate): number {
-  const { unit, config, down, across } = candidate;
-  if (unit.asynchronous) return operandLines(weights, candidate) / (config.bm * config.bn);
-  return (down * unit.m + weights * across * unit.n) / (down * across * config.groupRows * config.groupCols);
+/**
+ * Rows and columns of operands that pass through shared memory for one element along k: copies write them once, and each warp, or instruction of several warps, reads
+ * its own. An asynchronous unit reads the rows again for each of its tiles, and a warp keeps them.
+ */
+function linesOf(weights: number, { unit, config, down, across }: Candidate): number {
+  const { bm, bn, groupRows, groupCols } = config;
+  const columns = weights * across * unit.n;
+  const read = unit.asynchronous ? weights * down * (unit.m + across * unit.n) : down * unit.m + columns;
+  return bm + weights * bn + groupRows * groupCols * read;
 }
+
+/** Of tiles that cost the same, the one that moves least through shared memory is best. */
+const loadsOf = (weights: number, candidate: Candidate): number =>
+  linesOf(weights, candidate) / (candidate.config.bm * candidate.config.bn);
 
 /** Whether hardware can copy and multiply operands of a product's size. */
 export const streams = ({ k, dtype }: Pick<ProductShape, "k" | "dtype">, caps: Caps): boolean =>

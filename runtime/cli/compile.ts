@@ -15,7 +15,7 @@ Examples:
   $ culm compile --model DIR --out model.culm
   $ culm compile --model DIR --out model.culm --batch 4 --max-length 8192
   $ culm compile --model DIR --out model.culm --target llvm:x86-64-avx2   for another machine than this one
-  $ culm compile --model DIR --out model.culm --target cuda:sm_90         for NVIDIA's Hopper GPUs (needs NVRTC, no GPU)
+  $ culm compile --model DIR --out model.culm --target cuda:sm_90a        for NVIDIA's Hopper GPUs (needs NVRTC, no GPU)
   $ culm compile --model DIR --out model.culm --target wgsl               for every GPU with WebGPU, in Node or a browser
   $ culm compile --model DIR --out model.culm --target wgsl:large-sg32    for GPUs with subgroups of 32 lanes
   $ culm compile --model DIR --out model.culm --target metal:m4           for Apple's GPUs, in an app: sources, a host in Swift, and verify-on-mac.sh

@@ -5,7 +5,7 @@ import { add, div, exp, i32, load, mul, neg } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
 import type { GemmProblem } from "../../compiler/template.ts";
 import { gemmStream } from "../../compiler/templates/gemm-stream.ts";
-import { partsOfProduct, tilesOf } from "../../compiler/templates/stream-tiles.ts";
+import { tilesOf } from "../../compiler/templates/stream-tiles.ts";
 import type { StreamConfig } from "../../compiler/templates/stream-tiles.ts";
 import { kernelOf, writeProgram } from "./cuda-program.ts";
 import type { Kernel } from "./cuda-program.ts";
@@ -14,7 +14,7 @@ import type { Kernel } from "./cuda-program.ts";
  * Products of many rows on an NVIDIA GPU, each by several tiles: writes one program in CUDA C++ that checks them and times them, beside what the model of cycles says.
  *   npx tsx tests/bench/cuda-products.ts --target sm_90a,sm_90 --rows 128,256 --tiles 4 --unfenced --out products.cu
  *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a products.cu -o products && ./products
- * `--parts 1,2,4` cuts k into so many parts, each, in place of those that the model chooses. `--unfenced` adds kernels without the fence between copies and wgmma: what that costs; the language asks for it.
+ * The tiles are the best ones by the model, whatever parts of k they take; `--parts 1,2,4` gives as many of each. `--unfenced` adds kernels without the fence between copies and wgmma: what that costs; the language asks for it.
  */
 const { values } = parseArgs({
   options: {
@@ -82,21 +82,19 @@ interface Variant extends Kernel {
 function variantsOf(product: Product, caps: Caps, count: number): Variant[] {
   const { m, n, k, weights } = product;
   const shape = { m, n, k, weights, dtype: "bf16" } as const;
-  const chosen = values.parts === undefined ? [partsOfProduct(shape, caps)] : values.parts.split(",").map(Number);
-  return (weights > 1 ? [1] : chosen)
-    .flatMap((parts) =>
-      tilesOf(shape, parts, caps)
-        .slice(0, count)
-        .map((tile) => ({ ...tile, parts })),
-    )
-    .flatMap(({ config, cycles, parts }) => {
-      const plain = { product, parts, cycles, ...kernelOf(gemmStream.build(problemOf(product, parts), config, caps), caps) };
-      const label = `${caps.name} ${tileText(config)}${parts > 1 ? `, ${parts} parts` : ""}`;
-      const variants: Variant[] = [{ ...plain, label }];
-      if (values.unfenced && plain.source.text.includes(FENCE))
-        variants.push({ ...plain, label: `${label}, no fence`, source: unfenced(plain.source) });
-      return variants;
-    });
+  const tilesIn = (parts: number) => tilesOf(shape, parts, caps).map((tile) => ({ ...tile, parts }));
+  const given = weights > 1 ? ["1"] : values.parts?.split(",");
+  const tiles = given
+    ? given.flatMap((parts) => tilesIn(Number(parts)).slice(0, count))
+    : [1, 2, 4, 8].flatMap(tilesIn).sort((a, b) => a.cycles - b.cycles); // prettier-ignore
+  return (given ? tiles : tiles.slice(0, count)).flatMap(({ config, cycles, parts }) => {
+    const plain = { product, parts, cycles, ...kernelOf(gemmStream.build(problemOf(product, parts), config, caps), caps) };
+    const label = `${caps.name} ${tileText(config)}${parts > 1 ? `, ${parts} parts` : ""}`;
+    const variants: Variant[] = [{ ...plain, label }];
+    if (values.unfenced && plain.source.text.includes(FENCE))
+      variants.push({ ...plain, label: `${label}, no fence`, source: unfenced(plain.source) });
+    return variants;
+  });
 }
 
 const tileText = ({ bm, bn, kc, stages, groupRows, groupCols }: StreamConfig): string =>

@@ -35,9 +35,9 @@ describe("a decode step of Bamba 9B in bf16", () => {
     expect(written(attention[0]!)).toEqual(["layers.9.keys", "layers.9.values", "heads of queries"]);
   });
 
-  test("of 256 rows, which are not cut along k: the product of queries, keys and values still turns and stores them", () => {
+  test("of 256 rows, where the product of queries, keys and values is not cut along k: it still turns and stores them", () => {
     const [, attention] = layers(256) as [KernelPlan[], KernelPlan[]];
-    expect(names(attention).slice(0, 3)).toEqual(["norm", "gemm_heads", "attention"]);
+    expect(names(attention).slice(0, 3)).toEqual(["add_norm", "gemm_heads", "attention"]);
     expect(templatesOf(attention.slice(1, 2))).toEqual(["gemm-stream"]);
   });
 
@@ -121,7 +121,7 @@ describe("a decode step of Bamba 9B in bf16", () => {
         // rows of 128 bytes; a product that lasts, one that begins, and at least one copy on its way
         expect(c["kc"]).toBe(64);
         expect(c["stages"]).toBeGreaterThanOrEqual(4);
-        expect(c["bm"]! * c["bn"]!).toBeGreaterThanOrEqual(128 * 112);
+        expect(c["bm"]! * c["bn"]!).toBeGreaterThanOrEqual(128 * 96);
       }
     }
   });
