@@ -1,4 +1,4 @@
-import type { Caps } from "../backend.ts";
+import type { Caps, MatrixUnit } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
 import { add, cast, elem, eq, f32, i32, idiv, intVar, lt, min, mod, mul, rewrite, select, some, sub, walk } from "../ir/expr.ts";
 import type { Expr, Load } from "../ir/expr.ts";
@@ -30,47 +30,53 @@ export interface StreamConfig extends Config {
 const PIECES = 3;
 /** Columns of the new state that are computed at a time: as many registers and bytes as a block has for what is done rarely. */
 const SOME = 32;
-/** Steps that a block's beginning costs. */
+/** Steps that a block's beginning costs, on an H200. */
 const PROLOGUE = 4;
-/** Heads of a block whose weights fit beside the ring. */
-const MOST_HEADS = 32;
+/** Bytes of shared memory that the system takes of each block (CUDA programming guide, compute capability 8.0 and later). */
+const RESERVED = 1024;
 
 function configs(p: ReplayProblem, caps: Caps): readonly StreamConfig[] | Reject {
   if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
-  const unit = halfUnit(p.state.dtype, caps);
-  if (!unit) return { reject: `${caps.name} has no hardware for matrices of ${p.state.dtype}` };
-  if (p.ring.x.dtype !== p.state.dtype) return { reject: "inputs are not stored as the state is" };
+  const { dtype } = p.state;
+  const unit = halfUnit(dtype, caps);
+  if (!unit) return { reject: `${caps.name} has no hardware for matrices of ${dtype}` };
+  if (p.ring.x.dtype !== dtype || p.ring.B.dtype !== dtype) return { reject: "inputs are not stored as the state is" };
   if (p.stateSize % unit.k !== 0) return { reject: `states of ${p.stateSize} are no whole steps of ${unit.name}` };
   if (p.headDim % unit.m !== 0) return { reject: `heads of ${p.headDim} are no whole rows of ${unit.name}` };
-  const members = p.heads / p.groups;
-  const batch = largest(p.batch, 1 << 20);
-  const found = ([[p.headDim, 3], [p.headDim / 2, 4], [p.headDim, 2]] as const) // prettier-ignore
-    .filter(([pb]) => pb % unit.m === 0)
-    .flatMap(([pb, stages]) => {
-      const groups = shareOut(pb / unit.m, Math.min(4, Math.floor(caps.maxThreads / caps.lanes)));
-      const shared = sharedBytes(p, pb, stages, caps);
-      const slots = caps.workers * Math.floor(caps.sharedBytes / shared);
-      if (slots === 0) return [];
-      const costOf = (heads: number): number => {
-        const waves = Math.ceil((batch * p.groups * Math.ceil(members / heads)) / slots);
-        return waves * ((heads * p.headDim) / pb + PROLOGUE);
-      };
-      const counts = Array.from({ length: Math.min(members, MOST_HEADS) }, (_, i) => i + 1).filter((n) => members % n === 0);
-      const heads = counts.reduce((best, n) => (costOf(n) < costOf(best) ? n : best));
-      return [{ heads, pb, stages, groups }];
-    });
+  const rings = ([[p.headDim, 2], [p.headDim, 3], [p.headDim / 2, 4]] as const).filter(([pb]) => pb % unit.m === 0); // prettier-ignore
+  const found = rings.flatMap(([pb, stages]) => {
+    const heads = headsOf(p, pb, stages, unit, caps);
+    return heads === null
+      ? []
+      : [{ heads, pb, stages, groups: shareOut(pb / unit.m, Math.min(4, Math.floor(caps.maxThreads / caps.lanes))) }];
+  });
   return found.length > 0 ? found : { reject: `no ring of states of ${p.headDim} x ${p.stateSize} fits the shared memory of ${caps.name}` };
 }
 
-const sharedBytes = (p: ReplayProblem, pb: number, stages: number, caps: Caps): number =>
-  stages *
-    (operandBytes(pb, p.stateSize, p.state.dtype, caps) +
-      operandBytes(roundUp(p.length, 16), pb, p.ring.x.dtype, caps) +
-      3 * bytesOf(1, pb, "f32")) +
-  operandBytes(8 + roundUp(p.length, 16), p.stateSize, p.state.dtype, caps) +
-  2 * operandBytes(roundUp(p.length, 16), pb, p.state.dtype, caps) +
-  operandBytes(pb, SOME, p.state.dtype, caps) +
-  4096;
+/**
+ * How many heads a block goes through: no more than leave a multiprocessor as many blocks as it can hold, whose beginnings and ends the others fill; of those numbers what
+ * leaves the last wave of blocks full, and the beginnings few. null where no block fits.
+ */
+function headsOf(p: ReplayProblem, pb: number, stages: number, unit: MatrixUnit, caps: Caps): number | null {
+  const members = p.heads / p.groups;
+  const heldOf = (heads: number): number => Math.floor(caps.sharedBytes / (RESERVED + sharedBytes(p, heads, pb, stages, unit, caps)));
+  const costOf = (heads: number): number => {
+    const blocks = (largest(p.batch, 1 << 20) * p.heads) / heads;
+    return Math.ceil(blocks / (caps.workers * heldOf(heads))) * ((heads * p.headDim) / pb + PROLOGUE);
+  };
+  const counts = Array.from({ length: members }, (_, i) => i + 1).filter((n) => members % n === 0 && heldOf(n) === heldOf(1));
+  return heldOf(1) === 0 ? null : counts.reduce((best, n) => (costOf(n) < costOf(best) ? n : best));
+}
+
+function sharedBytes(p: ReplayProblem, heads: number, pb: number, stages: number, unit: MatrixUnit, caps: Caps): number {
+  const { dtype } = p.state;
+  const rows = roundUp(p.length, unit.k);
+  // of the state, the inputs in the ring, and what is carried for each row: this input and a gate
+  const turn = operandBytes(pb, p.stateSize, dtype, caps) + operandBytes(rows, pb, dtype, caps) + 2 * bytesOf(1, pb, "f32");
+  const own = bytesOf(unit.n, rows, dtype) + bytesOf(p.length + rows + 2, 1, "f32");
+  const common = operandBytes(unit.n + rows, p.stateSize, dtype, caps) + bytesOf(1, p.stateSize, "f32") + bytesOf(p.length, 1, "f32");
+  return stages * turn + heads * own + common + 2 * operandBytes(rows, pb, dtype, caps) + bytesOf(pb, SOME, dtype);
+}
 
 function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
   const { heads, pb, stages, groups } = config as StreamConfig;
