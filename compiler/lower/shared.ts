@@ -28,7 +28,10 @@ export interface SharedRows {
   readonly turned: boolean;
 }
 
-/** The rows of a program's shared tiles. Only operands of `mma` that are whole tiles are padded or turned: other views count on rows as they are. */
+/**
+ * The rows of a program's shared tiles. Only operands of `mma` that are whole tiles are padded: other views count on rows as they are. Rows that are turned do not move, so
+ * that a view may begin anywhere.
+ */
 export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string, SharedRows> {
   const views = new Map<string, View[]>();
   eachStatement(program.body, (s: Stmt) => {
@@ -39,8 +42,9 @@ export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string
       .filter((t) => t.scope === "shared")
       .map((t) => {
         const of = views.get(t.name) ?? [];
-        const whole = of.length > 0 && t.rows > 1 && of.every((v) => isConst(v.base, 0) && isWhole(v, t.cols));
-        const turned = whole && isTurned(t.cols, t.dtype, caps);
+        const rows = of.length > 0 && t.rows > 1 && of.every((v) => isWhole(v, t.cols));
+        const turned = rows && isTurned(t.cols, t.dtype, caps);
+        const whole = rows && (turned || of.every((v) => isConst(v.base, 0)));
         return [t.name, { stride: whole ? paddedRow(t.cols, t.dtype, caps) : t.cols, turned }];
       }),
   );

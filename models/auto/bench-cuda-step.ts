@@ -61,6 +61,8 @@ export interface PromptResult {
 const RUNS = 10;
 /** An idle GPU takes some tenths of a second of work to run at its full clock rate. */
 const WARM_MILLISECONDS = 300;
+/** Loops of tokens that are not measured, in front: the engine has compiled what the host does for a token, and rows have their positions. */
+const WARM_LOOPS = 4;
 /** A model that is open for so many rows. */
 export interface Measured {
   readonly device: CudaDevice;
@@ -91,13 +93,15 @@ export async function measureStep(
   // with rings of inputs: half full
   const symbols = { batch, seq: 1, past: context, kept: 1, with_logits: 0, held: replay >> 1 };
   const name = `decode.${batch}`;
+  const watch = stopwatch(executor);
+  const loop = (): ReturnType<typeof tokenLoop> =>
+    tokenLoop(createModelSession(watch.executor, config, rotary, { startAt: { rows: batch, past: context } }), watch, decode, replay);
+  for (let i = 0; i < WARM_LOOPS; i += 1) await loop();
   const graphOf = (held: number): Promise<number> => graphTime(device, () => executor.run(name, { ...symbols, held }), 3 * repeat);
   const reading = await graphOf(symbols.held);
   const graphMilliseconds = replay === 0 ? reading : meanStep(reading, await graphOf(replay - 1), replay);
   // Right after the graph, so that both are of a GPU at its full clock rate.
-  const watch = stopwatch(executor);
-  const session = createModelSession(watch.executor, config, rotary, { startAt: { rows: batch, past: context } });
-  const { wallMilliseconds, host } = await tokenLoop(session, watch, decode, replay);
+  const { wallMilliseconds, host } = await loop();
   const bytes = stepBytes(manifest, name, config, context, replay);
   const kernels = await profileOf(executor, name, symbols, repeat, rooflineOf(limits, dtype));
   const bytesPerSecond = (bytes / graphMilliseconds) * 1000;
