@@ -30,8 +30,9 @@ export interface Context {
   readonly slots: ReadonlyMap<string, Expr>;
   /** In a loop that leaves its products under way: nobody waits for one right after it. */
   readonly lasting: boolean;
-  /** What comes before all other statements. */
+  /** What comes before all other statements: first what need not wait for other kernels. */
   readonly ahead: Stmt[];
+  readonly early: Stmt[];
   readonly shared: SharedDecl[];
   readonly regs: RegDecl[];
   readonly loop: Loop;
@@ -78,6 +79,7 @@ export function context(program: TileProgram, caps: Caps): Context {
     slots: new Map(),
     lasting: false,
     ahead: [],
+    early: [],
     shared: program.tiles
       .filter((t) => t.scope === "shared" || slots.has(t.name))
       .map((t) => {

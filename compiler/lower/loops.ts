@@ -4,7 +4,7 @@ import type { Piece } from "./barriers.ts";
 import { uniform } from "./context.ts";
 import type { Context } from "./context.ts";
 import { prefetch } from "./prefetch.ts";
-import { isIndependent, ringTurns } from "./ring-turns.ts";
+import { isFirst, isIndependent, ringTurns } from "./ring-turns.ts";
 import type { Loop, Ring } from "./rings.ts";
 
 /** How what is in a loop is lowered. */
@@ -50,11 +50,11 @@ function lowerRing(s: Loop, ring: Ring, ctx: Context, lower: Lower): readonly Pi
   const turns = [...piece(reset), loop, ...piece(last)];
   const fetched = [...front.first, ...back.first];
   const outermost = ctx.program.body.includes(s);
-  if (outermost && isIndependent(s, ring, ctx)) {
-    ctx.ahead.push(...first);
+  if (outermost) ctx.ahead.push(...free);
+  if (outermost && isFirst(s, ring, ctx)) {
+    (isIndependent(s, ring, ctx) ? ctx.ahead : ctx.early).push(...first);
     return [...fetched, ...turns];
   }
-  if (outermost) ctx.ahead.push(...free);
   const begin = outermost ? first : [...free, ...first];
   return [...(ring.meets && !outermost ? [{ op: "barrier" } as const] : []), ...piece(begin), ...fetched, ...turns];
 }

@@ -29,7 +29,7 @@ export function place(program: TileProgram, caps: Caps): ThreadProgram {
   // what a ring's loop copies, it orders itself
   const copied = new Set([...ctx.rings.values()].flatMap((r) => [...r.sizes.keys()]));
   const shared = new Set(ctx.shared.map((d) => d.name).filter((name) => !copied.has(name)));
-  const body = [...ctx.ahead, ...insertBarriers(pieces, { shared, global })];
+  const body = [...ctx.ahead, ...ctx.early, ...insertBarriers(pieces, { shared, global })];
   const bytes = ctx.shared.reduce((n, d) => n + d.count * BYTES[d.dtype], 0);
   if (bytes > caps.sharedBytes) throw ctx.error(`needs ${bytes} bytes of shared memory, ${caps.name} has ${caps.sharedBytes}`);
   return {

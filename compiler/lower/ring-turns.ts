@@ -136,7 +136,14 @@ function lowerCopy({ dst, from, layout }: RingCopy, slot: Expr, ctx: Context): r
   );
 }
 
-/** Whether all copies of a ring may come before everything else. */
+/** Whether the first copies of a ring may come before the rest of the program: how many there are and what they read is up to nothing that it writes. */
+export function isFirst(s: Loop, ring: Ring, ctx: Context): boolean {
+  const written = new Set(ctx.program.params.filter((p) => p.access !== "read" && p.alone !== true).map((p) => p.name));
+  const depends = (e: Expr): boolean => some(e, (x) => x.op === "load" && written.has(x.buffer));
+  return !depends(s.count) && !ring.copies.some((c) => depends(c.from));
+}
+
+/** Whether all copies of a ring need not even wait for the kernels before. */
 export const isIndependent = (s: Loop, ring: Ring, ctx: Context): boolean => independent(s, ring, ctx).length === ring.copies.length;
 
 /** The copies that read only what nothing else changes while programs run, at addresses that no symbol takes part in. */

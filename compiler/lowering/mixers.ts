@@ -9,33 +9,28 @@ import type { Decisions } from "../decisions.ts";
 import type { BufferInfo, KernelPlan } from "../plan.ts";
 import { bufferIndex, delinearize, dimExpr, dimMax, elementCount } from "../plan.ts";
 import type { Kept, RowProblem, SsdProblem } from "../template.ts";
-import { streams } from "../templates/stream-tiles.ts";
+import { cacheRings, DECODE_QUERIES, partsOfCache } from "../templates/attention-rings.ts";
 import { activation } from "../values.ts";
 import { convStep } from "./conv-step.ts";
 import type { Kernel } from "./kernel.ts";
 import { begin, plan, f32Of, outOf, warmRows } from "./kernel.ts";
 
-/** Queries up to this many a call are decoded. */
-export const DECODE_QUERIES = 4;
-/** More parts than this, and combining them costs what sharing saves; a part has at least so many keys. */
+/** Where blocks have several warps: more parts than this, and combining them costs what sharing saves; a part has at least so many keys. */
 const MOST_PARTS = 16;
 const LEAST_KEYS = 64;
-/** Blocks of one warp that a worker should have at a time, each with a ring of its own. */
-const WARPS = 7;
 
 /** Into how many parts the keys of a decoded query are cut, so that there is a block for every worker: 1 where batch and heads are enough. */
 function partsOf(d: Decisions, a: NodeOf<"attention">): number {
-  const [batch, seq, , dim] = typeOf(a.inputs[0]!).shape as [Dim, Dim, Dim, Dim];
+  const [batch, seq, heads, dim] = typeOf(a.inputs[0]!).shape as [Dim, Dim, Dim, Dim];
   const [, kvHeads, capacity] = typeOf(a.inputs[1]!).shape as [Dim, Dim, Dim];
   // a CPU's worker goes through a cache as fast as memory gives it
   if (dimMax(seq) > DECODE_QUERIES || d.caps.panel > 0) return 1;
   const blocks = dimMax(kvHeads) * dimMax(batch);
-  // blocks of one warp, of which a worker has several
   const { dtype } = d.buffers.get(a.inputs[1]!) ?? typeOf(a.inputs[1]!);
-  const wanted = streams({ dtype, k: dimMax(dim) }, d.caps)
-    ? Math.ceil((WARPS * d.caps.workers) / blocks)
-    : Math.floor(d.caps.workers / blocks);
-  return Math.max(1, Math.min(MOST_PARTS, Math.floor(dimMax(capacity) / LEAST_KEYS), wanted));
+  const shape = { queries: dimMax(seq), sharing: dimMax(heads) / dimMax(kvHeads), dim: dimMax(dim), dtype };
+  const rings = cacheRings(shape, d.caps);
+  if (!("reject" in rings)) return partsOfCache(blocks, dimMax(capacity), rings[0]!, d.caps);
+  return Math.max(1, Math.min(MOST_PARTS, Math.floor(dimMax(capacity) / LEAST_KEYS), Math.floor(d.caps.workers / blocks)));
 }
 
 /** One kernel; or one that works on parts of the keys, and one that combines what they give. */

@@ -1,6 +1,6 @@
 import type { Caps } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
-import { and, add, cast, ceilDiv, i32, intVar, lt, max, min, mul, sub } from "../ir/expr.ts";
+import { add, cast, ceilDiv, i32, intVar, lt, max, min, mul, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
@@ -8,12 +8,16 @@ import { plainLoad } from "../lower/copy.ts";
 import type { AttentionProblem, Config, Reject, Template } from "../template.ts";
 import { misfit, onlineSoftmax, queryBlock, sequencesOf, sharing, storePart, storeRows, visibleScores } from "./attention-common.ts";
 import type { QueryBlock } from "./attention-common.ts";
-import { bytesOf, guarded, halfUnit, isVector, largest, operandBytes, roundUp } from "./common.ts";
+import { cacheRings } from "./attention-rings.ts";
+import { guarded, halfUnit, largest, roundUp } from "./common.ts";
 
 /**
  * Attention for one query, or a few, over a cache of 16-bit keys and values that hardware copies. A block is one warp that owns the query heads of a key head and
  * walks over the cache, or its part of it, with a ring of its own: nobody waits for anybody else, and what a multiprocessor has on its way are the rings of as many
  * blocks as its shared memory holds. Both products are the matrix hardware's, with the query heads as rows, most of which stand empty: what counts is memory.
+ *
+ * Values of padding have to be finite: they are multiplied by a weight of 0. Every position before the last has been written by the model itself, that of padding too, so
+ * they are. (A copy that first asks for the id of its key waits for memory twice, which costs a third of the rate.) Of positions beyond, zeros are copied.
  */
 export const attentionStream: Template<AttentionProblem> = { name: "attention-stream", configs, build };
 
@@ -23,32 +27,14 @@ interface StreamConfig extends Config {
   readonly stages: number;
 }
 
-const MOST_QUERIES = 4;
-/** Rings of a multiprocessor, of the blocks that it holds: fewer leave gaps. */
-const LEAST_BLOCKS = 3;
-
 function configs(p: AttentionProblem, caps: Caps): readonly StreamConfig[] | Reject {
   const why = misfit(p);
   if (why) return { reject: why };
-  if (!caps.asyncCopy || isVector(caps)) return { reject: `${caps.name} copies nothing by itself` };
-  const queries = largest(p.seq, 1 << 20);
-  if (queries > MOST_QUERIES) return { reject: `${queries} queries a call, it takes ${MOST_QUERIES}` };
   const dtype = cacheType(p);
-  const unit = dtype && halfUnit(dtype, caps);
-  if (!dtype || !unit) return { reject: `${caps.name} has no hardware for matrices of what keys and values are stored as` };
-  const rows = roundUp(queries * sharing(p), unit.m);
-  if (p.dim % Math.max(unit.k, unit.n) !== 0) return { reject: `heads of ${p.dim} are no whole tiles of ${unit.name}` };
-  const registers = (rows * p.dim) / caps.lanes;
-  if (registers > 128) return { reject: `${rows} rows of ${p.dim} do not fit in a warp's registers` };
-  const shared = (keys: number, stages: number): number =>
-    2 * stages * operandBytes(keys, p.dim, dtype, caps) +
-    operandBytes(rows, p.dim, dtype, caps) +
-    operandBytes(rows, keys, dtype, caps) +
-    bytesOf(1, rows + keys, "i32");
-  const least = Math.max(unit.k, unit.n);
-  const sizes = ([[least, 3], [2 * least, 3], [least, 4]] as const).map(([keys, stages]) => ({ queries, keys, stages })); // prettier-ignore
-  const found = sizes.filter(({ keys, stages }) => LEAST_BLOCKS * shared(keys, stages) <= caps.sharedBytes);
-  return found.length > 0 ? found : { reject: `rings of heads of ${p.dim} do not fit the shared memory of ${caps.name}` };
+  if (!dtype) return { reject: "keys and values are computed, or do not lie in memory in one type of 16 bits" };
+  const queries = largest(p.seq, 1 << 20);
+  const rings = cacheRings({ queries, sharing: sharing(p), dim: p.dim, dtype }, caps);
+  return "reject" in rings ? rings : rings.map(({ keys, stages }) => ({ queries, keys, stages }));
 }
 
 /** The 16-bit type that keys and values both lie in memory in; null where they are computed, or differ. */
@@ -65,7 +51,9 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   const heads = sharing(p);
   const rows = roundUp(queries * heads, halfUnit(dtype, caps)!.m);
   const b = tileBuilder(p.frame, [p.parts?.count ?? 1, p.kvHeads, p.batch]);
-  const block = queryBlock(p, { queries, heads }, { batch: b.bz, group: b.by, tile: i32(0) });
+  const clamped = queryBlock(p, { queries, heads }, { batch: b.bz, group: b.by, tile: i32(0) });
+  // where tiles end with the cache, what lies beyond the last key may be read: ids then are plain copies too, and addresses one sum
+  const block: QueryBlock = p.capacity % keys === 0 ? { ...clamped, key: (j) => j } : clamped;
   const q = b.shared("q_tile", rows, p.dim, dtype);
   const k = b.shared("k_tile", keys, p.dim, dtype);
   const v = b.shared("v_tile", keys, p.dim, dtype);
@@ -91,7 +79,7 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
       const from = mul(add(first, step), keys);
       sequences?.load(from);
       b.load(k, (j, d) => p.k(block.batch, block.kvHead, block.key(add(from, j)), d));
-      b.load(v, (j, d) => guarded(p.v(block.batch, block.kvHead, block.key(add(from, j)), d), isToken(p, block, add(from, j))));
+      b.load(v, (j, d) => guarded(p.v(block.batch, block.kvHead, block.key(add(from, j)), d), lt(add(from, j), block.end)));
       b.fill(scores, 0);
       b.mma(scores, viewOf(q), viewOf(k, { transposed: true }), p.dim);
       visibleScores(b, p, block, sequences, scores, from, (row, col) => at(scores, row, col));
@@ -108,7 +96,3 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   }
   return b.build();
 }
-
-/** Whether there is a key, and it is no padding: of other values zeros are copied, because a weight of 0 does not silence a NaN. */
-const isToken = (p: AttentionProblem, block: QueryBlock, j: Expr): Expr =>
-  p.ids ? and(lt(j, block.end), lt(0, p.ids(block.batch, block.key(j)))) : lt(j, block.end);

@@ -3,22 +3,23 @@ import { cudaBackend } from "../../backends/cuda/index.ts";
 import { add, i32, intVar, load, mul } from "../../compiler/ir/expr.ts";
 import type { Expr } from "../../compiler/ir/expr.ts";
 import type { AttentionProblem } from "../../compiler/template.ts";
+import { cacheRings, partsOfCache } from "../../compiler/templates/attention-rings.ts";
 import { attentionStream } from "../../compiler/templates/attention-stream.ts";
 import { kernelOf, writeProgram } from "./cuda-program.ts";
 import type { Kernel } from "./cuda-program.ts";
 
 /**
- * A decoded query's attention over keys and values in bf16 on an NVIDIA GPU, by several rings and parts: writes one program in CUDA C++ that checks them and times them.
- *   npx tsx tests/bench/cuda-attention.ts --sizes 64x2048,8x1024 --rings 16x3,32x3 --parts 1,2 --out attention.cu
+ * A decoded query's attention over keys and values in bf16 on an NVIDIA GPU, by the rings that the template offers and by several parts: writes one program in CUDA C++ that
+ * checks them and times them. What the compiler would choose is marked.
+ *   npx tsx tests/bench/cuda-attention.ts --sizes 64x2048,8x1024 --out attention.cu
  *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a attention.cu -o attention && ./attention
- * `--sizes`: rows and the position of the token, `--rings`: keys of a step and turns of the ring, `--parts`: into how many parts the keys are cut.
+ * `--sizes`: rows and the position of the token, `--parts`: into how many parts the keys are cut.
  */
 const { values } = parseArgs({
   options: {
     target: { type: "string", default: "sm_90" },
-    sizes: { type: "string", default: "64x1024,64x2048,64x8192,256x2048,8x1024,1x1024" },
-    rings: { type: "string", default: "16x3,32x3" },
-    parts: { type: "string", default: "1,2" },
+    sizes: { type: "string", default: "64x1024,64x2048,64x8192,256x2048,32x4096,16x1024,8x1024,1x1024" },
+    parts: { type: "string", default: "1,2,4,6,8,12,16,24,32" },
     out: { type: "string", default: "attention.cu" },
   },
 });
@@ -81,22 +82,30 @@ interface Variant extends Kernel {
   readonly label: string;
 }
 
-const pairs = (text: string): (readonly [number, number])[] => text.split(",").map((x) => x.split("x").map(Number) as [number, number]);
 const caps = cudaBackend.caps(values.target);
-const variants = pairs(values.sizes).flatMap(([rows, position]) =>
-  pairs(values.rings).flatMap(([keys, stages]) =>
-    values.parts
-      .split(",")
-      .map(Number)
-      .map((parts): Variant => {
-        const size = { rows, position };
-        const kernel = kernelOf(attentionStream.build(problemOf(size, parts), { queries: 1, keys, stages }, caps), caps, {
-          past: position,
-        });
-        return { size, parts, label: `${keys} keys in ${stages}`, ...kernel };
-      }),
-  ),
-);
+const sizes = values.sizes.split(",").map((text): Size => {
+  const [rows, position] = text.split("x").map(Number) as [number, number];
+  return { rows, position };
+});
+const rings = cacheRings({ queries: 1, sharing: HEADS / KV_HEADS, dim: DIM, dtype: "bf16" }, caps);
+if ("reject" in rings) throw new Error(rings.reject);
+
+const variants = sizes.flatMap((size) => {
+  const blocks = size.rows * KV_HEADS;
+  const best = partsOfCache(blocks, size.position + SPARE, rings[0]!, caps);
+  const parts = [...new Set([best, ...values.parts.split(",").map(Number)])].sort((x, y) => x - y);
+  return rings.flatMap((ring): Variant[] => {
+    const { keys, stages, held } = ring;
+    // two waves are more than enough, and so are two steps of a block
+    const sensible = parts.filter((n) => n === 1 || (blocks * n <= 2 * held * caps.workers && 2 * keys * n <= size.position));
+    return sensible.map((n) => {
+      const tile = attentionStream.build(problemOf(size, n), { queries: 1, keys, stages }, caps);
+      const label = `${keys} keys in ${stages}${ring === rings[0] && n === best ? ", chosen" : ""}`;
+      return { size, parts: n, label, ...kernelOf(tile, caps, { past: size.position }) };
+    });
+  });
+});
+
 writeProgram(values.out, "attention-main.cu", variants, ({ size: { rows, position }, parts, label }, launch) =>
   [`"${label}"`, launch, rows, position, position + SPARE, parts].join(", "),
 );

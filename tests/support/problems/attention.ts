@@ -19,8 +19,10 @@ export interface AttentionShape {
   readonly share: number;
   readonly dim: number;
   readonly causal: boolean;
-  /** Whether there are sequence ids, and how the tokens lie; keys and values of padding are NaN. */
+  /** Whether there are sequence ids, and how the tokens lie. */
   readonly ids: Layout | null;
+  /** What some of the keys and values of padding are; NaN unless a template asks for numbers there. */
+  readonly padding: number;
   /** Sizes are run-time symbols, with ranges wider than the run's values. */
   readonly symbolic: boolean;
   /** q is rotated in pairs by its position, and keys are weighed by theirs, instead of plain loads. */
@@ -42,6 +44,7 @@ export const PLAIN: AttentionShape = {
   dim: 16,
   causal: true,
   ids: null,
+  padding: NaN,
   symbolic: false,
   prologue: false,
   outs: 1,
@@ -59,11 +62,17 @@ export interface AttentionSizes {
 export const PREFILL: AttentionSizes = { seq: [1, 2, 5, 16, 17, 31, 33], past: [0, 0, 1, 13, 40] };
 export const DECODE: AttentionSizes = { seq: [1, 1, 1, 2, 3, 4], past: [0, 1, 7, 15, 31, 32, 61, 97] };
 
-/** Caches of 16-bit types, and heads that are whole tiles of matrix hardware. */
+/**
+ * Caches of 16-bit types, and heads that are whole tiles of matrix hardware; half of the caches are whole tiles of keys. What padding has left is large, which shows
+ * where it is weighed; beyond the keys that exist is still NaN.
+ */
 export const streamCase = (sizes: AttentionSizes): fc.Arbitrary<Case<AttentionProblem>> =>
   fc
-    .tuple(attentionShape(sizes), fc.constantFrom(16, 32, 64), fc.constantFrom<DType>("bf16", "f16"))
-    .map(([s, dim, cache]) => attentionProblem({ ...s, dim, cache, prologue: false }, Math.max(...sizes.seq)));
+    .tuple(attentionShape(sizes), fc.constantFrom(16, 32, 64), fc.constantFrom<DType>("bf16", "f16"), fc.boolean())
+    .map(([s, dim, cache, whole]) => {
+      const spare = whole ? Math.ceil((s.past + s.seq + s.spare) / 32) * 32 - s.past - s.seq : s.spare;
+      return attentionProblem({ ...s, spare, dim, cache, padding: 1e3, prologue: false }, Math.max(...sizes.seq));
+    });
 
 export const attentionCase = (sizes: AttentionSizes): fc.Arbitrary<Case<AttentionProblem>> =>
   attentionShape(sizes).map((s) => attentionProblem(s, Math.max(...sizes.seq)));
@@ -79,6 +88,7 @@ const attentionShape = (sizes: AttentionSizes): fc.Arbitrary<AttentionShape> =>
     dim: fc.constantFrom(1, 3, 8, 13, 16, 20, 32),
     causal: fc.boolean(),
     ids: fc.option(layout),
+    padding: fc.constant(NaN),
     symbolic: fc.boolean(),
     prologue: fc.boolean(),
     outs: fc.constantFrom(1, 1, 2),
@@ -109,7 +119,9 @@ export function attentionProblem(s: AttentionShape, most: number = s.seq): Case<
   for (let b = 0; b < s.batch; b++)
     for (let h = 0; h < kvHeads; h++)
       for (let j = 0; j < capacity; j++)
-        if (j >= s.past + s.seq || idAt(b, j) < 0) for (const x of [keys, values]) x.set(keyAt(b, h, j) + (j % dim), NaN);
+        for (const x of [keys, values])
+          if (j >= s.past + s.seq) x.set(keyAt(b, h, j) + (j % dim), NaN);
+          else if (idAt(b, j) < 0) x.set(keyAt(b, h, j) + (j % dim), s.padding);
 
   const batch = dimension("batch", s.batch, s.symbolic, 4);
   const seq = dimension("seq", s.seq, s.symbolic, Math.max(most, s.seq));

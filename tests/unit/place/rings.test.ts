@@ -135,6 +135,40 @@ describe("tiles that a block copies together", () => {
     expect(masked!.regs.some((r) => r.name.startsWith("slot"))).toBe(false);
   });
 
+  /** Adds rows 1 to 4 of p0 to its first, in a ring; the result is p1's, or a row of p0 itself. */
+  const sums = (itself: boolean): TileProgram => {
+    const own: Param = { name: "p0", dtype: "f32", access: itself ? "readwrite" : "read" };
+    const b = tileBuilder(
+      { name: "t", symbols: [], params: itself ? [own] : [own, { name: "p1", dtype: "f32", access: "write" }] },
+      [1, 1, 1],
+    );
+    const sum = b.frag("sum", 1, 32);
+    const next = b.shared("next", 1, 32);
+    b.map(sum, (_, c) => load("p0", "f32", c));
+    b.loop(
+      "i",
+      4,
+      (i) => {
+        b.load(next, (_, c) => load("p0", "f32", add(mul(add(i, 1), 32), c)));
+        b.map(sum, (_, c) => add(at(sum, 0, c), at(next, 0, c)));
+      },
+      3,
+      true,
+    );
+    b.store(sum, { buffer: itself ? "p0" : "p1", dtype: "f32", index: (_, c) => c, value: (_, c) => at(sum, 0, c) });
+    return b.build();
+  };
+
+  test.each([false, true])("the first copies come before everything else, unless the program writes what they read (%s)", (itself) => {
+    const thread = placed(sums(itself), caps);
+    const isCopy = (s: Stmt): boolean => s.op === "asyncCopy" || (s.op === "if" && s.body.some(isCopy));
+    const first = thread.body.findIndex(isCopy);
+    const loaded = thread.body.findIndex((s) => s.op === "assign" && s.reg === "sum");
+    expect(Math.min(first, loaded)).toBe(0);
+    expect(first < loaded).toBe(!itself);
+    expect(differences(sums(itself), thread, caps, { p0: fill("f32", 160, 8), p1: allocate("f32", 32) }, {})).toEqual([]);
+  });
+
   test("the meaning is the same for every number of stages and turns, and in a loop around it", () => {
     fc.assert(
       fc.property(
