@@ -1,6 +1,6 @@
 import type { MatrixUnit } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
-import { abs, add, and, div, eq, exp, i32, idiv, lt, max, min, mod, mul, select, sub } from "../ir/expr.ts";
+import { abs, add, and, div, eq, exp2, i32, idiv, lt, max, min, mod, mul, select, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
@@ -112,8 +112,8 @@ export function sequencesOf(
 // ---- online softmax ---------------------------------------------------------------------------------------------------
 
 /**
- * The softmax of rows that arrive a tile of keys at a time: a running maximum, a running sum of exp(score - maximum), and the same weighted sum of
- * values. When the maximum grows, what was summed so far shrinks by exp(old - new).
+ * The softmax of rows that arrive a tile of keys at a time: a running maximum, a running sum of 2^(score - maximum), and the same weighted sum of
+ * values. When the maximum grows, what was summed so far shrinks by 2^(old - new). Scores are scaled for powers of 2 (visibleScores).
  */
 export interface OnlineSoftmax {
   /** Scores in, weights out; `acc` is made ready for the values of these keys. A score of -Infinity becomes a weight of exactly 0. */
@@ -125,7 +125,7 @@ export interface OnlineSoftmax {
   readonly total: Tile;
 }
 
-/** Below any score, and finite: where nothing has been seen, -Infinity - LOWEST is still -Infinity and LOWEST - LOWEST is 0, so that exp never meets a NaN. */
+/** Below any score, and finite: where nothing has been seen, -Infinity - LOWEST is still -Infinity and LOWEST - LOWEST is 0, so that no power is of a NaN. */
 const LOWEST = -1e38;
 
 /** Where hardware has more rows than there are queries: `value` in the first `live`, elsewhere `other`, which lanes need not compute. */
@@ -145,8 +145,8 @@ export function onlineSoftmax(b: TileBuilder, rows: number, live: number | null 
     step(scores, acc) {
       b.map(shrink, (row) => at(top, row, 0));
       b.rowReduce(top, "max", scores, true, live);
-      b.map(shrink, (row) => inLive(row, live, exp(sub(at(shrink, row, 0), at(top, row, 0))), 1));
-      b.map(scores, (row, col) => inLive(row, live, exp(sub(at(scores, row, col), at(top, row, 0))), 0));
+      b.map(shrink, (row) => inLive(row, live, exp2(sub(at(shrink, row, 0), at(top, row, 0))), 1));
+      b.map(scores, (row, col) => inLive(row, live, exp2(sub(at(scores, row, col), at(top, row, 0))), 0));
       b.map(total, (row) => mul(at(total, row, 0), at(shrink, row, 0)));
       b.rowReduce(total, "sum", scores, true, live);
       b.map(acc, (row, col) => inLive(row, live, mul(at(acc, row, col), at(shrink, row, 0)), at(acc, row, col)));
@@ -159,7 +159,7 @@ export function onlineSoftmax(b: TileBuilder, rows: number, live: number | null 
   };
 }
 
-/** Scores of a tile of keys from `from` on: scaled where the row sees the key, -Infinity elsewhere, and in rows from `live` on (where that is not null). */
+/** Scores of a tile of keys from `from` on: scaled where the row sees the key, also so that weights are powers of 2, -Infinity elsewhere, and in rows from `live` on (where that is not null). */
 export function visibleScores(
   b: TileBuilder,
   p: AttentionProblem,
@@ -173,7 +173,7 @@ export function visibleScores(
   b.map(scores, (row, col) => {
     const near = lt(add(from, col), block.limit(row));
     const seen = sequences ? and(near, sequences.together(row, col)) : near;
-    return inLive(row, live, select(seen, mul(product(row, col), p.scale), -Infinity), -Infinity);
+    return inLive(row, live, select(seen, mul(product(row, col), p.scale * Math.LOG2E), -Infinity), -Infinity);
   });
 }
 
