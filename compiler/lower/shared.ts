@@ -8,9 +8,13 @@ import { eachStatement } from "./fragments.ts";
 /** Bytes that all banks of shared memory deliver at a time. */
 const LINE = 128;
 
-/** Whether the rows of a tile that a matrix unit reads are turned (thread.ts): of 16-bit operands that hardware copies, whose rows are whole lines and stay that. */
+/** Whether elements are 16-bit operands that hardware copies. */
+const isCopied = (dtype: DType, caps: Pick<Caps, "vectorBytes" | "asyncCopy">): boolean =>
+  caps.asyncCopy && caps.vectorBytes === 16 && BYTES[dtype] === 2;
+
+/** Whether the rows of a tile that a matrix unit reads are turned (thread.ts): of operands that hardware copies, whose rows are whole lines and stay that. */
 const isTurned = (cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes" | "asyncCopy">): boolean =>
-  caps.asyncCopy && caps.vectorBytes === 16 && BYTES[dtype] === 2 && (cols * BYTES[dtype]) % LINE === 0;
+  isCopied(dtype, caps) && (cols * BYTES[dtype]) % LINE === 0;
 
 /**
  * Elements from one row to the next of a tile of `cols` columns that a matrix unit reads, on a target whose lanes read vectors: an odd number of vectors, so
@@ -34,7 +38,9 @@ export interface SharedRows {
  */
 export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string, SharedRows> {
   const views = new Map<string, View[]>();
+  const staged = new Set<string>();
   eachStatement(program.body, (s: Stmt) => {
+    if (s.op === "stage") staged.add(s.dst.name);
     if (s.op === "mma") for (const v of [s.a, s.b]) if (v.source === "tile") views.set(v.name, [...(views.get(v.name) ?? []), v]);
   });
   return new Map(
@@ -45,6 +51,9 @@ export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string
         const rows = of.length > 0 && t.rows > 1 && of.every((v) => isWhole(v, t.cols));
         const turned = rows && isTurned(t.cols, t.dtype, caps);
         const whole = rows && (turned || of.every((v) => isConst(v.base, 0)));
+        // a unit's lanes write rows below each other at a time
+        if (of.length === 0 && staged.has(t.name) && isCopied(t.dtype, caps))
+          return [t.name, { stride: paddedRow(t.cols, t.dtype, { ...caps, asyncCopy: false }), turned: false }];
         return [t.name, { stride: whole ? paddedRow(t.cols, t.dtype, caps) : t.cols, turned }];
       }),
   );
