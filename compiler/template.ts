@@ -132,7 +132,7 @@ export interface AttentionProblem {
   readonly outs: readonly Out<[b: Expr, t: Expr, h: Expr, d: Expr]>[];
   /**
    * With `count` > 1, blocks share the keys of a query: part i has every tile of keys from its share on, and instead of `outs` the kernel writes f32 to
-   * `buffer`, [batch, seq, heads, count, dim + 2]: the sums of values weighted by exp(score - top), then top, then the sum of the weights.
+   * `buffer`, [batch, seq, heads, count, dim + 2]: the sums of values weighted by 2^(score - top), with scores scaled for that, then top, then the sum of the weights.
    */
   readonly parts: {
     readonly count: number;

@@ -90,6 +90,7 @@ export const cudaDialect: Dialect = {
   functions: {
     abs: "fabsf",
     exp: "expf",
+    exp2: "exp2_f32",
     log: "logf",
     log1p: "log1pf",
     sqrt: "sqrtf",
@@ -125,6 +126,8 @@ export const cudaDialect: Dialect = {
     // fminf and fmaxf drop a NaN
     min_f32: helper([], instruction("float min_f32(float a, float b)", "float", "min.NaN.f32 %0, %1, %2;", "f", '"f"(a)', '"f"(b)')),
     max_f32: helper([], instruction("float max_f32(float a, float b)", "float", "max.NaN.f32 %0, %1, %2;", "f", '"f"(a)', '"f"(b)')),
+    // exp2f scales its argument twice so that results below 2^-126 are not 0
+    exp2_f32: helper([], instruction("float exp2_f32(float x)", "float", "ex2.approx.ftz.f32 %0, %1;", "f", '"f"(x)')),
     // the divisor is positive
     idiv_i32: helper([], fn("int idiv_i32(int a, int b)", "const int q = a / b;", "return a - q * b < 0 ? q - 1 : q;")),
     mod_i32: helper([], fn("int mod_i32(int a, int b)", "const int r = a % b;", "return r < 0 ? r + b : r;")),

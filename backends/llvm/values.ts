@@ -416,6 +416,8 @@ export class Values {
         return a.fabs(x);
       case "exp":
         return math.exp(a, x);
+      case "exp2":
+        return math.exp2(a, x);
       case "log":
         return math.log(a, x);
       case "log1p":

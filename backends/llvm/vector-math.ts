@@ -1,6 +1,6 @@
 /**
  * The elementary functions, as IR on vectors or scalars. No library is called: the kernels stand alone, and every lane takes the same path.
- * Accuracy (tests/unit/llvm-math.test.ts): exp, log, log1p, tanh, erf, sin and cos within about 2 units in the last place; all handle infinities,
+ * Accuracy (tests/unit/llvm-math.test.ts): exp, exp2, log, log1p, tanh, erf, sin and cos within about 2 units in the last place; all handle infinities,
  * NaN, and results that overflow or underflow.
  */
 import type { Arith } from "./arith.ts";
@@ -17,7 +17,19 @@ export function exp(a: Arith, x0: string): string {
   const x = a.select(a.fcmp("ogt", low, a.f(89)), a.F, a.f(89), low);
   const t = a.fma(x, a.f(Math.LOG2E), a.f(ROUND));
   const n = a.exact("fsub", t, a.f(ROUND));
-  const r = a.fma(n, a.f(-LN2_LO), a.fma(n, a.f(-LN2_HI), x));
+  return scaledExp(a, a.fma(n, a.f(-LN2_LO), a.fma(n, a.f(-LN2_HI), x)), t);
+}
+
+/** 2^x: x = n + r / ln 2. The fraction is exact. */
+export function exp2(a: Arith, x0: string): string {
+  const low = a.select(a.fcmp("olt", x0, a.f(-151)), a.F, a.f(-151), x0);
+  const x = a.select(a.fcmp("ogt", low, a.f(129)), a.F, a.f(129), low);
+  const t = a.exact("fadd", x, a.f(ROUND));
+  return scaledExp(a, a.exact("fmul", a.exact("fsub", x, a.exact("fsub", t, a.f(ROUND))), a.f(Math.LN2)), t);
+}
+
+/** e^r times 2^n, with |r| <= ln 2 / 2 and t = n + ROUND. */
+function scaledExp(a: Arith, r: string, t: string): string {
   // Minimax on [-ln2/2, ln2/2] for (e^r - 1 - r) / r^2 (Cephes expf).
   const p = a.polynomial(r, [5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.98756915e-4]);
   const e = a.exact("fadd", a.fma(a.exact("fmul", r, r), p, r), a.f(1));

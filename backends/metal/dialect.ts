@@ -25,6 +25,7 @@ export function metalDialect({ bfloat }: Target, readsBack: boolean): Dialect {
     functions: {
       abs: "fabs",
       exp: "precise::exp",
+      exp2: "precise::exp2",
       log: "precise::log",
       log1p: "log1p_f32",
       sqrt: "precise::sqrt",

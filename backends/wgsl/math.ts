@@ -8,6 +8,7 @@ export type HelperName =
   | "min_f32"
   | "max_f32"
   | "exp_f32"
+  | "exp2_f32"
   | "log_f32"
   | "log1p_f32"
   | "tanh_f32"
@@ -45,6 +46,21 @@ fn exp_f32(x0: f32) -> f32 {
   let x = select(low, 89f, low > 89f);
   let n = floor(fma(x, 1.44269504f, 0.5f));
   let r = fma(n, 2.12194440e-4f, kept(fma(n, -0.693359375f, x)));
+  let p = fma(fma(fma(fma(fma(1.9875691500e-4f, r, 1.3981999507e-3f), r, 8.3334519073e-3f), r, 4.1665795894e-2f), r, 1.6666665459e-1f), r, 5.0000001201e-1f);
+  let e = fma(r * r, p, r) + 1f;
+  let k = i32(n);
+  let half = k >> 1u;
+  return e * bitcast<f32>((half + 127) << 23u) * bitcast<f32>((k - half + 127) << 23u);
+}`,
+  ),
+  exp2_f32: helper(
+    [],
+    `
+fn exp2_f32(x0: f32) -> f32 {
+  let low = select(x0, -150f, x0 < -150f);
+  let x = select(low, 129f, low > 129f);
+  let n = floor(x + 0.5f);
+  let r = (x - n) * 0.693147181f;
   let p = fma(fma(fma(fma(fma(1.9875691500e-4f, r, 1.3981999507e-3f), r, 8.3334519073e-3f), r, 4.1665795894e-2f), r, 1.6666665459e-1f), r, 5.0000001201e-1f);
   let e = fma(r * r, p, r) + 1f;
   let k = i32(n);

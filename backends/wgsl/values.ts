@@ -92,6 +92,8 @@ function unaryText(e: Extract<Expr, { op: "unary" }>, a: string, k: Kernel): str
       return `inverseSqrt(${a})`;
     case "exp":
       return `${use("exp_f32")}(${a})`;
+    case "exp2":
+      return `${use("exp2_f32")}(${a})`;
     case "log":
       return `${use("log_f32")}(${a})`;
     case "log1p":

@@ -216,6 +216,7 @@ export const not = (a: Expr): Expr => unary("not", a);
 export const neg = (a: Expr): Expr => unary("neg", a);
 export const abs = (a: Expr): Expr => unary("abs", a);
 export const exp = (a: Expr): Expr => unary("exp", a);
+export const exp2 = (a: Expr): Expr => unary("exp2", a);
 export const ceilDiv = (a: Operand, d: number): Expr => idiv(add(a, d - 1), d);
 
 export function select(c: Expr, x: Operand, y: Operand): Expr {

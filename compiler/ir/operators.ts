@@ -1,7 +1,7 @@
 /** The scalar operators of expressions, and what they do to numbers. */
 
-export const UNARY = ["neg", "abs", "exp", "log", "log1p", "sqrt", "rsqrt", "floor", "sin", "cos", "tanh", "erf", "not"] as const;
-/** `log1p(x)` = ln(1 + x); `not` takes a bool; the rest are f32, and `neg`/`abs` also i32. */
+export const UNARY = ["neg", "abs", "exp", "exp2", "log", "log1p", "sqrt", "rsqrt", "floor", "sin", "cos", "tanh", "erf", "not"] as const;
+/** `exp2(x)` = 2^x, which GPUs have and take exp from; `log1p(x)` = ln(1 + x); `not` takes a bool; the rest are f32, and `neg`/`abs` also i32. */
 export type UnaryFn = (typeof UNARY)[number];
 
 export const BINARY = ["add", "sub", "mul", "div", "idiv", "mod", "min", "max", "pow", "lt", "le", "eq", "ne", "and", "or"] as const;
@@ -17,6 +17,8 @@ export function applyUnary(fn: UnaryFn, x: number): number {
       return Math.abs(x);
     case "exp":
       return Math.exp(x);
+    case "exp2":
+      return 2 ** x;
     case "log":
       return Math.log(x);
     case "log1p":

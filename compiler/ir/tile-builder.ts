@@ -34,7 +34,7 @@ export interface TileBuilder {
   stage(dst: Tile, src: Tile): void;
   map(dst: Tile, value: ElementFn): void;
   /** `dst`: a fragment of one column, or a shared tile with a column for each of the warps along the columns of `src`. */
-  rowReduce(dst: Tile, fn: ReduceFn, src: Tile, accumulate?: boolean): void;
+  rowReduce(dst: Tile, fn: ReduceFn, src: Tile, accumulate?: boolean, rows?: number | null): void;
   scan(dst: Tile): void;
   /** `rows`: how many rows of acc count; null, or a constant not below acc's rows, for all. */
   mma(acc: Tile, a: View, b: View, k: Operand, rows?: Expr | null): void;
@@ -156,11 +156,11 @@ export function tileBuilder(
       isScope(dst, "frag", "map");
       body.push({ op: "map", dst, value: valueOf(dst, value, dst.dtype) });
     },
-    rowReduce(dst, fn, src, accumulate = false) {
+    rowReduce(dst, fn, src, accumulate = false, rows = null) {
       isScope(src, "frag", "rowReduce");
       const columns = dst.scope === "frag" ? dst.cols === 1 : src.cols % dst.cols === 0 && !accumulate;
       need(columns && dst.rows === src.rows && dst.dtype === src.dtype, () => `rowReduce of ${shape(src)} into ${shape(dst)}`);
-      body.push({ op: "rowReduce", dst, fn, src, accumulate });
+      body.push({ op: "rowReduce", dst, fn, src, accumulate, rows });
     },
     scan(dst) {
       isScope(dst, "shared", "scan");

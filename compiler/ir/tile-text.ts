@@ -46,7 +46,7 @@ export function head(s: Stmt): string {
     case "map":
       return `map ${s.dst.name}(row, col) = ${print(s.value)}`;
     case "rowReduce":
-      return `rowReduce ${s.dst.name} ${s.accumulate ? `${s.fn}=` : `= ${s.fn}`} ${s.src.name}`;
+      return `rowReduce ${s.dst.name} ${s.accumulate ? `${s.fn}=` : `= ${s.fn}`} ${s.src.name}${s.rows === null ? "" : `, rows ${s.rows}`}`;
     case "scan":
       return `scan ${s.dst.name}`;
     case "mma":
@@ -197,6 +197,8 @@ export function verifyTile(p: TileProgram): void {
         if (s.dst.scope === "shared" ? s.src.cols % s.dst.cols !== 0 || s.accumulate : s.dst.cols !== 1)
           report(where, "the result is not one column, or in shared memory one for each of equal runs of columns");
         if (s.dst.rows !== s.src.rows || s.dst.dtype !== s.src.dtype) report(where, "the result is not of the source's rows and dtype");
+        if (s.rows !== null && (s.dst.scope === "shared" || s.rows < 1 || s.rows > s.src.rows))
+          report(where, `the first ${s.rows} rows are none of a fragment of ${s.dst.rows}`);
         return;
       case "scan":
         scope(s.dst, "shared");

@@ -84,9 +84,17 @@ export type Stmt =
   | { readonly op: "map"; readonly dst: Tile; readonly value: Expr }
   /**
    * frag dst[row, 0] = fn over col of src[row, col], of a fragment; with `accumulate` dst's old value takes part. Or shared dst[rows, parts]: dst[row, j] = fn over
-   * the j-th of `parts` equal runs of columns; where as many warps lie along a row, each has found one of them and need not wait for the others.
+   * the j-th of `parts` equal runs of columns; where as many warps lie along a row, each has found one of them and need not wait for the others. Of a fragment,
+   * only the first `rows` rows (all when null) are reduced; the others keep their value.
    */
-  | { readonly op: "rowReduce"; readonly dst: Tile; readonly fn: ReduceFn; readonly src: Tile; readonly accumulate: boolean }
+  | {
+      readonly op: "rowReduce";
+      readonly dst: Tile;
+      readonly fn: ReduceFn;
+      readonly src: Tile;
+      readonly accumulate: boolean;
+      readonly rows: number | null;
+    }
   /** shared tile dst[rows, 1]: inclusive running sum down the rows, in place, f32, in row order. */
   | { readonly op: "scan"; readonly dst: Tile }
   /** frag acc[M, N] += a[M, k] * b[k, N] in f32. Only the first `rows` rows (all when null) are computed; the others keep their value. */

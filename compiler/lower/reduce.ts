@@ -1,4 +1,4 @@
-import { add, and, binary, cast, i32, idiv, load, lt, mod, reg } from "../ir/expr.ts";
+import { TRUE, add, and, binary, cast, i32, idiv, isConst, load, lt, mod, reg } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Stmt } from "../ir/thread.ts";
 import type { Stmt as TileStmt } from "../ir/tile.ts";
@@ -22,8 +22,15 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
   if (dst.rows !== src.rows || dst.cols !== 1)
     throw ctx.error(`rowReduce of ${src.name} [${src.rows}, ${src.cols}] into ${dst.name} [${dst.rows}, ${dst.cols}]`);
   const combine = (a: Expr, b: Expr): Expr => binary(COMBINE[fn], a, b);
+  // rows that no lane has among the first `rows` are left out; where some lanes have one, all take part and those store
   const perRow = (body: (at: Place, r: Expr, slot: number) => readonly Stmt[]): readonly Stmt[] =>
-    eachUnitRow(l, ctx, (r) => l.rows.first.flatMap((_, slot) => body(rowPlaceOf(l, ctx.lane, r, slot), r, slot)));
+    eachUnitRow(l, ctx, (r) =>
+      l.rows.first.flatMap((_, slot) => {
+        const at = rowPlaceOf(l, ctx.lane, r, slot);
+        const counts = s.rows === null ? TRUE : lt(at.row, s.rows);
+        return isConst(counts, 0) ? [] : body({ ...at, inside: and(at.inside, counts) }, r, slot);
+      }),
+    );
   const finish = (at: Place, value: Expr): Stmt => ({
     op: "assign",
     reg: dst.name,
@@ -38,7 +45,7 @@ export function lowerReduce(s: Extract<TileStmt, { op: "rowReduce" }>, ctx: Cont
   const together = across > 1 ? l.fm * l.rows.slots : 1;
   const own = ownElements(s, l, together, ctx);
   const value = (r: Expr, slot: number): Expr => reg(own.reg, dst.dtype, own.index(r, slot));
-  const direct = across === 1 && !s.accumulate;
+  const direct = across === 1 && !s.accumulate && s.rows === null;
   // the reduced value of a row, the same in all lanes that share it
   const row = direct ? dst.name : ctx.fresh("u");
   if (!direct) ctx.regs.push({ name: row, dtype: dst.dtype, count: together, uniform: across === 1 && spansWarp(l, ctx) });

@@ -1,6 +1,6 @@
 import { times, toIntExpr } from "../int-expr.ts";
 import type { Expr } from "../ir/expr.ts";
-import { add, div, exp, f32, i32, idiv, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
+import { add, div, exp2, f32, i32, idiv, intVar, load, max, min, mul, sub } from "../ir/expr.ts";
 import { isConvStep } from "../graph/decompose-conv.ts";
 import { isStep } from "../graph/decompose-ssd.ts";
 import type { Dim, Node, NodeOf } from "../ir/graph.ts";
@@ -55,7 +55,7 @@ function combine(d: Decisions, sink: Node, a: NodeOf<"attention">, parts: Buffer
     const at = (part: number, i: Expr | number): Expr => load(name, "f32", add(mul(add(mul(row, count), part), width), i));
     const all = Array.from({ length: count }, (_, i) => i);
     const top = all.map((i) => at(i, dim)).reduce((x, y) => max(x, y));
-    const weighted = (i: number, e: Expr): Expr => mul(exp(sub(at(i, dim), top)), e);
+    const weighted = (i: number, e: Expr): Expr => mul(exp2(sub(at(i, dim), top)), e);
     const sum = (of: (i: number) => Expr): Expr => all.map(of).reduce((x, y) => add(x, y));
     // the key with the largest score weighs 1, so a smaller total means that there was none
     return div(

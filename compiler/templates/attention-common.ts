@@ -1,6 +1,6 @@
 import type { MatrixUnit } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
-import { abs, add, and, div, eq, exp, i32, idiv, lt, max, min, mod, mul, select, sub } from "../ir/expr.ts";
+import { abs, add, and, div, eq, exp2, i32, idiv, lt, max, min, mod, mul, select, sub } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { at } from "../ir/tile-builder.ts";
 import type { TileBuilder } from "../ir/tile-builder.ts";
@@ -76,7 +76,7 @@ export function stageTypes(p: AttentionProblem, unit: MatrixUnit): { readonly sc
 
 // ---- sequences --------------------------------------------------------------------------------------------------------
 
-/** Which rows and keys are of one sequence: ids are looked up once a block for the rows and once a tile for the keys. */
+/** Which rows and keys are of one sequence: ids are looked up once a block for the rows, into memory or registers, and once a tile for the keys. */
 export interface Sequences {
   /** Fetches the ids of the tile of `keys` keys from `from` on. */
   readonly load: (from: Expr) => void;
@@ -91,12 +91,15 @@ export function sequencesOf(
   p: AttentionProblem,
   block: QueryBlock,
   size: { readonly rows: number; readonly keys: number },
+  scope: "shared" | "frag" = "shared",
 ): Sequences | null {
   const { ids } = p;
   if (!ids) return null;
-  const own = b.shared("row_ids", size.rows, 1, "i32");
+  const ofRow = (row: Expr): Expr => abs(ids(block.batch, add(p.past, block.query(row))));
+  const own = b[scope]("row_ids", size.rows, 1, "i32");
   const tile = b.shared("key_ids", 1, size.keys, "i32");
-  b.load(own, (row) => abs(ids(block.batch, add(p.past, block.query(row)))));
+  if (scope === "frag") b.map(own, ofRow);
+  else b.load(own, ofRow);
   return {
     load(from) {
       b.load(tile, (_, col) => ids(block.batch, block.key(add(from, col))));
@@ -109,8 +112,8 @@ export function sequencesOf(
 // ---- online softmax ---------------------------------------------------------------------------------------------------
 
 /**
- * The softmax of rows that arrive a tile of keys at a time: a running maximum, a running sum of exp(score - maximum), and the same weighted sum of
- * values. When the maximum grows, what was summed so far shrinks by exp(old - new).
+ * The softmax of rows that arrive a tile of keys at a time: a running maximum, a running sum of 2^(score - maximum), and the same weighted sum of
+ * values. When the maximum grows, what was summed so far shrinks by 2^(old - new). Scores are scaled for powers of 2 (visibleScores).
  */
 export interface OnlineSoftmax {
   /** Scores in, weights out; `acc` is made ready for the values of these keys. A score of -Infinity becomes a weight of exactly 0. */
@@ -122,10 +125,15 @@ export interface OnlineSoftmax {
   readonly total: Tile;
 }
 
-/** Below any score, and finite: where nothing has been seen, -Infinity - LOWEST is still -Infinity and LOWEST - LOWEST is 0, so that exp never meets a NaN. */
+/** Below any score, and finite: where nothing has been seen, -Infinity - LOWEST is still -Infinity and LOWEST - LOWEST is 0, so that no power is of a NaN. */
 const LOWEST = -1e38;
 
-export function onlineSoftmax(b: TileBuilder, rows: number): OnlineSoftmax {
+/** Where hardware has more rows than there are queries: `value` in the first `live`, elsewhere `other`, which lanes need not compute. */
+const inLive = (row: Expr, live: number | null, value: Expr, other: Expr | number): Expr =>
+  live === null ? value : select(lt(row, live), value, other);
+
+/** `live`: only so many rows have a query (all when null). Weights of the others are 0, and their `acc` stays as it is. */
+export function onlineSoftmax(b: TileBuilder, rows: number, live: number | null = null): OnlineSoftmax {
   const top = b.frag("top", rows, 1);
   const total = b.frag("total", rows, 1);
   const shrink = b.frag("shrink", rows, 1);
@@ -136,12 +144,12 @@ export function onlineSoftmax(b: TileBuilder, rows: number): OnlineSoftmax {
     total,
     step(scores, acc) {
       b.map(shrink, (row) => at(top, row, 0));
-      b.rowReduce(top, "max", scores, true);
-      b.map(shrink, (row) => exp(sub(at(shrink, row, 0), at(top, row, 0))));
-      b.map(scores, (row, col) => exp(sub(at(scores, row, col), at(top, row, 0))));
+      b.rowReduce(top, "max", scores, true, live);
+      b.map(shrink, (row) => inLive(row, live, exp2(sub(at(shrink, row, 0), at(top, row, 0))), 1));
+      b.map(scores, (row, col) => inLive(row, live, exp2(sub(at(scores, row, col), at(top, row, 0))), 0));
       b.map(total, (row) => mul(at(total, row, 0), at(shrink, row, 0)));
-      b.rowReduce(total, "sum", scores, true);
-      b.map(acc, (row, col) => mul(at(acc, row, col), at(shrink, row, 0)));
+      b.rowReduce(total, "sum", scores, true, live);
+      b.map(acc, (row, col) => inLive(row, live, mul(at(acc, row, col), at(shrink, row, 0)), at(acc, row, col)));
     },
     finish(acc) {
       // the key with the largest score weighs 1, so a smaller total means that there was none, and acc is 0
@@ -151,7 +159,7 @@ export function onlineSoftmax(b: TileBuilder, rows: number): OnlineSoftmax {
   };
 }
 
-/** Scores of a tile of keys from `from` on: scaled where the row sees the key, -Infinity elsewhere. */
+/** Scores of a tile of keys from `from` on: scaled where the row sees the key, also so that weights are powers of 2, -Infinity elsewhere, and in rows from `live` on (where that is not null). */
 export function visibleScores(
   b: TileBuilder,
   p: AttentionProblem,
@@ -160,10 +168,12 @@ export function visibleScores(
   scores: Tile,
   from: Expr,
   product: (row: Expr, col: Expr) => Expr,
+  live: number | null = null,
 ): void {
   b.map(scores, (row, col) => {
     const near = lt(add(from, col), block.limit(row));
-    return select(sequences ? and(near, sequences.together(row, col)) : near, mul(product(row, col), p.scale), -Infinity);
+    const seen = sequences ? and(near, sequences.together(row, col)) : near;
+    return inLive(row, live, select(seen, mul(product(row, col), p.scale * Math.LOG2E), -Infinity), -Infinity);
   });
 }
 

@@ -5,6 +5,7 @@ import type { Expr } from "../ir/expr.ts";
 import { at, tileBuilder, viewOf } from "../ir/tile-builder.ts";
 import type { TileProgram } from "../ir/tile.ts";
 import { plainLoad } from "../lower/copy.ts";
+import { unitRows } from "../lower/layout.ts";
 import type { AttentionProblem, Config, Reject, Template } from "../template.ts";
 import { misfit, onlineSoftmax, queryBlock, sequencesOf, sharing, storePart, storeRows, visibleScores } from "./attention-common.ts";
 import type { QueryBlock } from "./attention-common.ts";
@@ -49,7 +50,10 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   const { queries, keys, stages } = config as StreamConfig;
   const dtype = cacheType(p)!;
   const heads = sharing(p);
-  const rows = roundUp(queries * heads, halfUnit(dtype, caps)!.m);
+  const unit = halfUnit(dtype, caps)!;
+  const rows = roundUp(queries * heads, unit.m);
+  // a lane has several rows of a tile of the hardware, the same number apart: those that are beyond the last query in all lanes are left alone
+  const live = roundUp(queries * heads, unit.m / unitRows(unit).slots);
   const b = tileBuilder(p.frame, [p.parts?.count ?? 1, p.kvHeads, p.batch]);
   const clamped = queryBlock(p, { queries, heads }, { batch: b.bz, group: b.by, tile: i32(0) });
   // where tiles end with the cache, what lies beyond the last key may be read: ids then are plain copies too, and addresses one sum
@@ -61,12 +65,12 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
   const query = b.frag("query", rows, p.dim);
   const scores = b.frag("scores", rows, keys);
   const acc = b.frag("acc", rows, p.dim);
-  const sequences = sequencesOf(b, p, block, { rows, keys });
+  const sequences = sequencesOf(b, p, block, { rows, keys }, "frag");
 
   // through registers, so that all that a query takes is on its way at once; the rows beside them are zeros
   b.map(query, (row, d) => guarded(p.q(block.batch, block.query(row), block.head(row), d), lt(row, queries * heads)));
   b.stage(q, query);
-  const softmax = onlineSoftmax(b, rows);
+  const softmax = onlineSoftmax(b, rows, live);
   b.fill(acc, 0);
   const tiles = ceilDiv(block.end, keys);
   const share = p.parts ? ceilDiv(tiles, p.parts.count) : tiles;
@@ -82,7 +86,7 @@ function build(p: AttentionProblem, config: Config, caps: Caps): TileProgram {
       b.load(v, (j, d) => guarded(p.v(block.batch, block.kvHead, block.key(add(from, j)), d), lt(add(from, j), block.end)));
       b.fill(scores, 0);
       b.mma(scores, viewOf(q), viewOf(k, { transposed: true }), p.dim);
-      visibleScores(b, p, block, sequences, scores, from, (row, col) => at(scores, row, col));
+      visibleScores(b, p, block, sequences, scores, from, (row, col) => at(scores, row, col), live);
       softmax.step(scores, acc);
       b.stage(weights, scores);
       b.mma(acc, viewOf(weights), viewOf(v), keys);

@@ -96,8 +96,8 @@ const variants = sizes.flatMap((size) => {
   const parts = [...new Set([best, ...values.parts.split(",").map(Number)])].sort((x, y) => x - y);
   return rings.flatMap((ring): Variant[] => {
     const { keys, stages, held } = ring;
-    // two waves are more than enough, and so are two steps of a block
-    const sensible = parts.filter((n) => n === 1 || (blocks * n <= 2 * held * caps.workers && 2 * keys * n <= size.position));
+    // beside the choice: two waves are more than enough, and so are two steps of a block
+    const sensible = parts.filter((n) => n === 1 || n === best || (blocks * n <= 2 * held * caps.workers && 2 * keys * n <= size.position));
     return sensible.map((n) => {
       const tile = attentionStream.build(problemOf(size, n), { queries: 1, keys, stages }, caps);
       const label = `${keys} keys in ${stages}${ring === rings[0] && n === best ? ", chosen" : ""}`;

@@ -25,6 +25,6 @@ test("their statements differ in spelling alone", () => {
   const spelled = statements(cuda)
     .replace(/^ {2}asm volatile\(.*\n/gm, "")
     .replaceAll("*reinterpret_cast<const float2*>(", "*(device const float2*)(")
-    .replaceAll("expf(", "precise::exp(");
+    .replaceAll("exp2_f32(", "precise::exp2(");
   expect(statements(metal)).toBe(spelled);
 });

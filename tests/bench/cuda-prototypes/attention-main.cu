@@ -46,7 +46,7 @@ __global__ void check(const float* q, const uint16_t* k, const uint16_t* v, cons
     float most = -INFINITY, sum = 0;
     for (int i = 0; i < parts; i++) most = fmaxf(most, p[i * (DIM + 2) + DIM]);
     got = 0;
-    for (int i = 0; i < parts; i++, p += DIM + 2) { const float w = expf(p[DIM] - most); got += w * p[threadIdx.x]; sum += w * p[DIM + 1]; }
+    for (int i = 0; i < parts; i++, p += DIM + 2) { const float w = exp2f(p[DIM] - most); got += w * p[threadIdx.x]; sum += w * p[DIM + 1]; }
     got /= sum;
   }
   const float off = got == got ? fabsf(got - want) / (0.02f + fabsf(want)) : INFINITY;

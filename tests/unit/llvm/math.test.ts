@@ -87,6 +87,7 @@ interface Accuracy {
 const all = everywhere();
 const cases: readonly Accuracy[] = [
   { fn: "exp", xs: [...all, ...grid(-105, 90, 40000), 88.72283, 88.72284, -87.33655, -103.97, -103.98], ulps: 1 },
+  { fn: "exp2", xs: [...all, ...grid(-151, 129, 40000), 127.99999, 128, -126.5, -149, -149.5, -150.1], ulps: 2 },
   { fn: "log", xs: [...all, ...grid(0.5, 2, 20000), ...grid(0, 1e-37, 2000)], ulps: 1 },
   { fn: "log1p", xs: [...all, ...grid(-1, 3, 20000), ...grid(-1e-3, 1e-3, 5000), -1], ulps: 2 },
   { fn: "tanh", xs: [...all, ...grid(-10, 10, 20000)], ulps: 2 },

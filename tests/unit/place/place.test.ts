@@ -184,6 +184,39 @@ describe("a row kernel", () => {
   }
   const buffers = { p0: fill("bf16", 11 * 100, 3), p1: allocate("f32", 1100) };
 
+  /** The first `live` rows of 16 get their sum and their largest, the others keep 5; `operands`: of a product that x takes part in, so that a lane has several rows. */
+  function some(live: number, groups: readonly [number, number], operands: "f32" | "bf16" | null): TileProgram {
+    const b = tileBuilder({ name: "some", symbols: [], params: [param("p0", "f32"), param("p1", "f32", "write")] }, [1, 1, 1]);
+    const [x, sum, most] = [b.frag("x", 16, 32), b.frag("sum", 16, 1), b.frag("most", 16, 1)];
+    b.map(x, (r, c) => load("p0", "f32", add(mul(r, 32), c)));
+    if (operands) {
+      const [left, right] = [b.shared("left", 16, 16, operands), b.shared("right", 16, 32, operands)];
+      for (const tile of [left, right]) b.load(tile, (r, c) => load("p0", "f32", add(mul(r, tile.cols), c)));
+      b.mma(x, viewOf(left), viewOf(right), 16);
+    }
+    b.fill(sum, 5);
+    b.fill(most, 5);
+    b.rowReduce(sum, "sum", x, false, live);
+    b.rowReduce(most, "max", x, true, live);
+    b.store(sum, { buffer: "p1", dtype: "f32", index: (r) => r, value: (r) => add(at(sum, r, 0), at(most, r, 0)) });
+    return { ...b.build(), groups };
+  }
+
+  test.each([
+    ["null-cpu8", [1, 1]],
+    ["null-32", [1, 1]],
+    ["null-32", [2, 1]],
+    ["null-32", [1, 2]],
+    ["null-simd8", [1, 2]],
+  ] as const)("of some rows, on %s, warps %j", (device, groups) => {
+    const caps = nullBackend.caps(device);
+    for (const live of [1, 5, 8, 16])
+      for (const operands of [null, device === "null-32" ? "bf16" : "f32"] as const) {
+        const program = some(live, groups, operands);
+        expect(differences(program, placed(program, caps), caps, { p0: fill("f32", 512, 7), p1: allocate("f32", 16) }, {})).toEqual([]);
+      }
+  });
+
   test.each([
     ["null-cpu8", 1, [1, 1]],
     ["null-cpu8", 3, [1, 1]],

@@ -229,6 +229,7 @@ describe("the builder", () => {
       [(b) => b.map(b.shared("t", 1, 1), () => f32(0)), "map takes a frag tile, t is shared"],
       [(b) => b.stage(b.shared("a", 2, 2), b.frag("t", 2, 3)), "stage of t f32[2, 3] into a f32[2, 2]"],
       [(b) => b.rowReduce(b.frag("a", 2, 2), "sum", b.frag("t", 2, 3)), "rowReduce of t f32[2, 3] into a f32[2, 2]"],
+      [(b) => b.rowReduce(b.frag("a", 2, 1), "sum", b.frag("t", 2, 3), false, 3), "the first 3 rows are none of a fragment of 2"],
       [(b) => b.scan(b.shared("a", 2, 2)), "scan of a f32[2, 2]; it takes f32 [rows, 1]"],
     ];
     for (const [body, message] of bad) expect(() => make(body)).toThrow(message);
@@ -351,6 +352,7 @@ test("text names everything a program has, and two programs of the same statemen
         },
         () => {
           b.rowReduce(sum, "max", acc);
+          b.rowReduce(sum, "sum", acc, true, 1);
         },
       );
       b.stage(a, acc);
@@ -383,6 +385,7 @@ test("text names everything a program has, and two programs of the same statemen
     mma acc += a<0; 2, 1> * s<1; 4, 1>, k 2, rows min(n, 2)
   else
     rowReduce sum = max acc
+    rowReduce sum sum= acc, rows 1
   stage a = acc
   store h[(row + col)] = bf16(acc(row, col)) over acc if ((row < 1) && ((bx + col) < 2))
 `);

@@ -85,6 +85,7 @@ const all = everywhere();
 const angles = [...grid(-100, 100, 4000), ...grid(0, 1e5, 20000), ...grid(99000, 1e5, 4000)];
 const cases: readonly { readonly fn: UnaryFn; readonly xs: readonly number[]; readonly ulps: number; readonly absolute?: number }[] = [
   { fn: "exp", xs: [...all, ...grid(-87, 88.7, 20000), 88.72283, 88.7229, -104, -1e30], ulps: 2 },
+  { fn: "exp2", xs: [...all, ...grid(-126, 127.99, 20000), 127.99999, 128, -150, -1e30], ulps: 2 },
   { fn: "log", xs: [...all, ...grid(0.5, 2, 10000), ...grid(0.999, 1.001, 2000)], ulps: 2 },
   { fn: "log1p", xs: [...all, ...grid(-1, 3, 10000), ...grid(-1e-3, 1e-3, 2000), -1], ulps: 4 },
   { fn: "tanh", xs: [...all, ...grid(-10, 10, 10000)], ulps: 4 },

@@ -12,6 +12,7 @@ inline int max(int a, int b) { return a > b ? a : b; }
 
 namespace precise {
 inline float exp(float x) { return __builtin_expf(x); }
+inline float exp2(float x) { return __builtin_exp2f(x); }
 inline float log(float x) { return __builtin_logf(x); }
 inline float sqrt(float x) { return __builtin_sqrtf(x); }
 inline float rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
