@@ -1,8 +1,7 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { cudaBackend } from "../../backends/cuda/index.ts";
 import { BYTES } from "../../compiler/ir/dtype.ts";
-import { evaluateInt } from "../../compiler/ir/expr.ts";
 import { lowerGraph } from "../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../compiler/plan.ts";
 import type { Config, Template } from "../../compiler/template.ts";
@@ -11,11 +10,13 @@ import { ssdReplay } from "../../compiler/templates/ssd-replay.ts";
 import { ssdStep } from "../../compiler/templates/ssd-step.ts";
 import { parseBambaConfig } from "../../models/bamba/config.ts";
 import { bambaGraph } from "../../models/bamba/index.ts";
-import { placed } from "../support/placed.ts";
+import { kernelOf, writeProgram } from "./cuda-program.ts";
+import type { Kernel } from "./cuda-program.ts";
 
 /**
- * State updates of Bamba 9B on an NVIDIA GPU by each template and configuration: writes one program in CUDA C++ that compares them with the first and times them.
- *   npx tsx tests/bench/cuda-steps.ts --rows 8,64 --replay 0,8,16 --out steps.cu
+ * State updates of Bamba 9B on an NVIDIA GPU by each template and configuration: writes one program in CUDA C++ that compares them with the first and times them, with
+ * a ring of `--replay` inputs at each of its fillings, empty, full and when it is stored.
+ *   npx tsx tests/bench/cuda-steps.ts --rows 8,64 --replay 0,8,16 [--heads 4,8 --rings 64x2,64x3] --out steps.cu
  *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a steps.cu -o steps && ./steps
  */
 const { values } = parseArgs({
@@ -48,49 +49,41 @@ function configsOf<P>(template: Template<P>, problem: P): readonly Config[] {
   return rings.flatMap(([pb, stages]) => numbers(values.heads!).map((heads) => ({ heads, pb, stages, groups: Math.min(4, pb / 16) })));
 }
 
-interface Group {
+interface Variant extends Kernel {
   readonly rows: number;
   readonly replay: number;
-  readonly kernel: KernelPlan;
-  readonly variants: readonly { readonly label: string; readonly entry: string; readonly fields: string }[];
+  readonly plan: KernelPlan;
+  readonly label: string;
 }
 
-/** Texts of kernels by what they are called, which is made of what they are. */
-const sources = new Map<string, string>();
-function groupOf(rows: number, replay: number): Group {
-  const kernel = stepOf(rows, replay);
-  const { problem } = kernel;
-  const templates = (problem.kind === "replay" ? [ssdReplay, ssdReplayStream] : [ssdStep]) as unknown as readonly Template<
-    typeof problem
-  >[];
-  const variants = templates.flatMap((template) =>
-    configsOf(template, problem).map((c) => {
-      const built = template.build(problem, c, caps);
-      const params = built.params.map((p, i) => (kernel.args[i]!.alone === true ? { ...p, alone: true } : p));
-      const program = cudaBackend.legalize!(placed({ ...built, params }, caps), caps);
-      const source = cudaBackend.print(program, caps);
-      const grid = program.grid.map((g) => evaluateInt(g, {}));
-      const label = `${template.name} ${Object.entries(c).map(([k, v]) => `${k} ${String(v)}`).join(", ")}`; // prettier-ignore
-      sources.set(source.entry, source.text);
-      return {
-        label,
-        entry: `k_${source.entry}::${source.entry}`,
-        fields: `{${grid.join(", ")}}, ${source.launch!.threads}, ${source.sharedBytes}`,
-      };
+function variantsOf(rows: number, replay: number): readonly Variant[] {
+  const plan = stepOf(rows, replay);
+  const { problem } = plan;
+  if (problem.kind === "ssd") return ofTemplates([ssdStep], problem, plan).map((v) => ({ ...v, rows, replay, plan }));
+  if (problem.kind !== "replay") throw new Error(`a step of ${rows} rows updates no states`);
+  return ofTemplates([ssdReplay, ssdReplayStream], problem, plan).map((v) => ({ ...v, rows, replay, plan }));
+}
+
+/** Kernels as `lowerKernel` makes them, by all configurations of some templates. */
+function ofTemplates<P>(
+  templates: readonly Template<P>[],
+  problem: P,
+  { args }: KernelPlan,
+): readonly (Kernel & { readonly label: string })[] {
+  return templates.flatMap((template) =>
+    configsOf(template, problem).map((config) => {
+      const program = template.build(problem, config, caps);
+      const params = program.params.map((p, i) => (args[i]!.alone === true ? { ...p, alone: true } : p));
+      const label = `${template.name} ${Object.entries(config).map(([k, v]) => `${k} ${String(v)}`).join(", ")}`; // prettier-ignore
+      return { ...kernelOf({ ...program, params }, caps), label };
     }),
   );
-  return { rows, replay, kernel, variants };
 }
 
-const groups = numbers(values.rows).flatMap((rows) => numbers(values.replay).map((replay) => groupOf(rows, replay)));
-const texts = groups.map(({ rows, replay, kernel: { problem }, variants }) => {
-  const { params, symbols } = problem.frame;
+const variants = numbers(values.rows).flatMap((rows) => numbers(values.replay).flatMap((replay) => variantsOf(rows, replay)));
+writeProgram(values.out, "steps-main.cu", variants, ({ rows, replay, plan, label }, launch) => {
+  const { params, symbols } = plan.problem.frame;
   const list = params.map(({ dtype, access, elements }) => `{${BYTES[dtype]}, ${access !== "read"}, ${elements}LL}`);
   const held = symbols.findIndex(({ name }) => name === "held");
-  const of = variants.map(({ label, entry, fields }) => `    {"${label}", (const void*)${entry}, ${fields}},`);
-  return `  {${rows}, ${replay}, ${symbols.length}, ${held}, {${list.join(", ")}}, {\n${of.join("\n")}\n  }},`;
+  return `${rows}, ${replay}, ${symbols.length}, ${held}, {${list.join(", ")}}, "${label}", ${launch}`;
 });
-const harness = readFileSync(new URL("cuda-prototypes/steps-main.cu", import.meta.url), "utf8");
-const kernels = [...sources].map(([entry, text]) => `namespace k_${entry} {\n${text}}`);
-writeFileSync(values.out, [...kernels, harness.replace("  // groups", texts.join("\n"))].join("\n"));
-console.log(`${values.out}: ${kernels.length} kernels`);
