@@ -35,16 +35,16 @@ const SPARE_BYTES = 1024;
 
 /**
  * What a multiprocessor does in one of its cycles, of 1.7 GHz: bytes that it gets from memory while all others do too, bytes that it gets from the cache, bytes of
- * shared memory, and bytes of sums that it stores, where nothing else is under way. Fitted to an H200, to some 300 tiles of the products of a Bamba of 9.78 billion
- * parameters with 16 to 2048 rows: docs/benchmarks.md.
+ * shared memory, and bytes of sums that it stores. Fitted, as what follows, to an H200: to some 700 tiles of the products of a Bamba of 9.78 billion parameters with 16
+ * to 2048 rows (docs/benchmarks.md). It has no cycle of its own for this: an H200's are of 1.98 GHz, and of fewer while it multiplies most.
  */
-const RATES = { memory: 21.5, cache: 50, shared: 128, store: 10 };
+const RATES = { memory: 21.5, cache: 80, shared: 300, store: 13 };
 
 /**
- * Cycles that are lost: in a step, whose end the block's warps await; before the first step of a block; in each turn of its warps, who wait for operands and then for
- * sums, so that few products take as long as this; and by who reads parts and adds them up.
+ * Cycles that are lost: in a step, whose end the block's warps await; before the first step of a block; in each turn of a warp that awaits its operands and then its
+ * products; and by who reads parts and adds them up.
  */
-const LOST = { step: 230, block: 1400, turn: 60, sums: 1200 };
+const LOST = { step: 50, block: 1000, turn: 42, sums: 800 };
 
 /** Parts of a multiprocessor: each has warps, and hardware for matrices, of its own. */
 const QUARTERS = 4;
@@ -69,7 +69,7 @@ interface Kind {
  * time were best on an H200.
  */
 const WARPS: Kind = {
-  products: 960,
+  products: 1650,
   blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
   columns: 192,
   groupRows: [1, 2, 4],
@@ -79,7 +79,7 @@ const WARPS: Kind = {
 
 /** Several warps together, which do not wait for what they multiply (wgmma), so that hardware does all it can. A lane has as many registers as a block's lanes leave it. */
 const GROUPS: Kind = {
-  products: 2048,
+  products: 2400,
   blocks: [
     { warps: 8, registers: 160 },
     { warps: 12, registers: 112 },
@@ -105,13 +105,14 @@ interface Candidate {
   readonly across: number;
 }
 
-/** Cycles that a product takes with a tile. */
+/** Cycles that a product takes with a tile: copies of a step and products of the one before go on together, all but the first copies and the last products. */
 function cyclesOf(shape: ProductShape, candidate: Candidate, parts: number, caps: Caps): number {
   const { m, n, k } = shape;
   const { bm, bn, kc } = candidate.config;
   const waves = Math.ceil((Math.ceil(m / bm) * Math.ceil(n / bn) * parts) / caps.workers);
-  const step = Math.max(kc * copying(shape, candidate), kc * multiplying(shape, candidate, caps) + LOST.step);
-  const block = LOST.block + Math.ceil(k / kc / parts) * step + bytesOf(bm, bn, "f32") / RATES.store;
+  const [copies, products] = [kc * copying(shape, candidate), kc * multiplying(shape, candidate, caps)];
+  const steps = Math.ceil(k / kc / parts) * (Math.max(copies, products) + LOST.step) + Math.min(copies, products);
+  const block = LOST.block + steps + bytesOf(bm, bn, "f32") / RATES.store;
   const sums = parts > 1 ? LOST.sums + bytesOf(parts * m, n, "f32") / caps.workers / RATES.memory : 0;
   return waves * block + sums;
 }
@@ -122,14 +123,19 @@ function copying({ m, weights, dtype }: ProductShape, { config: { bm, bn } }: Ca
   return BYTES[dtype] * (weights * bn * (1 / down / RATES.memory + (1 - 1 / down) / RATES.cache) + bm / RATES.cache);
 }
 
-/** Cycles that the products of one element along k take: the hardware's own, whose quarters may have unequally many warps, those of shared memory, or what warps wait for. */
+/**
+ * Cycles that the products of one element along k take: the hardware's own, whose quarters may have unequally many warps, and those of operands that pass through shared
+ * memory. Warps by themselves then wait in each turn; groups have products under way meanwhile, and wait where those are fewer than fill a turn.
+ */
 function multiplying({ weights, dtype }: ProductShape, candidate: Candidate, caps: Caps): number {
   const { unit, config } = candidate;
   const { bm, bn, groupRows, groupCols } = config;
   const warps = groupRows * groupCols * warpsOf(unit, caps);
   const idle = roundUp(warps, QUARTERS) / warps;
   const own = (idle * weights * bm * bn) / kindOf(unit, caps).products;
-  return Math.max(own, (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared, LOST.turn / unit.k);
+  const busy = own + (linesOf(weights, candidate) * BYTES[dtype]) / RATES.shared;
+  const turn = LOST.turn / unit.k;
+  return unit.asynchronous ? Math.max(busy, turn) : busy + turn;
 }
 
 /**
