@@ -44,7 +44,7 @@ const RATES = { memory: 21.5, cache: 80, shared: 300, store: 13 };
  * Cycles that are lost: in a step, whose end the block's warps await; before the first step of a block; in each turn of a warp that awaits its operands and then its
  * products; and by who reads parts and adds them up.
  */
-const LOST = { step: 50, block: 1000, turn: 42, sums: 800 };
+const LOST = { step: 55, block: 1000, turn: 32, sums: 1000 };
 
 /** Parts of a multiprocessor: each has warps, and hardware for matrices, of its own. */
 const QUARTERS = 4;
@@ -69,7 +69,7 @@ interface Kind {
  * time were best on an H200.
  */
 const WARPS: Kind = {
-  products: 1650,
+  products: 1550,
   blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
   columns: 192,
   groupRows: [1, 2, 4],
