@@ -34,9 +34,10 @@ export const STAGES = { least: 3, most: 6 };
 const SPARE_BYTES = 1024;
 
 /**
- * What a multiprocessor does in one of its cycles, of 1.7 GHz: bytes that it gets from memory while all others do too, bytes that it gets from the cache, bytes of
- * shared memory, and bytes of sums that it stores. Fitted, as what follows, to an H200: to some 700 tiles of the products of a Bamba of 9.78 billion parameters with 16
- * to 2048 rows (docs/benchmarks.md). It has no cycle of its own for this: an H200's are of 1.98 GHz, and of fewer while it multiplies most.
+ * What a multiprocessor does in a cycle of 1.7 GHz: bytes that it gets from memory while all others do too, bytes that it gets from the cache, bytes of shared memory,
+ * and bytes of sums that it stores. Fitted, as what follows, to an H200: to some 700 tiles of the products of a Bamba of 9.78 billion parameters with 16 to 2048 rows
+ * (docs/benchmarks.md). That clock is the model's own: an H200's is 1.98 GHz, and lower while it multiplies most. Of what passes through shared memory, at 128 bytes a
+ * cycle, more than half hides behind products.
  */
 const RATES = { memory: 21.5, cache: 80, shared: 300, store: 13 };
 

@@ -140,3 +140,14 @@ test("k is cut while blocks are fewer than workers and rows are few, and never w
   expect(parts(64, 4096, 40)).toBe(1);
   expect(partsOfProduct({ m: 64, n: 4096, k: 14336, weights: 1, dtype: "f32" }, caps)).toBe(1);
 });
+
+test("on sm_90a, k is cut as was fastest on an H200 with what readers of its parts pay: the fewer the more rows there are", () => {
+  const own = cudaBackend.caps("sm_90a");
+  const parts = (m: number, n: number, k: number): number => partsOfProduct({ m, n, k, weights: 1, dtype: "bf16" }, own);
+  const outProj = [64, 128, 256, 512, 2048].map((m) => parts(m, 4096, 8192));
+  expect(outProj).toEqual([4, 4, 2, 1, 1]);
+  const down = [64, 128, 256, 512, 2048].map((m) => parts(m, 4096, 14336));
+  expect(down).toEqual([4, 4, 4, 2, 1]);
+  const qkv = [64, 128, 256, 512, 2048].map((m) => parts(m, 6144, 4096));
+  expect(qkv).toEqual([2, 2, 1, 1, 1]);
+});
