@@ -2,7 +2,7 @@
 export { openArtifact } from "./steps.ts";
 export type { LoadedArtifact, OpenArtifactOptions, WeightBank } from "./steps.ts";
 export { createSession } from "./model-session.ts";
-export type { PrefillOptions, Session, SessionOptions, Snapshot } from "./session.ts";
+export type { PrefillOptions, Session, SessionOptions, Snapshot, StepOptions } from "./session.ts";
 export type { Executor, HostArray, ProgramInfo, StepTime, Symbols } from "./executor.ts";
 export type { Device, Driver, OpenOptions } from "./driver.ts";
 export { parseManifest } from "./manifest.ts";

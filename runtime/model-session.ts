@@ -2,7 +2,7 @@ import { UserError } from "./errors.ts";
 import type { Executor, ProgramInfo } from "./executor.ts";
 import { rowMoves } from "./rows.ts";
 import { checkPosition, checkTokenIds, placeTokens } from "./sequences.ts";
-import type { PrefillOptions, Session, SessionOptions, Snapshot } from "./session.ts";
+import type { StepOptions, PrefillOptions, Session, SessionOptions, Snapshot } from "./session.ts";
 import { openStates } from "./states.ts";
 import type { States } from "./states.ts";
 import { openTokenChoice } from "./token-choice.ts";
@@ -128,7 +128,7 @@ class ModelSession implements Session {
     });
   }
 
-  async decode(ids: Int32Array, positions?: ArrayLike<number>, withLogits = true): Promise<void> {
+  async decode(ids: Int32Array, { positions, logits = true }: StepOptions = {}): Promise<void> {
     const { rows } = this;
     if (rows === 0) throw new UserError("a session starts with a prefill; there is no prompt yet");
     if (ids.length !== rows) throw new UserError(`the session has ${rows} rows, got ${ids.length} tokens`);
@@ -141,7 +141,7 @@ class ModelSession implements Session {
     try {
       this.reach = reach;
       this.inputs.fillStep(ids, rows, this.past, positions);
-      await this.run(this.decodeProgram(rows), 1, 1, withLogits);
+      await this.run(this.decodeProgram(rows), 1, 1, logits);
       await this.executor.fetch("argmax", rows);
     } finally {
       this.busy = false;

@@ -24,12 +24,8 @@ export interface Session {
   readonly next: Int32Array;
   /** Feeds `rows` rows of tokens of one length, [rows, length] row-major. States continue from what they are. */
   prefill(ids: Int32Array, options?: PrefillOptions): Promise<void>;
-  /**
-   * Feeds one token a row, which continues its sequence.
-   * @param positions of these tokens for the rotary embedding; they count on unless given
-   * @param withLogits false where only `next` is wanted: then `logits` and `choose` refuse until the next call, and the device may be spared storing them. True unless given
-   */
-  decode(ids: Int32Array, positions?: ArrayLike<number>, withLogits?: boolean): Promise<void>;
+  /** Feeds one token a row, which continues its sequence. */
+  decode(ids: Int32Array, options?: StepOptions): Promise<void>;
   /** Logits of the last position of a row: valid until the next call. Only the rows asked for are brought to the host. */
   logits(row: number): Promise<Float32Array>;
   /**
@@ -61,6 +57,13 @@ export interface Session {
   snapshot(): Promise<Snapshot>;
   /** Goes back to a snapshot of a session of the same model. */
   restore(snapshot: Snapshot): Promise<void>;
+}
+
+export interface StepOptions {
+  /** Positions of these tokens for the rotary embedding; they count on unless given. */
+  readonly positions?: ArrayLike<number>;
+  /** false where only `next` is wanted: then `logits` and `choose` refuse until the next call, and the device may be spared storing them. true unless given. */
+  readonly logits?: boolean;
 }
 
 export interface PrefillOptions {

@@ -1,7 +1,7 @@
 import type { Caps } from "../backend.ts";
 import type { DType } from "../ir/dtype.ts";
 import type { Reject } from "../template.ts";
-import { bytesOf, halfUnit, isVector, operandBytes, roundUp } from "./common.ts";
+import { blocksHeld, bytesOf, halfUnit, isVector, operandBytes, roundUp } from "./common.ts";
 
 /** A decoded query's attention over a cache that hardware copies (attention-stream.ts): the rings that fit, and into how many parts the keys are best cut. */
 
@@ -27,9 +27,8 @@ export interface CacheRing {
 export const DECODE_QUERIES = 4;
 /** Rings of a multiprocessor, of the blocks that it holds: fewer leave gaps. */
 const LEAST_HELD = 3;
-/** Blocks of one warp that have registers, of as many as a lane can have; and shared memory that each takes beside its own. */
+/** Blocks of one warp that have registers, of as many as a lane can have. */
 const MOST_HELD = 8;
-const RESERVED_BYTES = 1024;
 /** More parts than this, and combining them costs what sharing saves; a part has at least so many keys. */
 const MOST_PARTS = 32;
 const LEAST_KEYS = 64;
@@ -56,8 +55,7 @@ export function cacheRings({ queries, sharing, dim, dtype }: DecodeShape, caps: 
     bytesOf(1, rows, "i32");
   const found = ([[2 * least, 3], [least, 3], [least, 4]] as const) // prettier-ignore
     .map(([keys, stages]) => {
-      const held = Math.floor((caps.sharedBytes + RESERVED_BYTES) / (bytes(keys, stages) + RESERVED_BYTES));
-      return { keys, stages, held: Math.min(held, MOST_HELD) };
+      return { keys, stages, held: Math.min(blocksHeld(bytes(keys, stages), caps), MOST_HELD) };
     })
     .filter(({ held }) => held >= LEAST_HELD);
   return found.length > 0 ? found : { reject: `rings of heads of ${dim} do not fit the shared memory of ${caps.name}` };

@@ -107,6 +107,12 @@ export const stageType = (unit: MatrixUnit, stored: DType): DType => {
   return unit.inputs.includes(stored) ? stored : unit.inputs[0]!;
 };
 
+/** Bytes of shared memory that the system takes of each block beside its own (CUDA programming guide, compute capability 8.0 and later). */
+const RESERVED = 1024;
+
+/** Blocks of so many bytes of shared memory that a multiprocessor holds at a time: it has what one block can have, and what the system takes of that. */
+export const blocksHeld = (bytes: number, caps: Caps): number => Math.floor((caps.sharedBytes + RESERVED) / (bytes + RESERVED));
+
 /** Grids want a few blocks a worker, so that the last ones to finish do not leave the others idle. */
 export const enoughBlocks = (caps: Caps): number => 4 * caps.workers;
 

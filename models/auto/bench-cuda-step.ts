@@ -150,7 +150,7 @@ async function tokenLoop(
     tokens.push(
       await watch.token(() => {
         next.set(session.next.subarray(0, session.rows));
-        return session.decode(next, undefined, false);
+        return session.decode(next, { logits: false });
       }),
     );
   const times = tokens.map(({ total }) => total);

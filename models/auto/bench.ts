@@ -151,7 +151,7 @@ async function measure(session: Session, { prefill, decode }: BenchOptions): Pro
   const prompted = performance.now();
   for (let i = 0; i < decode; i += 1) {
     next[0] = session.next[0]!;
-    await session.decode(next, undefined, false);
+    await session.decode(next, { logits: false });
   }
   return { prefill: (prefill / (prompted - started)) * 1000, decode: (decode / (performance.now() - prompted)) * 1000 };
 }

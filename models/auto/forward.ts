@@ -136,7 +136,7 @@ export function createForwardSession(executor: Executor, config: BambaConfig, ro
     };
     // One token on top of a text is a step, as in Transformers, where in strict mode a step and a prefill differ in details.
     if (length === 1 && past > 0 && steps && mask === undefined && sequences === undefined) {
-      await session.decode(ids, positions);
+      await session.decode(ids, positions === undefined ? {} : { positions });
       await onChunk(0, 1, 1);
     } else {
       const given = {

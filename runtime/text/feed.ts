@@ -76,7 +76,7 @@ export class Feed {
     const source = parents === undefined ? null : Int32Array.from(this.tokens, (_, row) => row - (row % rows) + parents[row % rows]!);
     if (texts === null) {
       if (source !== null) await session.reorder(source);
-      await session.decode(this.tokens, undefined, withLogits);
+      await session.decode(this.tokens, { logits: withLogits });
       return;
     }
     if (source !== null) texts.reorder(source);

@@ -255,6 +255,50 @@ describe("tiles that a block copies together", () => {
   });
 });
 
+/** memory[step] = 2 memory[step] in rows of 64, in place; with `shift`, what a turn reads is the row that the turn before the last wrote. */
+function inPlace(apart: true | undefined, shift = 0): TileProgram {
+  const b = tileBuilder({ name: "t", symbols: [], params: [{ name: "p0", dtype: "f32", access: "readwrite" }] }, [1, 1, 1], [2, 1]);
+  const tile = b.shared("tile", 2, 32);
+  const doubled = b.frag("doubled", 2, 32);
+  const place = (step: Expr, r: Expr, c: Expr): Expr => add(mul(step, 64), add(mul(r, 32), c));
+  b.loop(
+    "step",
+    6,
+    (step) => {
+      b.load(tile, (r, c) => load("p0", "f32", place(step, r, c)));
+      // the warps' rows change places, so that they meet
+      b.map(doubled, (r, c) => mul(at(tile, sub(i32(1), r), c), 2));
+      b.store(doubled, { buffer: "p0", dtype: "f32", index: (r, c) => place(add(step, shift), r, c), value: (r, c) => at(doubled, r, c) });
+    },
+    3,
+    apart,
+  );
+  return b.build();
+}
+
+describe("turns that change the memory that they read", () => {
+  const memory = (): Buffers => ({ p0: fill("f32", 8 * 64, 7) });
+
+  test("have it copied ahead where they are apart, without meeting for it again", () => {
+    const thread = placed(inPlace(true), caps);
+    expect(loopNamed(thread, "step").body.map((s) => s.op).slice(0, 3)).toEqual(["asyncWait", "barrier", "if"]); // prettier-ignore
+    let meetings = 0;
+    eachStmt(loopNamed(thread, "step").body, (s) => (meetings += s.op === "barrier" ? 1 : 0));
+    expect(meetings).toBe(1);
+    expect(differences(inPlace(true), thread, caps, memory(), {})).toEqual([]);
+  });
+
+  test("keep to themselves where nobody says so", () => {
+    const thread = placed(inPlace(undefined), caps);
+    expect(printThread(thread)).not.toContain("async");
+    expect(differences(inPlace(undefined), thread, caps, memory(), {})).toEqual([]);
+  });
+
+  test("that say so and are not are caught", () => {
+    expect(differences(inPlace(true, 2), placed(inPlace(true, 2), caps), caps, memory(), {})).not.toEqual([]);
+  });
+});
+
 describe("fragments that each lane copies for itself", () => {
   test("need no barrier, and the first turns' copies come before everything else", () => {
     const thread = placed(stream(20, 3, 3, "bf16"), caps);

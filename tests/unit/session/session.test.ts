@@ -55,7 +55,7 @@ test("a token that is fed for the likeliest next one only gives that one and no 
 
   await whole.reset();
   await whole.prefill(prompt);
-  await whole.decode(Int32Array.of(5), undefined, false);
+  await whole.decode(Int32Array.of(5), { logits: false });
   const got = [next[0]];
   const greedy = Float32Array.of(1, 1, 0, 1, 0, -1);
   for (const ask of [() => whole.logits(0), () => whole.choose(greedy)])

@@ -15,7 +15,7 @@ async function fed(recording: Recording): Promise<unknown[]> {
   const tokens: number[] = [];
   for await (const step of generateSteps(session, prompts, plainSettings, { recording })) tokens.push(step.tokens[0]!);
   expect(tokens).toEqual([3, 0, 1, 2, 3, 0]);
-  return decode.mock.calls.map(([, , withLogits]) => withLogits);
+  return decode.mock.calls.map(([, options]) => options?.logits);
 }
 
 test("greedy search feeds tokens for the likeliest next ones, unless somebody keeps the logits", async () => {
