@@ -63,7 +63,7 @@ export type ReduceFn = "sum" | "max" | "min";
 export type Stmt =
   /**
    * Runs `body` with `var` = 0 .. count-1. `count` is the same for the whole block. `stages` > 1 asks for software pipelining of the loads in it.
-   * `apart`: no turn reads memory that another turn writes, so that loads of what the program changes may come turns early too.
+   * `apart`: no turn reads memory that another turn, or a statement in front of the loop, writes, so that loads of what the program changes may come turns early too.
    */
   | {
       readonly op: "for";

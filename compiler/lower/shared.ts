@@ -20,9 +20,11 @@ const isTurned = (cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes" | "
  * Elements from one row to the next of a tile of `cols` columns that a matrix unit reads, on a target whose lanes read vectors: an odd number of vectors, so
  * that vectors on neighbouring rows lie in different banks of shared memory. Rows that are turned, or no whole vectors, stay as they are.
  */
-export function paddedRow(cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes" | "asyncCopy">): number {
+export const paddedRow = (cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes" | "asyncCopy">): number =>
+  isTurned(cols, dtype, caps) ? cols : padded(cols, dtype, caps);
+
+function padded(cols: number, dtype: DType, caps: Pick<Caps, "vectorBytes">): number {
   const vector = caps.vectorBytes / BYTES[dtype];
-  if (isTurned(cols, dtype, caps)) return cols;
   return vector > 1 && cols % (2 * vector) === 0 ? cols + vector : cols;
 }
 
@@ -34,7 +36,7 @@ export interface SharedRows {
 
 /**
  * The rows of a program's shared tiles. Only operands of `mma` that are whole tiles are padded: other views count on rows as they are. Rows that are turned do not move, so
- * that a view may begin anywhere.
+ * that a view may begin anywhere. What is staged and no operand is padded too: lanes of a unit write rows below each other at a time.
  */
 export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string, SharedRows> {
   const views = new Map<string, View[]>();
@@ -47,14 +49,11 @@ export function sharedRows(program: TileProgram, caps: Caps): ReadonlyMap<string
     program.tiles
       .filter((t) => t.scope === "shared")
       .map((t) => {
-        const of = views.get(t.name) ?? [];
-        const rows = of.length > 0 && t.rows > 1 && of.every((v) => isWhole(v, t.cols));
-        const turned = rows && isTurned(t.cols, t.dtype, caps);
-        const whole = rows && (turned || of.every((v) => isConst(v.base, 0)));
-        // a unit's lanes write rows below each other at a time
-        if (of.length === 0 && staged.has(t.name) && isCopied(t.dtype, caps))
-          return [t.name, { stride: paddedRow(t.cols, t.dtype, { ...caps, asyncCopy: false }), turned: false }];
-        return [t.name, { stride: whole ? paddedRow(t.cols, t.dtype, caps) : t.cols, turned }];
+        const of = views.get(t.name);
+        const operand = of !== undefined && t.rows > 1 && of.every((v) => isWhole(v, t.cols));
+        const turned = operand && isTurned(t.cols, t.dtype, caps);
+        const apart = operand ? of.every((v) => isConst(v.base, 0)) : of === undefined && staged.has(t.name) && isCopied(t.dtype, caps);
+        return [t.name, { stride: apart && !turned ? padded(t.cols, t.dtype, caps) : t.cols, turned }];
       }),
   );
 }

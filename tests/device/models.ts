@@ -46,8 +46,8 @@ export function modelTests(backend: string): void {
  */
 const NEIGHBOURS = { bf16: 0.02, f16: 0.002 };
 
-/** By how much the logit of `token`, after the first `length` tokens of a text, is above that of the text's own next one. */
-async function lead(model: BambaForCausalLM, text: readonly number[], length: number, token: number): Promise<number> {
+/** How far the logit of `token`, after the first `length` tokens of a text, is from that of the text's own next one. */
+async function gap(model: BambaForCausalLM, text: readonly number[], length: number, token: number): Promise<number> {
   const { logits } = await model.forward({ inputIds: [text.slice(0, length)], logitsToKeep: 1 });
   const [all, vocabulary] = [logits.data, logits.shape.at(-1)!];
   const last = all.length - vocabulary;
@@ -66,7 +66,7 @@ function tinyTests(backend: string, dtype: "f32" | "bf16" | "f16"): void {
       const { sequences } = await model.generate([...ids], { maxNewTokens: expected.length - ids.length, eosTokenId: [] });
       const tokens = [...sequences[0]!];
       const parting = tokens.findIndex((token, at) => token !== expected[at]);
-      if (parting >= 0 && dtype !== "f32") expect(await lead(model, expected, parting, tokens[parting]!)).toBeLessThan(NEIGHBOURS[dtype]);
+      if (parting >= 0 && dtype !== "f32") expect(await gap(model, expected, parting, tokens[parting]!)).toBeLessThan(NEIGHBOURS[dtype]);
       else expect(tokens).toEqual(expected);
     });
 

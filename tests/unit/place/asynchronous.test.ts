@@ -48,13 +48,12 @@ describe("a product that streams", () => {
   test("the turn before is still multiplied when one begins, and copies start behind the products", () => {
     const thread = placed(built(small(512), 0), caps);
     expect(thread.threads % 128).toBe(0);
-    expect(
-      turnOf(thread)
-        .map((s) => s.op)
-        .filter((op) => op !== "assign"),
-    ).toEqual(["asyncWait", "unitWait", "barrier", "unit", "if"]);
+    const stages = thread.shared[0]!.count / (64 * 64);
+    // which slot is a turn's own and which it copies to are counted where a remainder is no mask (rings.test.ts)
+    const counted = Number.isInteger(Math.log2(stages)) ? [] : ["assign", "assign"];
+    expect(turnOf(thread).map((s) => s.op)).toEqual(["asyncWait", "unitWait", "barrier", "unit", "if", ...counted]);
     expect(turnOf(thread).slice(0, 2)).toEqual([
-      { op: "asyncWait", pending: thread.shared[0]!.count / (64 * 64) - 3 },
+      { op: "asyncWait", pending: stages - 3 },
       { op: "unitWait", pending: 1, done: [] },
     ]);
     expect(thread.shared.map((d) => d.turned)).toEqual([64, 64]);
