@@ -1,4 +1,4 @@
-// What the programs that tests/bench/cuda-products.ts and tests/bench/cuda-attention.ts write have in common; it comes first.
+// What the programs that tests/bench/cuda-products.ts, cuda-attention.ts and cuda-steps.ts write have in common; it comes first.
 #include <cuda_runtime.h>
 #include <algorithm>
 #include <cmath>
