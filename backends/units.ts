@@ -47,6 +47,20 @@ export const wgmma64: MatrixUnit = {
   asynchronous: { rowBytes: 128 },
 };
 
+/** CUDA's mma.sync of f32 whose operands keep the 10 bits of a fraction that tf32 has: the lane map of m16n8k16, and half of its products. */
+export const mma1688: MatrixUnit = {
+  name: "mma.m16n8k8.tf32",
+  m: 16,
+  n: 8,
+  k: 8,
+  lanes: 32,
+  elems: 4,
+  inputs: ["f32"],
+  fraction: 10,
+  coord: (lane, i) => mma16816.coord(lane, i),
+  block: [1, 1],
+};
+
 /** The lane map of CUDA's mma.sync m16n8k16. */
 export const mma16816: MatrixUnit = {
   name: "mma.m16n8k16",

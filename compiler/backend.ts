@@ -53,6 +53,8 @@ export interface MatrixUnit {
   readonly lanes: number;
   readonly elems: number;
   readonly inputs: readonly DType[];
+  /** Bits of the fraction that operands of f32 are rounded to, to the nearest and from the middle away from zero, of a unit that does not take them as they are. */
+  readonly fraction?: number;
   readonly coord: (lane: Expr, i: Expr) => readonly [row: Expr, col: Expr];
   /** Unit tiles kept in registers at once by the printed code (rows, cols); [1, 1] where the hardware decides. */
   readonly block: readonly [number, number];

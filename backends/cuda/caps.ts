@@ -1,7 +1,7 @@
 import type { Caps } from "../../compiler/backend.ts";
 import { DTYPES } from "../../compiler/ir/dtype.ts";
 import type { MatrixUnit } from "../../compiler/backend.ts";
-import { fmaTile, mma16816, wgmma64 } from "../units.ts";
+import { fmaTile, mma1688, mma16816, wgmma64 } from "../units.ts";
 
 interface Architecture {
   /** Multiprocessors of a usual device. */
@@ -29,6 +29,8 @@ export interface Target {
   readonly multiprocessors: number;
   /** Whether kernels may use what this architecture alone has; its name then ends in an a, as NVIDIA's compilers call it. */
   readonly own: boolean;
+  /** Whether products of f32 may be the hardware's, which rounds their operands to tf32; its name then ends in -tf32. Nobody gets that without asking. */
+  readonly tf32: boolean;
 }
 
 /**
@@ -37,7 +39,7 @@ export interface Target {
  */
 const PREFERS_OWN: ReadonlySet<number> = new Set([90]);
 
-const NAME = /^sm_(\d+)(a?)(?:x(\d+))?$/;
+const NAME = /^sm_(\d+)(a?)(?:x(\d+))?(-tf32)?$/;
 
 /** The target a name stands for. Throws when it is not a name of one, listing the known ones. */
 export function parseTarget(name: string): Target {
@@ -52,18 +54,18 @@ export function parseTarget(name: string): Target {
   const multiprocessors = found?.[3] === undefined ? architecture?.multiprocessors : Number(found[3]);
   if (architecture === undefined || multiprocessors === undefined || multiprocessors < 1 || (own && !architecture.own))
     throw new Error(
-      `cuda backend: there is no target "${name}"; the targets are ${known()}, each with xN after it for a device of N multiprocessors (sm_90x78)`,
+      `cuda backend: there is no target "${name}"; the targets are ${known()}, each with xN after it for a device of N multiprocessors (sm_90x78), and with -tf32 at the end for products of f32 whose operands are rounded to tf32 (sm_90a-tf32)`,
     );
-  return { computeCapability, multiprocessors, own };
+  return { computeCapability, multiprocessors, own, tf32: found?.[4] !== undefined };
 }
 
 const known = (): string => [...ARCHITECTURES].flatMap(([cc, { own }]) => [`sm_${cc}`, ...(own ? [`sm_${cc}a`] : [])]).join(", ");
 
 /** What compilers call the architecture. */
-export const architectureOf = ({ name }: Pick<Caps, "name">): string => name.replace(/x\d+$/, "");
+export const architectureOf = ({ name }: Pick<Caps, "name">): string => name.replace(/(x\d+)?(-tf32)?$/, "");
 
-const nameOf = ({ computeCapability: cc, multiprocessors: n, own }: Target): string =>
-  `sm_${cc}${own ? "a" : ""}${n === ARCHITECTURES.get(cc)!.multiprocessors ? "" : `x${n}`}`;
+const nameOf = ({ computeCapability: cc, multiprocessors: n, own, tf32 }: Target): string =>
+  `sm_${cc}${own ? "a" : ""}${n === ARCHITECTURES.get(cc)!.multiprocessors ? "" : `x${n}`}${tf32 ? "-tf32" : ""}`;
 
 /** Capabilities of a target, by name. */
 export function caps(device: string): Caps {
@@ -81,8 +83,10 @@ export function caps(device: string): Caps {
     indexableRegisters: false,
     directOperands: false,
     panel: 0,
-    // f32 products by the lanes, which keep all digits; 16-bit weights by the hardware for matrices
-    units: [...[8, 4, 2, 1].map((edge) => fmaTile(32, edge, edge)), mma16816, ...own],
+    // f32 products by the lanes, which keep all digits, unless asked otherwise; 16-bit weights by the hardware for matrices
+    units: [...(target.tf32 ? [mma1688] : []), ...[8, 4, 2, 1].map((edge) => fmaTile(32, edge, edge)), mma16816, ...own],
+    // operands of 32 bits take twice the registers of halves: with 160 sums beside them a scan spilled on 8.0
+    ...(target.tf32 ? { accumulators: 128 } : {}),
     arena: "one",
     // what a kernel's parameters may take is 4 KiB
     maxBuffers: 256,
@@ -112,7 +116,7 @@ export function capsFor(device: DeviceFacts): readonly string[] {
   const names = [...ARCHITECTURES.keys()]
     .filter((of) => Math.floor(of / 10) === Math.floor(cc / 10) && of <= cc)
     .sort((a, b) => b - a)
-    .map((computeCapability) => nameOf({ computeCapability, multiprocessors, own: false }));
-  const own = ARCHITECTURES.get(cc)?.own ? [nameOf({ computeCapability: cc, multiprocessors, own: true })] : [];
+    .map((computeCapability) => nameOf({ computeCapability, multiprocessors, own: false, tf32: false }));
+  const own = ARCHITECTURES.get(cc)?.own ? [nameOf({ computeCapability: cc, multiprocessors, own: true, tf32: false })] : [];
   return PREFERS_OWN.has(cc) ? [...own, ...names] : [...names, ...own];
 }

@@ -68,6 +68,18 @@ const product = (type: "bf16" | "f16"): string =>
     '  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));',
   );
 
+const productOfTf32 = fn(
+  "void mma_tf32(float* d, uint4 a, unsigned b0, unsigned b1)",
+  'asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"',
+  '  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));',
+);
+
+/** Bits of so many f32, rounded: the hardware would cut off what it does not take. */
+const roundedBits = (count: 2 | 4): string => {
+  const parts = ["x", "y", "z", "w"].slice(0, count).map((c) => `tf32_bits(__uint_as_float(y.${c}))`);
+  return fn(`uint${count} tf32_x${count}(uint${count} y)`, `return make_uint${count}(${parts.join(", ")});`);
+};
+
 const matrices = {
   ldmatrix_x2: helper([], matrixLoad(2, "")),
   ldmatrix_x4: helper([], matrixLoad(4, "")),
@@ -75,6 +87,10 @@ const matrices = {
   ldmatrix_x4_trans: helper([], matrixLoad(4, ".trans")),
   mma_bf16: helper([], product("bf16")),
   mma_f16: helper([], product("f16")),
+  mma_tf32: helper([], productOfTf32),
+  tf32_bits: helper([], instruction("unsigned tf32_bits(float x)", "unsigned", "cvt.rna.tf32.f32 %0, %1;", "r", '"f"(x)')),
+  tf32_x2: helper(["tf32_bits"], roundedBits(2)),
+  tf32_x4: helper(["tf32_bits"], roundedBits(4)),
 };
 
 /** CUDA C++ with nothing included: what NVRTC knows by itself, and instructions of PTX for the rest. */

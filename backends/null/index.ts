@@ -2,7 +2,7 @@ import type { Backend, Caps } from "../../compiler/backend.ts";
 import { NO_REQUIREMENTS } from "../../compiler/backend.ts";
 import { BYTES, DTYPES } from "../../compiler/ir/dtype.ts";
 import { printThread } from "../../compiler/ir/thread-text.ts";
-import { mma16816, wgmma64 } from "../units.ts";
+import { mma1688, mma16816, wgmma64 } from "../units.ts";
 import { fma4x8, fma8, simdgroup8 } from "./units.ts";
 
 const gpu = {
@@ -23,6 +23,7 @@ const gpu = {
 
 const devices: readonly Caps[] = [
   { ...gpu, name: "null-32", units: [mma16816, fma4x8] },
+  { ...gpu, name: "null-tf32", units: [mma1688, fma4x8] },
   { ...gpu, name: "null-simd8", units: [simdgroup8] },
   { ...gpu, name: "null-groups", units: [fma4x8, wgmma64] },
   {

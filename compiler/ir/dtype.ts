@@ -28,6 +28,17 @@ export function bf16Value(bits: number): number {
   return f32View[0]!;
 }
 
+const FRACTION_BITS = 23;
+
+/** `x` as an f32 with so many bits of its fraction: the nearest one, and from the middle the one away from zero. Infinities and NaN stay. */
+export function roundFraction(x: number, bits: number): number {
+  f32View[0] = x;
+  if (!Number.isFinite(f32View[0])) return x;
+  const dropped = FRACTION_BITS - bits;
+  u32View[0] = ((u32View[0]! + 2 ** (dropped - 1)) >>> dropped) * 2 ** dropped;
+  return f32View[0];
+}
+
 /** The bit pattern of `x` rounded to IEEE half precision, ties to even, with subnormals and infinities. */
 export function f16Bits(x: number): number {
   f32View[0] = x;

@@ -1,4 +1,5 @@
 import type { MatrixUnit } from "../backend.ts";
+import { roundFraction } from "../ir/dtype.ts";
 import { i32, isConst } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Stmt } from "../ir/thread.ts";
@@ -48,6 +49,8 @@ export function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compil
   const unit = m.caps.units.find((u) => u.name === s.unit);
   if (!unit) throw new Error(`thread program ${m.p.name}: ${m.caps.name} has no unit ${s.unit}`);
   const table = unitTable(unit);
+  const { fraction } = unit;
+  const operand = (x: number): number => (fraction === undefined ? x : roundFraction(x, fraction));
   const acc = find(m.regs, s.acc);
   const a = compileView(s.a, m, compile),
     b = compileView(s.b, m, compile);
@@ -91,7 +94,7 @@ export function compileUnit(s: Extract<Stmt, { op: "unit" }>, m: Machine, compil
     }
     for (const { lane, row, col, index } of parts) {
       let x = acc.get(lane, index);
-      for (let i = 0; i < depth; i++) x += at.memory.peek(at.address(row, i)) * bt.memory.peek(bt.address(i, col));
+      for (let i = 0; i < depth; i++) x += operand(at.memory.peek(at.address(row, i))) * operand(bt.memory.peek(bt.address(i, col)));
       acc.set(lane, index, x);
     }
   };

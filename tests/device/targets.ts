@@ -6,6 +6,7 @@ import type { Device } from "../../runtime/driver.ts";
 import { cpu } from "../../runtime/drivers/cpu/device.ts";
 import { cuda } from "../../runtime/drivers/cuda/device.ts";
 import type { CudaDriver } from "../../runtime/drivers/cuda/device.ts";
+import { COARSE } from "../conformance/backends.ts";
 import type { Target } from "../conformance/backends.ts";
 import { DeviceRunner } from "../support/device-run.ts";
 
@@ -27,8 +28,8 @@ function target(backend: Backend, caps: Caps, open: () => Promise<Device>, share
 }
 
 /**
- * Once with the units that compute in f32 alone, to the last digits, once with all, which round operands to 16 bits, and once with those that this architecture alone has
- * in place of those that others have too, so that they get all products that they can compute.
+ * Once with the units that compute in f32 alone, to the last digits, once with all, which round operands to 16 bits, once with those of f32 of a target for tf32, and once with
+ * those that this architecture alone has in place of those that others have too, so that they get all products that they can compute.
  */
 function cudaTargets(): DeviceTargets {
   const driver = cuda();
@@ -38,11 +39,16 @@ function cudaTargets(): DeviceTargets {
   const own = names.find(isOwn);
   if (name === undefined) throw new Error(`${facts.name} is of no architecture that there are kernels for`);
   const all = cudaBackend.caps(name);
-  const isExact = ({ inputs }: MatrixUnit): boolean => inputs.includes("f32");
-  const open = (): Promise<Device> => driver.open({ requires: all.requires });
+  const takesF32 = ({ inputs }: MatrixUnit): boolean => inputs.includes("f32");
+  const rounding = cudaBackend.caps(`${names[0]!}-tf32`);
+  const openFor =
+    ({ requires }: Caps) =>
+    (): Promise<Device> =>
+      driver.open({ requires });
   return {
-    "units of f32": target(cudaBackend, { ...all, units: all.units.filter(isExact) }, open, 0.25, 0),
-    "all units": target(cudaBackend, all, open, 0.25, 0.1),
+    "units of f32": target(cudaBackend, { ...all, units: all.units.filter(takesF32) }, openFor(all), 0.25, 0),
+    "all units": target(cudaBackend, all, openFor(all), 0.25, COARSE.half),
+    "units of tf32": target(cudaBackend, { ...rounding, units: rounding.units.filter(takesF32) }, openFor(rounding), 0.25, COARSE.tf32),
     ...(own === undefined ? {} : { "units of its own": ownTarget(cudaBackend.caps(own), driver) }),
   };
 }
@@ -52,7 +58,7 @@ const isOwn = (name: string): boolean => parseTarget(name).own;
 function ownTarget(all: Caps, driver: CudaDriver): Target {
   const units = all.units.filter((u) => u.inputs.includes("f32") || u.asynchronous !== undefined);
   const open = (): Promise<Device> => driver.open({ requires: all.requires });
-  return { ...target(cudaBackend, { ...all, units }, open, 0.25, 0.1), products: { rows: 300, columns: 600 } };
+  return { ...target(cudaBackend, { ...all, units }, open, 0.25, COARSE.half), products: { rows: 300, columns: 600 } };
 }
 
 const llvmTargets = (): DeviceTargets => ({

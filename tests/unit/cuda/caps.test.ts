@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { architectureOf } from "../../../backends/cuda/caps.ts";
+import { mma1688 } from "../../../backends/units.ts";
 import { capsFor, cudaBackend } from "../../../backends/cuda/index.ts";
 import { unitRows } from "../../../compiler/lower/layout.ts";
 
@@ -34,21 +35,48 @@ describe("targets", () => {
     expect(["sm_90ax78", "sm_90a", "sm_100x8"].map((name) => architectureOf({ name }))).toEqual(["sm_90a", "sm_90a", "sm_100"]);
   });
 
-  test.each(["", "sm_75", "sm_80a", "sm_100a", "sm_90x0", "sm_90x", "compute_90", "sm_900"])(
-    "%j is none, and the known ones are listed",
-    (name) => {
-      expect(() => cudaBackend.caps(name)).toThrow(
-        /there is no target ".*"; the targets are sm_80, sm_86, sm_89, sm_90, sm_90a, sm_100, sm_120,/,
-      );
+  test.each([
+    ["sm_80", "sm_80-tf32", "sm_80"],
+    ["sm_90x132", "sm_90-tf32", "sm_90"],
+    ["sm_90ax78", "sm_90ax78-tf32", "sm_90a"],
+    ["sm_100", "sm_100-tf32", "sm_100"],
+  ])(
+    "%s with tf32 is %s: the same devices and compiler, and one unit more, in front of those that keep all digits",
+    (plain, name, architecture) => {
+      const [exact, rounding] = [cudaBackend.caps(plain), cudaBackend.caps(`${plain}-tf32`)];
+      expect(rounding.units[0]).toBe(mma1688);
+      expect(rounding.units.slice(1).map((unit) => unit.name)).toEqual(exact.units.map((unit) => unit.name));
+      expect({ ...rounding, units: [] }).toEqual({ ...exact, name, units: [], accumulators: 128 });
+      expect(exact.units.every(({ fraction }) => fraction === undefined)).toBe(true);
+      expect(architectureOf(rounding)).toBe(architecture);
+      expect(cudaBackend.caps(name).name).toBe(name);
     },
   );
+
+  test.each([
+    "sm_80-tf32x78",
+    "sm_80-tf",
+    "sm_80-tf32-tf32",
+    "",
+    "sm_75",
+    "sm_80a",
+    "sm_100a",
+    "sm_90x0",
+    "sm_90x",
+    "compute_90",
+    "sm_900",
+  ])("%j is none, and the known ones are listed", (name) => {
+    expect(() => cudaBackend.caps(name)).toThrow(
+      /there is no target ".*"; the targets are sm_80, sm_86, sm_89, sm_90, sm_90a, sm_100, sm_120,/,
+    );
+  });
 
   test("nobody can tell the host's device without its driver", () => {
     expect(() => cudaBackend.caps("host")).toThrow(/only the driver knows .* name one of sm_80/);
   });
 
   test("every unit gives each element of its tile to one lane", () => {
-    for (const unit of cudaBackend.caps("sm_90a").units) {
+    for (const unit of cudaBackend.caps("sm_90a-tf32").units) {
       expect(unit.m * unit.n).toBe(unit.lanes * unit.elems);
       expect(2 ** unitRows(unit).masks.length * unit.m).toBe(unit.lanes * unitRows(unit).slots);
     }

@@ -1,11 +1,12 @@
 import { describe, expect, test, vi } from "vitest";
+import { architectureOf } from "../../../backends/cuda/caps.ts";
 import { cudaBackend } from "../../../backends/cuda/index.ts";
 import { complaintOf } from "../../../backends/cuda/report.ts";
 import { toolchainWith } from "../../../backends/cuda/toolchain.ts";
 import type { Caps, Source } from "../../../compiler/backend.ts";
 import type { ThreadProgram } from "../../../compiler/ir/thread.ts";
 import { readCubins } from "../../../ffi/cubins.ts";
-import { lowerGraph } from "../../../compiler/pipeline.ts";
+import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import { gemmStream } from "../../../compiler/templates/gemm-stream.ts";
 import { bambaGraph } from "../../../models/bamba/index.ts";
 import { models, modelPrograms, templates } from "../../support/kernels.ts";
@@ -22,10 +23,10 @@ const printed = (programs: readonly ThreadProgram[], caps: Caps): Source[] => [
   ...new Map(programs.map((p) => cudaBackend.print(cudaBackend.legalize!(p, caps), caps)).map((s) => [s.entry, s])).values(),
 ];
 
-function accepted(programs: readonly ThreadProgram[], caps: Caps): void {
-  const sources = printed(programs, caps);
+function accepted(programs: readonly ThreadProgram[], caps: Caps, wanted = ""): void {
+  const sources = printed(programs, caps).filter(({ text }) => text.includes(wanted));
   expect(sources.length).toBeGreaterThan(20);
-  const reports = assemble(sources, caps.name);
+  const reports = assemble(sources, architectureOf(caps));
   const complaints = sources.flatMap((s) => {
     const report = reports.get(s.entry);
     return report ? (complaintOf(report) ?? []) : `${s.entry}: no report`;
@@ -75,6 +76,18 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
       expect(s.text).not.toContain("mma.sync");
     }
   });
+
+  test.each(["sm_80-tf32", "sm_90a-tf32", "sm_100-tf32"])(
+    "products of f32 are the hardware's where that is asked for: %s",
+    async (name) => {
+      const caps = cudaBackend.caps(name);
+      const sizes = { batch: [1, 2], maxSeq: 256, capacity: 1024, weights: "f32" } as const;
+      const layers = { ...models["9B"], numHiddenLayers: 2, layerKinds: models["9B"].layerKinds.slice(8, 10), attentionLayers: [1] };
+      const large = lowerGraph(bambaGraph(layers, { phase: "prefill", ...sizes }), caps).fused.kernels;
+      const sampled = ["gemm", "attention", "attention-decode", "ssd-scan"].flatMap((template) => templates[template]!(caps));
+      accepted([...sampled, ...(await modelPrograms("tiny", caps)), ...large.map((k) => lowerKernel(k, caps).thread)], caps, "mma_tf32(");
+    },
+  );
 
   test("products of 16-bit weights are the hardware's, and what is read of weights comes before a kernel waits", async () => {
     const caps = cudaBackend.caps("sm_90");

@@ -6,7 +6,7 @@ import type { Expr } from "../../../compiler/ir/expr.ts";
 import { lanesUnit, unitRows } from "../../../compiler/lower/layout.ts";
 
 const value = (e: Expr): number => (isConst(e) ? e.value : NaN);
-const devices = ["null-32", "null-simd8", "null-groups", "null-cpu8"];
+const devices = ["null-32", "null-tf32", "null-simd8", "null-groups", "null-cpu8"];
 const units = [...new Set(devices.flatMap((d) => nullBackend.caps(d).units)), lanesUnit(16)];
 
 describe("lane maps", () => {
@@ -28,6 +28,7 @@ describe("lane maps", () => {
     const rows = Object.fromEntries(units.map((u) => [u.name, [unitRows(u).slots, unitRows(u).masks]]));
     expect(rows).toEqual({
       "mma.m16n8k16": [2, [1, 2]],
+      "mma.m16n8k8.tf32": [2, [1, 2]],
       "wgmma.m64k16": [2, [1, 2]],
       fma4x8: [1, [1, 2, 4]],
       simdgroup8x8: [1, [1, 8]],
@@ -77,7 +78,7 @@ describe("lane maps", () => {
 test("the null backend lists its devices", () => {
   expect(nullBackend.caps("host").name).toBe("null-32");
   expect(() => nullBackend.caps("null-64")).toThrow(
-    "there is no device null-64; the devices are null-32, null-simd8, null-groups, null-cpu8",
+    "there is no device null-64; the devices are null-32, null-tf32, null-simd8, null-groups, null-cpu8",
   );
   expect(nullBackend.toolchain).toBeNull();
 });
