@@ -87,7 +87,7 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
     .hook("preAction", (_, action) => takeDevice(action))
     .option(
       "--target <name>",
-      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, the architecture of an NVIDIA GPU such as sm_90 (sm_90a for what only Hopper has), or what WebGPU offers such as base or large-sg32-f16; cuda:sm_90 and wgsl:base name the language too, and metal:m4 is for Apple's GPUs (culm compile only)",
+      "what to compile for, in place of this machine: a level of the processor such as x86-64-avx2, the architecture of an NVIDIA GPU such as sm_90 (sm_90a for what only Hopper has; with -tf32 at the end, as in sm_90a-tf32, products of f32 of many rows keep 11 bits of their operands and are faster), or what WebGPU offers such as base or large-sg32-f16; cuda:sm_90 and wgsl:base name the language too, and metal:m4 is for Apple's GPUs (culm compile only)",
     )
     .option(
       "--dtype <type>",

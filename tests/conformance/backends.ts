@@ -10,6 +10,7 @@ import { hostLevels, runNative } from "../support/native.ts";
 import { lavapipe } from "../support/webgpu.ts";
 import { manyBuffers, openDevice, Runner } from "../support/wgsl-run.ts";
 import { wgslBackend } from "../../backends/wgsl/index.ts";
+import { COARSE } from "./coarse.ts";
 
 /** Runs a placed program on host memory and leaves its results there; throws with what it found wrong. */
 export type RunProgram = (
@@ -25,17 +26,11 @@ export interface Target {
   readonly run: RunProgram;
   /** Share of the usual number of random cases: an emulated GPU is slow. */
   readonly share: number;
-  /** Least tolerance, of values of order 1, where a matrix unit rounds operands (COARSE). */
+  /** Least tolerance, of values of order 1, where a matrix unit rounds operands (coarse.ts). */
   readonly coarse: number;
   /** The largest products that stream; those of an emulated GPU unless given. */
   readonly products?: { readonly rows: number; readonly columns: number };
 }
-
-/**
- * What comes of operands that are rounded. To tf32 each is off by 2^-11 of itself at most, so a product by 2^-10, and a sum of k products of order 1 by about
- * 1e-3 * sqrt(k), as their errors are independent: that of the suite's longest, some 150, allowing for what an epilogue makes of it. bf16 has an eighth of the digits.
- */
-export const COARSE = { tf32: 0.0125, half: 0.1 } as const;
 
 const coarseOf = ([unit]: Caps["units"]): number =>
   !unit!.inputs.includes("f32") ? COARSE.half : unit!.fraction === undefined ? 0 : COARSE.tf32;

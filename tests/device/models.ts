@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compareWithGolden } from "../../models/auto/golden/compare.ts";
 import { openGoldenFile } from "../../models/auto/golden/tensors.ts";
+import { cudaTarget } from "../../models/auto/engine-cuda.ts";
 import { openCausalLM } from "../../models/auto/index.ts";
 import type { BambaForCausalLM } from "../../models/auto/index.ts";
 import { goldenModels } from "../support/golden.ts";
@@ -37,14 +38,15 @@ export function modelTests(backend: string): void {
       });
   });
 
-  for (const dtype of ["f32", "bf16", "f16"] as const) describe(`bamba-tiny in ${dtype}`, () => tinyTests(backend, dtype));
+  const types = ["f32", "bf16", "f16", ...(backend === "cuda" ? (["tf32"] as const) : [])] as const;
+  for (const type of types) describe(`bamba-tiny in ${type}`, () => tinyTests(backend, type));
 }
 
 /**
- * Logits closer than this may change places where a GPU rounds activations, keys and values to 8 or 11 bits: the reference's are in f32, and the closest two of its
+ * Logits closer than this may change places where a GPU rounds activations, keys and values to 8 or 11 bits, or operands to the 11 of tf32: the reference's are in f32, and the closest two of its
  * choices are 0.0002 apart.
  */
-const NEIGHBOURS = { bf16: 0.02, f16: 0.002 };
+const NEIGHBOURS = { bf16: 0.02, f16: 0.002, tf32: 0.002 };
 
 /** How far the logit of `token`, after the first `length` tokens of a text, is from that of the text's own next one. */
 async function gap(model: BambaForCausalLM, text: readonly number[], length: number, token: number): Promise<number> {
@@ -54,10 +56,12 @@ async function gap(model: BambaForCausalLM, text: readonly number[], length: num
   return Math.abs(all[last + token]! - all[last + text[length]!]!);
 }
 
-function tinyTests(backend: string, dtype: "f32" | "bf16" | "f16"): void {
+/** @param type of the weights; tf32: of f32, by the target that is asked for it. */
+function tinyTests(backend: string, type: "f32" | keyof typeof NEIGHBOURS): void {
   let model: BambaForCausalLM;
   beforeAll(async () => {
-    model = await openCausalLM(tinyFolder, { backend, dtype, batch: 2, maxLength: 160 });
+    const how = type === "tf32" ? ({ dtype: "f32", target: `${cudaTarget()}-tf32` } as const) : { dtype: type };
+    model = await openCausalLM(tinyFolder, { backend, ...how, batch: 2, maxLength: 160 });
   });
   afterAll(() => model.close());
 
@@ -66,7 +70,7 @@ function tinyTests(backend: string, dtype: "f32" | "bf16" | "f16"): void {
       const { sequences } = await model.generate([...ids], { maxNewTokens: expected.length - ids.length, eosTokenId: [] });
       const tokens = [...sequences[0]!];
       const parting = tokens.findIndex((token, at) => token !== expected[at]);
-      if (parting >= 0 && dtype !== "f32") expect(await gap(model, expected, parting, tokens[parting]!)).toBeLessThan(NEIGHBOURS[dtype]);
+      if (parting >= 0 && type !== "f32") expect(await gap(model, expected, parting, tokens[parting]!)).toBeLessThan(NEIGHBOURS[type]);
       else expect(tokens).toEqual(expected);
     });
 

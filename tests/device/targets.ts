@@ -6,8 +6,8 @@ import type { Device } from "../../runtime/driver.ts";
 import { cpu } from "../../runtime/drivers/cpu/device.ts";
 import { cuda } from "../../runtime/drivers/cuda/device.ts";
 import type { CudaDriver } from "../../runtime/drivers/cuda/device.ts";
-import { COARSE } from "../conformance/backends.ts";
 import type { Target } from "../conformance/backends.ts";
+import { COARSE } from "../conformance/coarse.ts";
 import { DeviceRunner } from "../support/device-run.ts";
 
 /** What a machine's backend is tried with, by what tells the targets apart. */

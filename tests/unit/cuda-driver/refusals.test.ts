@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
+import { cudaBackend } from "../../../backends/cuda/index.ts";
 import { CODES } from "../../../ffi/cuda-errors.ts";
 import { cudaTarget } from "../../../models/auto/engine-cuda.ts";
 import { cuda } from "../../../runtime/drivers/cuda/device.ts";
@@ -51,7 +52,8 @@ describe("a GPU", () => {
     expect(await refusal(() => driver().open({ requires: alone }))).toContain(
       "NVIDIA H200 cannot run this model: it has compute capability 9.0 (the kernels are for 9.1 alone) | compile the model on this machine",
     );
-    await expect(driver().open({ requires: { ...alone, features: ["compute-9", "sm_90a"] } })).resolves.toBeDefined();
+    for (const target of ["sm_90a", "sm_90a-tf32", "sm_90x78-tf32"])
+      await expect(driver().open({ requires: cudaBackend.caps(target).requires })).resolves.toBeDefined();
     expect(await refusal(() => driver().open({ requires: { features: ["fp4"], limits: { warps: 8 }, subgroup: 64 } }))).toContain(
       "no feature fp4, no limit warps (wanted 8), warps of 32 lanes (wanted 64)",
     );
