@@ -44,7 +44,7 @@ export const wgmma64: MatrixUnit = {
     return [add(mul(idiv(lane, 32), 16), row), col];
   },
   block: [1, 1],
-  asynchronous: { rowBytes: 128 },
+  asynchronous: { rowBytes: 128, columns: 256 },
 };
 
 /** The lane map of CUDA's mma.sync m16n8k16. */

@@ -10,9 +10,9 @@ import { insertBarriers } from "./barriers.ts";
 import type { Piece } from "./barriers.ts";
 import { plainLoad } from "./copy.ts";
 import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, together, uniform, unrolled, when } from "./context.ts";
-import type { Context } from "./context.ts";
-import { colBase, leads, rowBase } from "./layout.ts";
-import type { FragLayout, Place } from "./layout.ts";
+import type { Context, Point } from "./context.ts";
+import { colBase, leads, registerAt, rowBase } from "./layout.ts";
+import type { FragLayout } from "./layout.ts";
 import { lowerFor } from "./loops.ts";
 import type { Lower } from "./loops.ts";
 import { lowerReduce } from "./reduce.ts";
@@ -27,7 +27,7 @@ export function place(program: TileProgram, caps: Caps): ThreadProgram {
   const pieces = lowerAll(program.body, ctx);
   const global = new Set(program.params.filter((p) => p.access === "readwrite").map((p) => p.name));
   // what a ring's loop copies, it orders itself
-  const copied = new Set([...ctx.rings.values()].flatMap((r) => [...r.sizes.keys()]));
+  const copied = new Set([...ctx.rings.values()].flatMap((r) => [...r.homes.keys()]));
   const shared = new Set(ctx.shared.map((d) => d.name).filter((name) => !copied.has(name)));
   const body = [...ctx.ahead, ...ctx.early, ...insertBarriers(pieces, { shared, global })];
   const bytes = ctx.shared.reduce((n, d) => n + d.count * BYTES[d.dtype], 0);
@@ -94,7 +94,13 @@ function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
       },
     ]);
   const l = layoutOf(dst, ctx);
-  return ctx.loop("i", l.count, unrolled(l, ctx), (i) => [{ op: "assign", reg: dst.name, index: i, value: v }]);
+  // one run of registers, unless between its rows there are other fragments'
+  const runs = l.pitch === l.fn ? 1 : l.fm;
+  return ctx.loop("r", runs, unrolled(l, ctx), (r) =>
+    ctx.loop("i", l.count / runs, unrolled(l, ctx), (i) => [
+      { op: "assign", reg: l.array, index: registerAt(l, [r, i32(0), i]), value: v },
+    ]),
+  );
 }
 
 function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
@@ -174,7 +180,7 @@ function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
       buffer: dst.name,
       dtype: dst.dtype,
       index: rowMajor(at.row, strideOf(dst, ctx), at.col),
-      value: cast(reg(src.name, src.dtype, at.index), dst.dtype),
+      value: cast(reg(l.array, src.dtype, at.index), dst.dtype),
       guard: both(at.inside, owner),
     },
   ]);
@@ -183,13 +189,13 @@ function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
 function lowerMap(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
   const l = layoutOf(dst, ctx);
   return eachElement(l, ctx, (at) =>
-    when(at.inside, [{ op: "assign", reg: dst.name, index: at.index, value: cast(lowerExpr(value, at, l, ctx), dst.dtype) }]),
+    when(at.inside, [{ op: "assign", reg: l.array, index: at.index, value: cast(lowerExpr(value, at, l, ctx), dst.dtype) }]),
   );
 }
 
 function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readonly Stmt[] {
   const { over, buffer, dtype } = s;
-  const make = (at: Omit<Place, "inside">, inside: Expr, l: FragLayout | null): Stmt => ({
+  const make = (at: Point, inside: Expr, l: FragLayout | null): Stmt => ({
     op: "store",
     buffer,
     dtype,
@@ -205,6 +211,8 @@ function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readon
 
 function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly Stmt[] {
   const l = layoutOf(s.acc, ctx);
+  // it is computed with the product that it lies beside
+  if (l.from > 0) return [];
   const view = (v: typeof s.a): typeof s.a => {
     const tile = v.source === "tile" ? ctx.tiles.get(v.name)! : null;
     const stride = (e: Expr): Expr => (tile && isConst(e, tile.cols) ? i32(strideOf(tile, ctx)) : uniform(e, ctx));
@@ -215,9 +223,9 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
     {
       op: "unit",
       unit: l.unit.name,
-      acc: s.acc.name,
+      acc: l.array,
       fm: l.fm,
-      fn: l.fn,
+      fn: l.pitch,
       rowBase: rowBase(l, ctx.lane),
       colBase: colBase(l, ctx.lane),
       a: view(s.a),
@@ -226,7 +234,7 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
       rows: s.rows && uniform(s.rows, ctx),
     },
   ];
-  return l.unit.asynchronous && !ctx.lasting ? [...product, { op: "unitWait", pending: 0, done: [s.acc.name] }] : product;
+  return l.unit.asynchronous && !ctx.lasting ? [...product, { op: "unitWait", pending: 0, done: [l.array] }] : product;
 }
 
 /** By lane 0 alone: the sums are few, and their order is part of the meaning. */

@@ -1,6 +1,7 @@
 import type { Caps, MatrixUnit } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
 import type { DType } from "../ir/dtype.ts";
+import { productsAtOnce } from "../lower/beside.ts";
 import type { Config } from "../template.ts";
 import { bytesOf, halfUnits, isVector, operandBytes, roundUp } from "./common.ts";
 
@@ -141,12 +142,13 @@ function multiplying({ weights, dtype }: ProductShape, candidate: Candidate, cap
 
 /**
  * Rows and columns of operands that pass through shared memory for one element along k: copies write them once, and each warp, or instruction of several warps, reads
- * its own. An asynchronous unit reads the rows again for each of its tiles, and a warp keeps them.
+ * its own. An asynchronous unit reads the rows again for each of its tiles, but once for weights that it multiplies at once, and a warp keeps them.
  */
 function linesOf(weights: number, { unit, config, down, across }: Candidate): number {
   const { bm, bn, groupRows, groupCols } = config;
   const columns = weights * across * unit.n;
-  const read = unit.asynchronous ? weights * down * (unit.m + across * unit.n) : down * unit.m + columns;
+  const times = Math.ceil(weights / productsAtOnce(unit, across * unit.n, groupCols));
+  const read = unit.asynchronous ? down * (times * unit.m + columns) : down * unit.m + columns;
   return bm + weights * bn + groupRows * groupCols * read;
 }
 
