@@ -6,7 +6,7 @@ import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
 import type { Config } from "../../../compiler/template.ts";
 import { buildKernel } from "../../../compiler/select.ts";
-import { partsOfProduct } from "../../../compiler/templates/stream-tiles.ts";
+import { partsOfProduct, tilesOf } from "../../../compiler/templates/stream-tiles.ts";
 import { bambaGraph } from "../../../models/bamba/index.ts";
 import type { BambaOptions } from "../../../models/bamba/index.ts";
 import { models } from "../../support/kernels.ts";
@@ -139,6 +139,18 @@ test("k is cut while blocks are fewer than workers and rows are few, and never w
   expect(parts(64, 128256, 4096)).toBe(1);
   expect(parts(64, 4096, 40)).toBe(1);
   expect(partsOfProduct({ m: 64, n: 4096, k: 14336, weights: 1, dtype: "f32" }, caps)).toBe(1);
+});
+
+test("on sm_90a, a lane that rotates pairs has fewer sums than one that does not: with more, keys and queries of 320 rows were not in registers", () => {
+  const own = cudaBackend.caps("sm_90a");
+  const most = (pairs: boolean): number[] =>
+    [160, 320, 640].map((m) => {
+      const [best] = tilesOf({ m, n: 3072, k: 4096, weights: 2, dtype: "bf16", pairs }, 1, own);
+      const { bm, bn, groupRows, groupCols, groupWarps } = best!.config;
+      return (2 * bm * bn) / (groupRows * groupCols * (groupWarps ?? 1) * own.lanes);
+    });
+  expect(most(false)).toEqual([72, 120, 120]);
+  expect(most(true)).toEqual([72, 72, 64]);
 });
 
 test("on sm_90a, k is cut as was fastest on an H200 with what readers of its parts pay: the fewer the more rows there are", () => {
