@@ -117,13 +117,17 @@ function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
   );
 }
 
-/** Neighbours that one lane computes, so that a target can load and store them as a vector: where all that the value loads lies along the columns. */
+/**
+ * Neighbours that one lane computes, so that a target can load and store them as a vector: where all that the value loads lies along the columns, and elements of
+ * shared tiles do if it loads nothing else.
+ */
 function runOf(dst: Tile, value: Expr, ctx: Context): number {
   const width = Math.floor(ctx.caps.vectorBytes / BYTES[dst.dtype]);
   if (width <= 1 || dst.cols % width !== 0 || strideOf(dst, ctx) % width !== 0) return 1;
   const [, col] = coordinates(dst);
   const found: { along: boolean; across: boolean } = { along: false, across: false };
   walk(value, (e) => {
+    if (e.op === "elem") found.along ||= isVector(rowMajor(e.row, ctx.strides.get(e.tile) ?? 1, e.col), col, width);
     if (e.op !== "load" || !mentions(e.index, col)) return;
     if (isVector(e.index, col, width)) found.along = true;
     else found.across = true;
@@ -203,10 +207,23 @@ function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readon
     value: cast(lowerExpr(s.value, at, l, ctx), dtype),
     guard: both(inside, s.guard && lowerExpr(s.guard, at, l, ctx)),
   });
-  if (over.scope === "shared") return together(over, ctx, (row, col, inside) => [make({ ...NOWHERE, row, col }, inside, null)]);
+  if (over.scope === "shared") {
+    const width = storedRun(s, ctx);
+    return together({ ...over, cols: over.cols / width }, ctx, (row, group, inside) =>
+      Array.from({ length: width }, (_, i) => make({ ...NOWHERE, row, col: add(mul(group, width), i) }, inside, null)),
+    );
+  }
   const l = layoutOf(over, ctx);
   const owner = over.cols === 1 ? leads(l, ctx.tid, ctx.lane) : null;
   return eachElement(l, ctx, (at) => [make(at, both(at.inside, owner) ?? at.inside, l)]);
+}
+
+/** Neighbours of a shared tile that one lane stores: as many as a vector of memory holds, where they lie there one after the other, under one condition. */
+function storedRun({ over, dtype, index, guard }: Extract<TileStmt, { op: "store" }>, ctx: Context): number {
+  const width = Math.floor(ctx.caps.vectorBytes / BYTES[dtype]);
+  const [, col] = coordinates(over);
+  const fits = width > 1 && over.cols % width === 0 && strideOf(over, ctx) % width === 0;
+  return fits && isVector(index, col, width) && (!guard || isVectorCondition(guard, col, width)) ? width : 1;
 }
 
 function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly Stmt[] {

@@ -94,6 +94,26 @@ describe("a decode step of Bamba 9B in bf16", () => {
     expect(early.sort()).toEqual(["state", "weight", "weight"]);
   });
 
+  test("moves the states of a convolution, its taps and its inputs in vectors of 16 bytes", () => {
+    const options = { state: "bf16", activations: "bf16" } as const;
+    const [step] = layers(64, options)[0]!.filter((k) => k.problem.frame.name === "conv_step") as [KernelPlan];
+    const { text } = cudaBackend.print(cudaBackend.legalize!(lowerKernel(step, caps).thread, caps), caps);
+    // three states, the bias, four taps of eight channels, the input; the result and four states
+    expect(text.match(/ = \*reinterpret_cast<const uint4\*>/g)).toHaveLength(3 + 1 + 4 + 1);
+    expect(text.match(/ {2}\*reinterpret_cast<uint4\*>/g)).toHaveLength(1 + 4);
+    expect(text).not.toMatch(/bf16_value\(\(?p\d/);
+  });
+
+  test("with activations in bf16, what a Mamba layer's kernels pass on takes 16 bits where hardware copies, and 32 where it does not", () => {
+    const types = (of: Caps): (readonly string[])[] =>
+      layers(64, { state: "bf16", activations: "bf16", replay: 16 }, of)[0]!
+        .slice(1, 5)
+        .map((k) => k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "write").map(({ buffer }) => buffer.dtype));
+    // in_proj, the convolution, the scan with its gate; the norm's result is the next product's operand
+    expect(types(caps)).toEqual([["bf16"], ["bf16"], ["bf16"], ["bf16"]]);
+    expect(types({ ...caps, asyncCopy: false })).toEqual([["f32"], ["f32"], ["f32"], ["f32"]]);
+  });
+
   test("of 64 rows with a ring of inputs: no kernel more, and half of what the states were", () => {
     const [plain] = layers(64, { state: "bf16" }) as [KernelPlan[]];
     const [mamba] = layers(64, { state: "bf16", replay: 16 }) as [KernelPlan[]];
