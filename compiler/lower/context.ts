@@ -168,6 +168,8 @@ export const both = (a: Expr, b: Expr | null): Expr | null => {
   return isConst(c, 1) ? null : c;
 };
 
+export const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
+
 export const layoutOf = (tile: Tile, ctx: Context): FragLayout => {
   const l = ctx.layouts.get(tile.name);
   if (!l) throw ctx.error(`${tile.name} is not a fragment`);

@@ -1,18 +1,18 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, cast, constant, i32, isConst, load, lt, mul, reg, walk } from "../ir/expr.ts";
+import { add, cast, constant, i32, isConst, load, lt, mul, reg } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Tile, TileProgram, Stmt as TileStmt } from "../ir/tile.ts";
-import { isVector, isVectorCondition, mentions, rowMajor } from "./affine.ts";
+import { isVector, isVectorCondition, rowMajor } from "./affine.ts";
 import { insertBarriers } from "./barriers.ts";
 import type { Piece } from "./barriers.ts";
-import { plainLoad } from "./copy.ts";
-import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, together, uniform, unrolled, when } from "./context.ts";
+import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, strideOf, together, uniform, unrolled, when } from "./context.ts";
 import type { Context, Point } from "./context.ts";
 import { colBase, leads, registerAt, rowBase } from "./layout.ts";
 import type { FragLayout } from "./layout.ts";
+import { lowerLoad } from "./loads.ts";
 import { lowerFor } from "./loops.ts";
 import type { Lower } from "./loops.ts";
 import { lowerReduce } from "./reduce.ts";
@@ -76,8 +76,6 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
 
 const LOWER: Lower = { all: lowerAll, load: (s, ctx) => lowerLoad(s.dst, s.value, ctx) };
 
-const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
-
 // ---- statements -----------------------------------------------------------------------------------------------------
 
 function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
@@ -101,77 +99,6 @@ function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
       { op: "assign", reg: l.array, index: registerAt(l, [r, i32(0), i]), value: v },
     ]),
   );
-}
-
-function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
-  const vectors = vectorLoad(dst, value, ctx);
-  if (vectors) return vectors;
-  const width = runOf(dst, value, ctx);
-  return together({ ...dst, cols: dst.cols / width }, ctx, (row, group, inside) =>
-    Array.from({ length: width }, (_, i): Stmt => {
-      const col = add(mul(group, width), i);
-      const v = cast(lowerExpr(value, { ...NOWHERE, row, col }, null, ctx), dst.dtype);
-      const index = rowMajor(row, strideOf(dst, ctx), col);
-      return { op: "store", buffer: dst.name, dtype: dst.dtype, index, value: v, guard: both(inside, null) };
-    }),
-  );
-}
-
-/**
- * Neighbours that one lane computes, so that a target can load and store them as a vector: where all that the value loads lies along the columns, and elements of
- * shared tiles do if it loads nothing else.
- */
-function runOf(dst: Tile, value: Expr, ctx: Context): number {
-  const width = Math.floor(ctx.caps.vectorBytes / BYTES[dst.dtype]);
-  if (width <= 1 || dst.cols % width !== 0 || strideOf(dst, ctx) % width !== 0) return 1;
-  const [, col] = coordinates(dst);
-  const found: { along: boolean; across: boolean } = { along: false, across: false };
-  walk(value, (e) => {
-    if (e.op === "elem") found.along ||= isVector(rowMajor(e.row, ctx.strides.get(e.tile) ?? 1, e.col), col, width);
-    if (e.op !== "load" || !mentions(e.index, col)) return;
-    if (isVector(e.index, col, width)) found.along = true;
-    else found.across = true;
-  });
-  return found.along && !found.across ? width : 1;
-}
-
-/** A plain copy of aligned consecutive elements moves in vectors of the target's width. */
-function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | null {
-  const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
-  const from = plainLoad(value, dst.dtype);
-  if (!from || width <= 1 || !Number.isInteger(width) || dst.cols % width !== 0) return null;
-  const { buffer, dtype, index, guard } = from;
-  const [, col] = coordinates(dst);
-  if (!isVector(index, col, width) || (guard && !isVectorCondition(guard, col, width))) return null;
-  const name = ctx.fresh("v");
-  ctx.regs.push({ name, dtype, count: width, uniform: false });
-  const narrow: Tile = { ...dst, cols: dst.cols / width };
-  return together(narrow, ctx, (row, group, inside) => {
-    const at = { ...NOWHERE, row, col: mul(group, width) };
-    const holds = guard && lowerExpr(guard, at, null, ctx);
-    return when(inside, [
-      {
-        op: "loadVec",
-        reg: name,
-        index: i32(0),
-        width,
-        buffer,
-        dtype,
-        at: lowerExpr(index, at, null, ctx),
-        guard: holds && both(holds, null),
-      },
-      {
-        op: "storeVec",
-        reg: name,
-        index: i32(0),
-        width,
-        buffer: dst.name,
-        dtype,
-        at: rowMajor(row, strideOf(dst, ctx), at.col),
-        guard: null,
-      },
-    ]);
-  });
 }
 
 function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
