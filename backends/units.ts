@@ -44,7 +44,7 @@ export const wgmma64: MatrixUnit = {
     return [add(mul(idiv(lane, 32), 16), row), col];
   },
   block: [1, 1],
-  asynchronous: { rowBytes: 128 },
+  asynchronous: { rowBytes: 128, columns: 256 },
 };
 
 /** CUDA's mma.sync of f32 whose operands keep the 10 bits of a fraction that tf32 has: the lane map of m16n8k16, and half of its products. */

@@ -60,9 +60,9 @@ export interface MatrixUnit {
   readonly block: readonly [number, number];
   /**
    * Of a unit that works while its lanes go on: they have to wait for it (`unitWait`, thread.ts). It takes tiles of shared memory alone, whose rows are `rowBytes`
-   * elements along k, as bytes, and are turned.
+   * elements along k, as bytes, and are turned. One instruction computes neighbours in a row of unit tiles, up to `columns` columns, and reads the left operand once.
    */
-  readonly asynchronous?: { readonly rowBytes: number };
+  readonly asynchronous?: { readonly rowBytes: number; readonly columns: number };
   /** Shared memory that each warp needs to get accumulators into its registers, of a unit that keeps them elsewhere. */
   readonly exchangeBytes?: number;
 }

@@ -132,7 +132,7 @@ function tryFuse(graph: Graph, caps: Caps, forced: ReadonlySet<Node>): Fused {
   const arena = (n: Node): BufferInfo => ({
     kind: "arena",
     name: `t${temporaries++}`,
-    dtype: operandType(n, usersOf(n), isRoot(n), caps) ?? typeOf(n).dtype,
+    dtype: roundedType(n, caps) ?? operandType(n, usersOf(n), isRoot(n), caps) ?? typeOf(n).dtype,
     shape: typeOf(n).shape,
     panel: 0,
   });
@@ -223,6 +223,13 @@ function isWholeStream(n: NodeOf<"matmul">, caps: Caps): boolean {
 
 const mostGemvRows = ({ inputs: [a, w] }: NodeOf<"matmul">, caps: Caps): number =>
   gemvRows(typeOf(w!).dtype, dimMax(typeOf(a!).shape.at(-1)!), caps);
+
+/** The type that a value has just been rounded to, which holds all of it; where hardware copies, and bytes count for more than conversions. */
+function roundedType(n: Node, caps: Caps): DType | null {
+  if (!caps.asyncCopy) return null;
+  const from = n.op === "cast" && typeOf(n).dtype === "f32" ? typeOf(n.inputs[0]!).dtype : null;
+  return from === "bf16" || from === "f16" ? from : null;
+}
 
 /**
  * The type of the weights that a value is multiplied with, where nothing else is done with it, by hardware that copies both operands from memory: it rounds the value

@@ -5,10 +5,11 @@ import type { SharedDecl, RegDecl, Stmt } from "../ir/thread.ts";
 import type { Tile, TileProgram } from "../ir/tile.ts";
 import { rowMajor } from "./affine.ts";
 import { sharedRows } from "./shared.ts";
+import { layoutsBeside } from "./beside.ts";
 import { cooperate } from "./copy.ts";
 import type { Loop } from "./copy.ts";
 import { chooseLayouts, eachStatement, groupLanes } from "./fragments.ts";
-import { laneOf, placeOf, rowPlaceOf } from "./layout.ts";
+import { laneOf, placeOf, registerAt, rowPlaceOf } from "./layout.ts";
 import type { FragLayout, Lane, Place } from "./layout.ts";
 import { ownElement } from "./own-element.ts";
 import { ringsOf } from "./rings.ts";
@@ -61,11 +62,15 @@ export function context(program: TileProgram, caps: Caps): Context {
       return name;
     }
   };
-  const layouts = chooseLayouts(program, caps);
+  const chosen = chooseLayouts(program, caps);
   const rows = sharedRows(program, caps);
   const strides = new Map([...rows].map(([name, { stride }]) => [name, stride]));
-  const rings = ringsOf(program, { caps, threads, layouts, strides });
-  const slots = new Map([...rings.values()].flatMap((r) => [...r.sizes].map(([name, size]) => [name, r.stages * size])));
+  const rings = ringsOf(program, { caps, threads, layouts: chosen, strides });
+  const found = [...rings.values()];
+  const layouts = layoutsBeside(found.flatMap((r) => r.lasting), chosen); // prettier-ignore
+  const homes = new Map(
+    found.flatMap((r) => [...r.homes].map(([tile, home]) => [tile, { array: home.array, count: r.stages * home.size }])),
+  );
   return {
     program,
     caps,
@@ -81,15 +86,20 @@ export function context(program: TileProgram, caps: Caps): Context {
     ahead: [],
     early: [],
     shared: program.tiles
-      .filter((t) => t.scope === "shared" || slots.has(t.name))
+      .filter((t) => (homes.has(t.name) ? homes.get(t.name)!.array === t.name : t.scope === "shared"))
       .map((t) => {
         // a fragment that hardware copies has slots and no rows
         const { stride, turned } = rows.get(t.name) ?? { stride: t.cols, turned: false };
-        return { name: t.name, dtype: t.dtype, count: slots.get(t.name) ?? t.rows * stride, ...(turned ? { turned: stride } : {}) };
+        return { name: t.name, dtype: t.dtype, count: homes.get(t.name)?.count ?? t.rows * stride, ...(turned ? { turned: stride } : {}) };
       }),
     regs: [...layouts.values()]
-      .filter((l) => !slots.has(l.tile.name))
-      .map((l) => ({ name: l.tile.name, dtype: l.tile.dtype, count: l.count, uniform: l.tile.cols === 1 && sharedByAll(l) })),
+      .filter((l) => !homes.has(l.tile.name) && l.array === l.tile.name)
+      .map((l) => ({
+        name: l.array,
+        dtype: l.tile.dtype,
+        count: (l.count / l.fn) * l.pitch,
+        uniform: l.tile.cols === 1 && sharedByAll(l),
+      })),
     loop: (hint, count, unroll, body) => {
       if (count < 1) return [];
       if (count === 1) return body(i32(0));
@@ -108,10 +118,10 @@ export function uniform(e: Expr, ctx: Context): Expr {
   return lowerExpr(e, null, null, ctx);
 }
 
-type Point = Pick<Place, "row" | "col" | "index" | "rowIndex" | "colIndex">;
+export type Point = Pick<Place, "row" | "col" | "element" | "rowIndex" | "colIndex">;
 
 /** A place where no fragment is. */
-export const NOWHERE: Point = { row: i32(0), col: i32(0), index: i32(0), rowIndex: i32(0), colIndex: i32(0) };
+export const NOWHERE: Point = { row: i32(0), col: i32(0), element: [i32(0), i32(0), i32(0)], rowIndex: i32(0), colIndex: i32(0) };
 
 /**
  * Puts this lane's place in: `row` and `col` become coordinates of the element, fragment elements become registers, elements of shared tiles
@@ -144,8 +154,8 @@ export function lowerExpr(e: Expr, at: Point | null, over: FragLayout | null, ct
       throw ctx.error(
         `the fragment ${tile.name} [${tile.rows}, ${tile.cols}] is read at another element than the one of ${over.tile.name} [${over.tile.rows}, ${over.tile.cols}] being computed`,
       );
-    const index = tile.cols === 1 ? at.rowIndex : everyRow ? at.colIndex : at.index;
-    return ctx.slots.has(tile.name) ? load(tile.name, x.dtype, ownElement(index, x.dtype, slot, ctx)) : reg(tile.name, x.dtype, index);
+    const index = tile.cols === 1 ? at.rowIndex : everyRow ? at.colIndex : registerAt(layout, at.element);
+    return ctx.slots.has(tile.name) ? load(tile.name, x.dtype, ownElement(index, x.dtype, slot, ctx)) : reg(layout.array, x.dtype, index);
   });
   return env.size === 0 ? plain : substitute(plain, env);
 }
@@ -157,6 +167,8 @@ export const both = (a: Expr, b: Expr | null): Expr | null => {
   const c = b ? and(a, b) : a;
   return isConst(c, 1) ? null : c;
 };
+
+export const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
 
 export const layoutOf = (tile: Tile, ctx: Context): FragLayout => {
   const l = ctx.layouts.get(tile.name);

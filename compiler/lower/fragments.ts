@@ -5,7 +5,7 @@ import { isConst, mod, walk } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
-import { isVector, mentions } from "./affine.ts";
+import { affine, isVector, mentions } from "./affine.ts";
 import { fragLayout, lanesUnit, rowsUnit } from "./layout.ts";
 import type { FragLayout } from "./layout.ts";
 
@@ -66,23 +66,24 @@ export function chooseLayouts(program: TileProgram, caps: Caps): ReadonlyMap<str
 function neighbours(program: TileProgram, inClass: (name: string) => boolean, caps: Caps): readonly [each: number, rows: number] {
   const tiles = program.tiles.filter((t) => t.scope === "frag" && t.cols > 1 && inClass(t.name));
   const found: { widest: number; fits: boolean } = { widest: 1, fits: true };
-  const access = (tile: Tile, dtype: DType, index: Expr): void => {
+  const constant = new Set(program.params.filter((p) => p.constant === true).map((p) => p.name));
+  const access = (tile: Tile, dtype: DType, index: Expr, isConstant: boolean): void => {
     const [, col] = coordinates(tile);
     if (!mentions(index, col)) return;
     const width = Math.max(1, Math.min(MOST_NEIGHBOURS, caps.vectorBytes / BYTES[dtype]));
     if (isVector(index, col, width)) found.widest = Math.max(found.widest, width);
-    else found.fits = false;
+    else if (!(isConstant && isClose(index, col, width))) found.fits = false;
   };
   const loads = (tile: Tile, e: Expr | null): void => {
     if (e)
       walk(e, (x) => {
-        if (x.op === "load") access(tile, x.dtype, x.index);
+        if (x.op === "load") access(tile, x.dtype, x.index, constant.has(x.buffer));
       });
   };
   eachStatement(program.body, (s) => {
     if (s.op === "map" && inClass(s.dst.name)) loads(s.dst, s.value);
     if (s.op === "store" && s.over.scope === "frag" && inClass(s.over.name)) {
-      access(s.over, s.dtype, s.index);
+      access(s.over, s.dtype, s.index, false);
       loads(s.over, s.value);
     }
   });
@@ -95,6 +96,16 @@ function neighbours(program: TileProgram, inClass: (name: string) => boolean, ca
     if (short && tiles.every((t) => t.cols * rows === whole && t.rows % (down * rows) === 0)) return [each, rows];
   }
   return [1, 1];
+}
+
+/**
+ * Whether neighbours read a few elements apart, no more than a vector has: what lies between belongs to them too, as the taps of a convolution's channels do, and is read
+ * with them or from a cache.
+ */
+function isClose(index: Expr, col: Expr, width: number): boolean {
+  const { atoms } = affine(index);
+  const apart = atoms.get(col);
+  return apart !== undefined && apart > 1 && apart <= width && [...atoms.keys()].every((atom) => atom === col || !mentions(atom, col));
 }
 
 /** Of the smallest type that vectors are loaded of, 16 bits, as many as 16 bytes hold. */

@@ -5,7 +5,7 @@ import type { Tile } from "../ir/tile.ts";
 
 /**
  * How a fragment tile is spread over the lanes of a block. The tile is cut into gr x gc parts, one a warp; a part into fm x fn unit tiles; element i
- * of unit tile (r, c) in a lane is at unit.coord(lane, i) of it and lives in register (r * fn + c) * elems + i. Parts are rounded up to whole unit
+ * of unit tile (r, c) in a lane is at unit.coord(lane, i) of it and lives in register `registerAt`. Parts are rounded up to whole unit
  * tiles, so the registers at the end of a tile that does not divide are not elements of it: `eachElement` guards them.
  */
 export interface FragLayout {
@@ -17,6 +17,10 @@ export interface FragLayout {
   readonly fn: number;
   /** Registers a lane holds. */
   readonly count: number;
+  /** The array of registers, with `pitch` unit tiles in a row of which the fragment's begin at `from`: its own, unless it is computed beside others (beside.ts). */
+  readonly array: string;
+  readonly pitch: number;
+  readonly from: number;
 }
 
 /** What the rows of a unit tile look like from one lane: how many distinct ones it touches, and which lanes touch the same ones. */
@@ -123,8 +127,15 @@ export function fragLayout(tile: Tile, unit: MatrixUnit, groups: readonly [numbe
   const rows = unitRows(unit);
   const fm = Math.ceil(tile.rows / (gr * unit.m));
   const fn = vector ? 1 : Math.ceil(tile.cols / (gc * unit.n));
-  return { tile, unit, rows, groups, fm, fn, count: fm * (vector ? rows.slots : fn * unit.elems) };
+  const count = fm * (vector ? rows.slots : fn * unit.elems);
+  return { tile, unit, rows, groups, fm, fn, count, array: tile.name, pitch: fn, from: 0 };
 }
+
+/** Element i of unit tile (r, c). */
+export type UnitElement = readonly [r: Expr, c: Expr, i: Expr];
+
+/** Where an element of a fragment of several columns lives in its register array. */
+export const registerAt = (l: FragLayout, [r, c, i]: UnitElement): Expr => add(mul(add(mul(r, l.pitch), add(c, l.from)), l.unit.elems), i);
 
 /** The lane's place: which lane of which warp of the block, as expressions over `tid`. */
 export interface Lane {
@@ -145,7 +156,8 @@ export const colBase = (l: FragLayout, at: Lane): Expr => mul(at.warpCol, l.fn *
 export interface Place {
   readonly row: Expr;
   readonly col: Expr;
-  /** Where it lives in the fragment's register array. */
+  /** Which element of which unit tile it is, of a fragment of several columns, and where it lives in the fragment's register array. */
+  readonly element: UnitElement;
   readonly index: Expr;
   /** Where the row's element of a row vector lives in its register array. */
   readonly rowIndex: Expr;
@@ -158,12 +170,14 @@ export interface Place {
 /** Element i of unit tile (r, c) of a fragment with several columns. */
 export function placeOf(l: FragLayout, at: Lane, r: Expr, c: Expr, i: number): Place {
   const [er, ec] = l.unit.coord(at.lane, i32(i));
+  const element: UnitElement = [r, c, i32(i)];
   const row = add(add(rowBase(l, at), mul(r, l.unit.m)), er);
   const col = add(add(colBase(l, at), mul(c, l.unit.n)), ec);
   return {
     row,
     col,
-    index: add(mul(add(mul(r, l.fn), c), l.unit.elems), i),
+    element,
+    index: registerAt(l, element),
     rowIndex: add(mul(r, l.rows.slots), l.rows.slotOf[i]!),
     colIndex: add(mul(c, l.unit.elems), i),
     inside: and(lt(row, l.tile.rows), lt(col, l.tile.cols)),
@@ -177,7 +191,15 @@ export function rowPlaceOf(l: FragLayout, at: Lane, r: Expr, s: number): Place {
   const index = add(mul(r, l.rows.slots), s);
   // rows that a lane has for itself are of the first warps along them alone: others would read the same memory for nothing
   const alone = l.rows.masks.length === 0 ? lt(at.warpCol, 1) : TRUE;
-  return { row, col: i32(0), index, rowIndex: index, colIndex: i32(0), inside: and(lt(row, l.tile.rows), alone) };
+  return {
+    row,
+    col: i32(0),
+    element: [r, i32(0), i32(s)],
+    index,
+    rowIndex: index,
+    colIndex: i32(0),
+    inside: and(lt(row, l.tile.rows), alone),
+  };
 }
 
 /** True in the one lane of the block that stands for a row of a row vector: the first of those that share it, in the first column of warps. */

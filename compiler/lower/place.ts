@@ -1,18 +1,18 @@
 import type { Caps } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
-import { add, cast, constant, i32, isConst, load, lt, mul, reg, walk } from "../ir/expr.ts";
+import { add, cast, constant, i32, isConst, load, lt, mul, reg } from "../ir/expr.ts";
 import type { Expr } from "../ir/expr.ts";
 import type { Stmt, ThreadProgram } from "../ir/thread.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Tile, TileProgram, Stmt as TileStmt } from "../ir/tile.ts";
-import { isVector, isVectorCondition, mentions, rowMajor } from "./affine.ts";
+import { isVector, isVectorCondition, rowMajor } from "./affine.ts";
 import { insertBarriers } from "./barriers.ts";
 import type { Piece } from "./barriers.ts";
-import { plainLoad } from "./copy.ts";
-import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, together, uniform, unrolled, when } from "./context.ts";
-import type { Context } from "./context.ts";
-import { colBase, leads, rowBase } from "./layout.ts";
-import type { FragLayout, Place } from "./layout.ts";
+import { both, context, eachElement, layoutOf, lowerExpr, NOWHERE, strideOf, together, uniform, unrolled, when } from "./context.ts";
+import type { Context, Point } from "./context.ts";
+import { colBase, leads, registerAt, rowBase } from "./layout.ts";
+import type { FragLayout } from "./layout.ts";
+import { lowerLoad } from "./loads.ts";
 import { lowerFor } from "./loops.ts";
 import type { Lower } from "./loops.ts";
 import { lowerReduce } from "./reduce.ts";
@@ -27,7 +27,7 @@ export function place(program: TileProgram, caps: Caps): ThreadProgram {
   const pieces = lowerAll(program.body, ctx);
   const global = new Set(program.params.filter((p) => p.access === "readwrite").map((p) => p.name));
   // what a ring's loop copies, it orders itself
-  const copied = new Set([...ctx.rings.values()].flatMap((r) => [...r.sizes.keys()]));
+  const copied = new Set([...ctx.rings.values()].flatMap((r) => [...r.homes.keys()]));
   const shared = new Set(ctx.shared.map((d) => d.name).filter((name) => !copied.has(name)));
   const body = [...ctx.ahead, ...ctx.early, ...insertBarriers(pieces, { shared, global })];
   const bytes = ctx.shared.reduce((n, d) => n + d.count * BYTES[d.dtype], 0);
@@ -76,8 +76,6 @@ function lower(s: TileStmt, ctx: Context): readonly Piece[] {
 
 const LOWER: Lower = { all: lowerAll, load: (s, ctx) => lowerLoad(s.dst, s.value, ctx) };
 
-const strideOf = (tile: Tile, ctx: Context): number => ctx.strides.get(tile.name)!;
-
 // ---- statements -----------------------------------------------------------------------------------------------------
 
 function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
@@ -94,74 +92,13 @@ function lowerFill(dst: Tile, value: number, ctx: Context): readonly Stmt[] {
       },
     ]);
   const l = layoutOf(dst, ctx);
-  return ctx.loop("i", l.count, unrolled(l, ctx), (i) => [{ op: "assign", reg: dst.name, index: i, value: v }]);
-}
-
-function lowerLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
-  const vectors = vectorLoad(dst, value, ctx);
-  if (vectors) return vectors;
-  const width = runOf(dst, value, ctx);
-  return together({ ...dst, cols: dst.cols / width }, ctx, (row, group, inside) =>
-    Array.from({ length: width }, (_, i): Stmt => {
-      const col = add(mul(group, width), i);
-      const v = cast(lowerExpr(value, { ...NOWHERE, row, col }, null, ctx), dst.dtype);
-      const index = rowMajor(row, strideOf(dst, ctx), col);
-      return { op: "store", buffer: dst.name, dtype: dst.dtype, index, value: v, guard: both(inside, null) };
-    }),
+  // one run of registers, unless between its rows there are other fragments'
+  const runs = l.pitch === l.fn ? 1 : l.fm;
+  return ctx.loop("r", runs, unrolled(l, ctx), (r) =>
+    ctx.loop("i", l.count / runs, unrolled(l, ctx), (i) => [
+      { op: "assign", reg: l.array, index: registerAt(l, [r, i32(0), i]), value: v },
+    ]),
   );
-}
-
-/** Neighbours that one lane computes, so that a target can load and store them as a vector: where all that the value loads lies along the columns. */
-function runOf(dst: Tile, value: Expr, ctx: Context): number {
-  const width = Math.floor(ctx.caps.vectorBytes / BYTES[dst.dtype]);
-  if (width <= 1 || dst.cols % width !== 0 || strideOf(dst, ctx) % width !== 0) return 1;
-  const [, col] = coordinates(dst);
-  const found: { along: boolean; across: boolean } = { along: false, across: false };
-  walk(value, (e) => {
-    if (e.op !== "load" || !mentions(e.index, col)) return;
-    if (isVector(e.index, col, width)) found.along = true;
-    else found.across = true;
-  });
-  return found.along && !found.across ? width : 1;
-}
-
-/** A plain copy of aligned consecutive elements moves in vectors of the target's width. */
-function vectorLoad(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] | null {
-  const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
-  const from = plainLoad(value, dst.dtype);
-  if (!from || width <= 1 || !Number.isInteger(width) || dst.cols % width !== 0) return null;
-  const { buffer, dtype, index, guard } = from;
-  const [, col] = coordinates(dst);
-  if (!isVector(index, col, width) || (guard && !isVectorCondition(guard, col, width))) return null;
-  const name = ctx.fresh("v");
-  ctx.regs.push({ name, dtype, count: width, uniform: false });
-  const narrow: Tile = { ...dst, cols: dst.cols / width };
-  return together(narrow, ctx, (row, group, inside) => {
-    const at = { ...NOWHERE, row, col: mul(group, width) };
-    const holds = guard && lowerExpr(guard, at, null, ctx);
-    return when(inside, [
-      {
-        op: "loadVec",
-        reg: name,
-        index: i32(0),
-        width,
-        buffer,
-        dtype,
-        at: lowerExpr(index, at, null, ctx),
-        guard: holds && both(holds, null),
-      },
-      {
-        op: "storeVec",
-        reg: name,
-        index: i32(0),
-        width,
-        buffer: dst.name,
-        dtype,
-        at: rowMajor(row, strideOf(dst, ctx), at.col),
-        guard: null,
-      },
-    ]);
-  });
 }
 
 function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
@@ -174,7 +111,7 @@ function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
       buffer: dst.name,
       dtype: dst.dtype,
       index: rowMajor(at.row, strideOf(dst, ctx), at.col),
-      value: cast(reg(src.name, src.dtype, at.index), dst.dtype),
+      value: cast(reg(l.array, src.dtype, at.index), dst.dtype),
       guard: both(at.inside, owner),
     },
   ]);
@@ -183,13 +120,13 @@ function lowerStage(dst: Tile, src: Tile, ctx: Context): readonly Stmt[] {
 function lowerMap(dst: Tile, value: Expr, ctx: Context): readonly Stmt[] {
   const l = layoutOf(dst, ctx);
   return eachElement(l, ctx, (at) =>
-    when(at.inside, [{ op: "assign", reg: dst.name, index: at.index, value: cast(lowerExpr(value, at, l, ctx), dst.dtype) }]),
+    when(at.inside, [{ op: "assign", reg: l.array, index: at.index, value: cast(lowerExpr(value, at, l, ctx), dst.dtype) }]),
   );
 }
 
 function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readonly Stmt[] {
   const { over, buffer, dtype } = s;
-  const make = (at: Omit<Place, "inside">, inside: Expr, l: FragLayout | null): Stmt => ({
+  const make = (at: Point, inside: Expr, l: FragLayout | null): Stmt => ({
     op: "store",
     buffer,
     dtype,
@@ -197,14 +134,29 @@ function lowerStore(s: Extract<TileStmt, { op: "store" }>, ctx: Context): readon
     value: cast(lowerExpr(s.value, at, l, ctx), dtype),
     guard: both(inside, s.guard && lowerExpr(s.guard, at, l, ctx)),
   });
-  if (over.scope === "shared") return together(over, ctx, (row, col, inside) => [make({ ...NOWHERE, row, col }, inside, null)]);
+  if (over.scope === "shared") {
+    const width = storedRun(s, ctx);
+    return together({ ...over, cols: over.cols / width }, ctx, (row, group, inside) =>
+      Array.from({ length: width }, (_, i) => make({ ...NOWHERE, row, col: add(mul(group, width), i) }, inside, null)),
+    );
+  }
   const l = layoutOf(over, ctx);
   const owner = over.cols === 1 ? leads(l, ctx.tid, ctx.lane) : null;
   return eachElement(l, ctx, (at) => [make(at, both(at.inside, owner) ?? at.inside, l)]);
 }
 
+/** Neighbours of a shared tile that one lane stores: as many as a vector of memory holds, where they lie there one after the other, under one condition. */
+function storedRun({ over, dtype, index, guard }: Extract<TileStmt, { op: "store" }>, ctx: Context): number {
+  const width = Math.floor(ctx.caps.vectorBytes / BYTES[dtype]);
+  const [, col] = coordinates(over);
+  const fits = width > 1 && over.cols % width === 0 && strideOf(over, ctx) % width === 0;
+  return fits && isVector(index, col, width) && (!guard || isVectorCondition(guard, col, width)) ? width : 1;
+}
+
 function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly Stmt[] {
   const l = layoutOf(s.acc, ctx);
+  // it is computed with the product that it lies beside
+  if (l.from > 0) return [];
   const view = (v: typeof s.a): typeof s.a => {
     const tile = v.source === "tile" ? ctx.tiles.get(v.name)! : null;
     const stride = (e: Expr): Expr => (tile && isConst(e, tile.cols) ? i32(strideOf(tile, ctx)) : uniform(e, ctx));
@@ -215,9 +167,9 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
     {
       op: "unit",
       unit: l.unit.name,
-      acc: s.acc.name,
+      acc: l.array,
       fm: l.fm,
-      fn: l.fn,
+      fn: l.pitch,
       rowBase: rowBase(l, ctx.lane),
       colBase: colBase(l, ctx.lane),
       a: view(s.a),
@@ -226,7 +178,7 @@ function lowerMma(s: Extract<TileStmt, { op: "mma" }>, ctx: Context): readonly S
       rows: s.rows && uniform(s.rows, ctx),
     },
   ];
-  return l.unit.asynchronous && !ctx.lasting ? [...product, { op: "unitWait", pending: 0, done: [s.acc.name] }] : product;
+  return l.unit.asynchronous && !ctx.lasting ? [...product, { op: "unitWait", pending: 0, done: [l.array] }] : product;
 }
 
 /** By lane 0 alone: the sums are few, and their order is part of the meaning. */

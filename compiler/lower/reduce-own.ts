@@ -47,7 +47,7 @@ export function ownElements(s: Extract<TileStmt, { op: "rowReduce" }>, l: FragLa
     const step = (c: Expr, j: number): readonly Stmt[] =>
       elements.flatMap((i) => {
         const at = placeOf(l, ctx.lane, r, c, i);
-        return when(at.inside, [put(j, combine(acc(j), cast(reg(src.name, src.dtype, at.index), dst.dtype)))]);
+        return when(at.inside, [put(j, combine(acc(j), cast(reg(l.array, src.dtype, at.index), dst.dtype)))]);
       });
     const out: Stmt[] = [];
     for (let j = 0; j < chains; j++) out.push(put(j, start));

@@ -11,7 +11,7 @@ import type { Context } from "./context.ts";
 import { placeOf } from "./layout.ts";
 import type { Place } from "./layout.ts";
 import { ownElement } from "./own-element.ts";
-import type { Loop, Ring, RingCopy } from "./rings.ts";
+import type { Home, Loop, Ring, RingCopy } from "./rings.ts";
 
 /**
  * A loop with a ring, in parts: what comes before the loop, and in a turn copies for a later one, statements of the loop's body that stand before its own copies,
@@ -43,13 +43,18 @@ export interface RingTurns {
  * the last, meets, starts its own, and copies while they are computed.
  */
 export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
-  const { stages, meets, lasting } = ring;
+  const { stages, meets } = ring;
+  const lasting = ring.lasting.map(([first]) => first!.acc.name);
   const far = stages - (lasting.length > 0 ? 2 : 1);
   const count = uniform(s.count, ctx);
   const slot = intVar(ctx.fresh("slot"), 0, stages - 1);
   const own = slotsOf(s, stages, far, ctx);
-  const offset = (of: Expr, tile: string): Expr => mul(of, ring.sizes.get(tile)!);
-  const lowered = (copies: readonly RingCopy[]): readonly Stmt[] => copies.flatMap((c) => lowerCopy(c, offset(slot, c.dst.name), ctx));
+  const startOf = (turn: Expr, { size, from }: Home): Expr => add(mul(turn, size), from);
+  const lowered = (copies: readonly RingCopy[]): readonly Stmt[] =>
+    copies.flatMap((c) => {
+      const home = ring.homes.get(c.dst.name)!;
+      return lowerCopy(c, home.array, startOf(slot, home), ctx);
+    });
   const turnOf = (copies: readonly Stmt[], turn: Expr, at: Expr): readonly Stmt[] =>
     when(lt(turn, count), substituteStmts(copies, new Map<Expr, Expr>([[s.var, turn], [slot, at]]))); // prettier-ignore
   const all = lowered(ring.copies);
@@ -67,9 +72,9 @@ export function ringTurns(s: Loop, ring: Ring, ctx: Context): RingTurns {
   const next = turnOf(all, add(s.var, far), own.ahead);
   // what another turn reads this one does not write, and the turn itself comes after lanes have met
   const sources = new Set(ring.copies.map(({ from }) => from.buffer));
-  const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.sizes.has(x.dst.name);
+  const isCopy = (x: TileStmt): boolean => (x.op === "load" || x.op === "map") && ring.homes.has(x.dst.name);
   const before = s.body.slice(0, s.body.findIndex(isCopy));
-  const here = ring.copies.map(({ dst }) => [dst.name, offset(own.here, dst.name)] as const);
+  const here = [...ring.homes].map(([tile, home]) => [tile, startOf(own.here, home)] as const);
   return {
     free: ahead,
     first,
@@ -112,13 +117,13 @@ function slotsOf(s: Loop, stages: number, far: number, ctx: Context): Slots {
   return { here, ahead, reset: assign(i32(0), i32(far)), move: assign(after(here), after(ahead)) };
 }
 
-function lowerCopy({ dst, from, layout }: RingCopy, slot: Expr, ctx: Context): readonly Stmt[] {
+function lowerCopy({ dst, from, layout }: RingCopy, array: string, slot: Expr, ctx: Context): readonly Stmt[] {
   const width = ctx.caps.vectorBytes / BYTES[dst.dtype];
   const copy = (at: Pick<Place, "row" | "col">, dstAt: Expr): Stmt => {
     const here = { ...NOWHERE, row: at.row, col: at.col };
     const guard = from.guard && lowerExpr(from.guard, here, null, ctx);
     const srcAt = lowerExpr(from.index, here, null, ctx);
-    return { op: "asyncCopy", dst: dst.name, dstAt, src: from.buffer, srcAt, dtype: dst.dtype, width, guard: guard && both(guard, null) };
+    return { op: "asyncCopy", dst: array, dstAt, src: from.buffer, srcAt, dtype: dst.dtype, width, guard: guard && both(guard, null) };
   };
   if (layout === null)
     return together({ ...dst, cols: dst.cols / width }, ctx, (row, group, inside) => {

@@ -5,6 +5,8 @@ import type { Expr, Load } from "../ir/expr.ts";
 import { coordinates } from "../ir/tile.ts";
 import type { Stmt, Tile, TileProgram } from "../ir/tile.ts";
 import { isVector, isVectorCondition } from "./affine.ts";
+import { besideOf } from "./beside.ts";
+import type { Product } from "./beside.ts";
 import { plainLoad } from "./copy.ts";
 import { eachStatement } from "./fragments.ts";
 import type { FragLayout } from "./layout.ts";
@@ -20,6 +22,13 @@ export interface RingCopy {
   readonly layout: FragLayout | null;
 }
 
+/** Where a tile is in shared memory: in each slot, of `size` elements, of an array from an element on. */
+export interface Home {
+  readonly array: string;
+  readonly size: number;
+  readonly from: number;
+}
+
 /**
  * What a loop lets the hardware copy while it computes other turns: each of the tiles has a slot in shared memory for every one of `stages` turns. A loop
  * whose copies are all of fragments needs no barrier for them.
@@ -27,11 +36,10 @@ export interface RingCopy {
 export interface Ring {
   readonly stages: number;
   readonly copies: readonly RingCopy[];
-  /** Elements that a slot of each tile takes. */
-  readonly sizes: ReadonlyMap<string, number>;
+  readonly homes: ReadonlyMap<string, Home>;
   readonly meets: boolean;
-  /** Accumulators of the products that a turn leaves under way while the next one begins, one each; none where a turn waits for its own. */
-  readonly lasting: readonly string[];
+  /** Products that a turn leaves under way while the next one begins, those of a list computed as one; none where a turn waits for its own. */
+  readonly lasting: readonly (readonly Product[])[];
 }
 
 export type Rings = ReadonlyMap<Loop, Ring>;
@@ -55,32 +63,41 @@ export function ringsOf(program: TileProgram, placement: Placement): Rings {
     if (s.op !== "for" || s.stages < 2) return;
     const copies = copiesOf(s, program, placement);
     if (copies.length === 0) return;
-    const size = ({ dst, layout }: RingCopy): number =>
-      layout ? layout.count * placement.threads : dst.rows * placement.strides.get(dst.name)!;
     const meets = copies.some((c) => c.layout === null);
-    found.set(s, {
-      stages: s.stages,
-      copies,
-      sizes: new Map(copies.map((c) => [c.dst.name, size(c)])),
-      meets,
-      lasting: meets ? lastingProducts(s, copies, placement) : [],
-    });
+    const products = meets ? lastingProducts(s, copies, placement) : [];
+    const lasting = besideOf(products, program, placement.layouts);
+    found.set(s, { stages: s.stages, copies, homes: homesOf(copies, lasting, placement), meets, lasting });
   });
   return found;
 }
 
+/** An array for each tile that is copied; the right operands of products that are computed as one lie in one, one after the other. */
+function homesOf(copies: readonly RingCopy[], lasting: Ring["lasting"], { threads, strides }: Placement): ReadonlyMap<string, Home> {
+  const sizes = new Map(
+    copies.map(({ dst, layout }) => [dst.name, layout ? layout.count * threads : dst.rows * strides.get(dst.name)!] as const),
+  );
+  const homes = new Map([...sizes].map(([name, size]): [string, Home] => [name, { array: name, size, from: 0 }]));
+  for (const products of lasting) {
+    const names = products.map(({ b }) => b.name);
+    const size = sizes.get(names[0]!)!;
+    for (const [i, name] of names.entries()) homes.set(name, { array: names[0]!, size: size * names.length, from: size * i });
+  }
+  return homes;
+}
+
 /** Products of a loop that need not be done when its turn is: of units that work by themselves, where turns do nothing but copy what those multiply. */
-function lastingProducts(loop: Loop, copies: readonly RingCopy[], { layouts }: Placement): readonly string[] {
+function lastingProducts(loop: Loop, copies: readonly RingCopy[], { layouts }: Placement): readonly Product[] {
   const copied = new Set(copies.map(({ dst }) => dst.name));
-  const accs: string[] = [];
+  const products: Product[] = [];
   for (const s of loop.body) {
     if (s.op === "load" && copied.has(s.dst.name)) continue;
-    if (s.op !== "mma" || layouts.get(s.acc.name)?.unit.asynchronous === undefined || accs.includes(s.acc.name)) return [];
+    if (s.op !== "mma" || layouts.get(s.acc.name)?.unit.asynchronous === undefined) return [];
+    if (products.some(({ acc }) => acc.name === s.acc.name)) return [];
     if (!copied.has(s.a.name) || !copied.has(s.b.name)) return [];
-    accs.push(s.acc.name);
+    products.push(s);
   }
   // a slot that is copied to, one that is multiplied, and one that was in the turn before
-  return loop.stages >= 3 ? accs : [];
+  return loop.stages >= 3 ? products : [];
 }
 
 function copiesOf(loop: Loop, program: TileProgram, placement: Placement): readonly RingCopy[] {

@@ -47,7 +47,7 @@ function tilesFor(p: GemmProblem, best: boolean, caps: Caps): readonly StreamCon
   if (p.a.stat || !plainLoad(cast(p.a.value(row, depth, null), dtype), dtype))
     return { reject: `the left operand does not lie in memory in ${dtype}` };
   if (!streams({ k: p.k, dtype }, caps)) return { reject: `rows of ${p.k} elements of ${dtype} are not whole vectors` };
-  const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype, best };
+  const shape = { m: largest(p.m, 1 << 20), n: p.n, k: p.k, weights: p.weights.length, dtype, best, pairs: p.weights.some((w) => w.rows) };
   const found = tilesOf(shape, p.parts?.count ?? 1, caps).map(({ config }) => config);
   return found.length > 0 ? found.slice(0, 6) : { reject: `no ring of ${STAGES.least} stages fits the shared memory of ${caps.name}` };
 }

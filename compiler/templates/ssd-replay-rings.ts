@@ -58,7 +58,7 @@ function sharedBytes(p: ReplayProblem, heads: number, pb: number, stages: number
   const rows = roundUp(p.length, unit.k);
   // of the state, the inputs in the ring, and what is carried for each row: this input and a gate
   const turn = operandBytes(pb, p.stateSize, dtype, caps) + operandBytes(rows, pb, dtype, caps) + 2 * bytesOf(1, pb, "f32");
-  const own = bytesOf(unit.n, rows, dtype) + bytesOf(p.length + rows + 2, 1, "f32");
+  const own = bytesOf(unit.n, rows, dtype) + bytesOf(p.length + rows + 4, 1, "f32");
   const common = operandBytes(unit.n + rows, p.stateSize, dtype, caps) + bytesOf(1, p.stateSize, "f32") + bytesOf(p.length, 1, "f32");
   return stages * turn + heads * own + common + 2 * operandBytes(rows, pb, dtype, caps) + operandBytes(pb, SOME, dtype, caps);
 }

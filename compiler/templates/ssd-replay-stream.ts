@@ -50,11 +50,15 @@ function build(p: ReplayProblem, config: Config, caps: Caps): TileProgram {
     entries: roundUp(p.length, unit.k),
   };
   const common = headsTogether(block);
+  b.when(isLast(p), () => forStates(block, common));
   const turn = turnOf(block, common, pb);
   b.loop("step", (heads * p.headDim) / pb, turn, stages, true);
   keepOwn(block, common);
   return b.build();
 }
+
+/** Whether the ring is full with this input, so that states are stored. */
+const isLast = ({ held, length }: ReplayProblem): Expr => eq(held, length - 1);
 
 /** What the heads of a block have in common, and what depends on a head alone: one each, by columns. */
 interface Together {
@@ -68,47 +72,61 @@ interface Together {
   readonly weights: Tile;
   /** What this input counts in y, with D. */
   readonly direct: Tile;
-  /** B of each entry as it is stored, and this input's as it comes. */
+  /** B of each entry as it is stored, and this input's as it comes: only for new states. */
   readonly factors: Tile;
   readonly latest: Tile;
 }
 
-function headsTogether({ b, p, unit, heads, first, group, batch, entries }: Block): Together {
+function headsTogether(block: Block): Together {
+  const { b, p, unit, heads, first, group, batch, entries } = block;
   const { length, held, ring, stateSize } = p;
   const { dtype } = p.state;
-  const [isOwn, there] = [(j: Expr): Expr => eq(j, held), (j: Expr): Expr => lt(j, held)];
-  const own = (n: Expr): Expr => p.B(batch, t, group, n);
-  const input = (j: Expr, n: Expr): Expr => select(isOwn(j), own(n), guarded(elementOf(ring.B, batch, j, group, n), there(j)));
+  const there = (j: Expr): Expr => lt(j, held);
   const C = (n: Expr): Expr => p.C(batch, t, group, n);
 
   const pieces = b.shared("pieces", unit.n, stateSize, dtype);
   b.load(pieces, (row, n) => pieceOf(C(n), row, dtype));
   const steps = b.shared("steps", length, heads);
   const past = (j: Expr, h: Expr): Expr => guarded(elementOf(ring.dt, batch, j, add(first, h)), there(j));
-  b.load(steps, (j, h) => select(isOwn(j), p.dt(batch, t, add(first, h)), past(j, h)));
+  b.load(steps, (j, h) => select(eq(j, held), p.dt(batch, t, add(first, h)), past(j, h)));
+
+  // what comes from memory comes before lanes first meet
+  const [rates, skips] = [b.shared("rates", 1, heads), b.shared("skips", 1, heads)];
+  b.load(rates, (_, h) => p.decay(add(first, h)));
+  b.load(skips, (_, h) => p.D(add(first, h)));
 
   const products = b.frag("products", length, stateSize);
-  b.map(products, (j, n) => mul(input(j, n), C(n)));
+  b.map(products, (j, n) => mul(inputOf(block, j, n), C(n)));
   const matches = b.frag("matches", length, 1);
   b.rowReduce(matches, "sum", products);
   const scores = b.shared("scores", length, 1);
   b.stage(scores, matches);
 
   const decays = b.shared("decays", entries + 1, heads);
-  const decay = (row: Expr, h: Expr): Expr => decayOf(p, (j) => at(steps, j, h), min(row, length), add(first, h));
-  b.load(decays, (row, h) => select(lt(length, row), 0, decay(row, h)));
+  const decay = (row: Expr, h: Expr): Expr => decayOf({ length, decay: () => at(rates, 0, h) }, (j) => at(steps, j, h), row, h);
+  b.load(decays, (row, h) => select(lt(length, row), 0, decay(min(row, length), h)));
   const weights = b.shared("weights", heads * unit.n, entries, dtype);
   b.load(weights, (row, j) => {
     const weight = mul(at(scores, min(j, length - 1), 0), at(decays, add(j, 1), idiv(row, unit.n)));
     return pieceOf(weight, mod(row, unit.n), dtype);
   });
   const factors = b.shared("factors", entries, stateSize, dtype);
-  b.load(factors, input);
   const latest = b.shared("latest", 1, stateSize);
-  b.load(latest, (_, n) => own(n));
   const direct = b.shared("direct", 1, heads);
-  b.load(direct, (_, h) => add(mul(at(scores, held, 0), at(decays, add(held, 1), h)), p.D(add(first, h))));
+  b.load(direct, (_, h) => add(mul(at(scores, held, 0), at(decays, add(held, 1), h)), at(skips, 0, h)));
   return { pieces, steps, decays, weights, direct, factors, latest };
+}
+
+/** B of an entry: this input's as it comes, the others' as they are stored, 0 where there is none. */
+function inputOf({ p, group, batch }: Block, j: Expr, n: Expr): Expr {
+  const { held, ring } = p;
+  return select(eq(j, held), p.B(batch, t, group, n), guarded(elementOf(ring.B, batch, j, group, n), lt(j, held)));
+}
+
+function forStates(block: Block, { factors, latest }: Together): void {
+  const { b, p, group, batch } = block;
+  b.load(factors, (j, n) => inputOf(block, j, n));
+  b.load(latest, (_, n) => p.B(batch, t, group, n));
 }
 
 /** A turn: `pb` rows of a head. */
@@ -146,7 +164,7 @@ function turnOf(block: Block, common: Together, pb: number): (step: Expr) => voi
       index: (row) => ring.x.index(batch, held, head, dim(row)),
       value: (row) => carried(x(row), row),
     });
-    b.when(eq(held, length - 1), () => {
+    b.when(isLast(p), () => {
       store(own, (row, n) => p.state.index(batch, head, dim(row), n), (row) => carried(x(row), row)); // prettier-ignore
     });
   };
@@ -179,23 +197,21 @@ function storeState({ b, p, unit, entries }: Block, { decays, factors, latest }:
 }
 
 /** This input's dt and B in their places in the ring; x is stored where its rows are. */
-function keepOwn({ b, p, first, group, batch }: Block, { steps, factors }: Together): void {
+function keepOwn({ b, p, first, group, batch }: Block, { steps, latest }: Together): void {
   const { ring, held } = p;
-  const isOwn = (j: Expr): Expr => eq(j, held);
   b.store(steps, {
     buffer: ring.dt.buffer,
     dtype: ring.dt.dtype,
     index: (_, h) => ring.dt.index(batch, held, add(first, h)),
     value: (j, h) => at(steps, j, h),
-    guard: isOwn,
+    guard: (j) => eq(j, held),
   });
   b.when(eq(mod(first, p.heads / p.groups), 0), () => {
-    b.store(factors, {
+    b.store(latest, {
       buffer: ring.B.buffer,
       dtype: ring.B.dtype,
       index: (_, n) => ring.B.index(batch, held, group, n),
-      value: (j, n) => at(factors, j, n),
-      guard: isOwn,
+      value: (_, n) => p.B(batch, t, group, n),
     });
   });
 }

@@ -1,6 +1,7 @@
 import type { Caps, MatrixUnit } from "../backend.ts";
 import { BYTES } from "../ir/dtype.ts";
 import type { DType } from "../ir/dtype.ts";
+import { productsAtOnce } from "../lower/beside.ts";
 import type { Config } from "../template.ts";
 import { bytesOf, halfUnits, isVector, operandBytes, roundUp } from "./common.ts";
 
@@ -26,6 +27,8 @@ export interface ProductShape {
   readonly dtype: DType;
   /** Whether the best column of each row is looked for. */
   readonly best?: boolean;
+  /** Whether two weights are rows of one in turns (ProductWeight.rows): results are then pairs of columns, rotated. */
+  readonly pairs?: boolean;
 }
 
 /** Steps along k that are in shared memory. */
@@ -54,8 +57,8 @@ const QUARTERS = 4;
 interface Kind {
   /** Multiply-adds of a multiprocessor in one cycle. */
   readonly products: number;
-  /** Warps of a block, and accumulators that a lane of it may have. */
-  readonly blocks: readonly { readonly warps: number; readonly registers: number }[];
+  /** Warps of a block, and accumulators that a lane of it may have: fewer where results are rotated pairs, which take more registers. */
+  readonly blocks: readonly { readonly warps: number; readonly registers: number; readonly paired: number }[];
   /** Columns of a tile, of each weight. */
   readonly columns: number;
   /** Groups of a block along its rows, and tiles of the unit that each of them has there. */
@@ -71,21 +74,24 @@ interface Kind {
  */
 const WARPS: Kind = {
   products: 1550,
-  blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128 })),
+  blocks: [8, 7, 6, 4].map((warps) => ({ warps, registers: 128, paired: 128 })),
   columns: 192,
   groupRows: [1, 2, 4],
   down: [1, 2, 4],
   depths: [256, 128, 64],
 };
 
-/** Several warps together, which do not wait for what they multiply (wgmma), so that hardware does all it can. A lane has as many registers as a block's lanes leave it. */
+/**
+ * Several warps together, which do not wait for what they multiply (wgmma), so that hardware does all it can. A lane has as many registers as a block's lanes leave it; rotated
+ * pairs of heads took some 2.3 of them for each accumulator (ptxas 13.0).
+ */
 const GROUPS: Kind = {
   products: 2400,
   blocks: [
-    { warps: 8, registers: 160 },
-    { warps: 12, registers: 112 },
-    { warps: 16, registers: 64 },
-    { warps: 4, registers: 128 },
+    { warps: 8, registers: 160, paired: 96 },
+    { warps: 12, registers: 112, paired: 64 },
+    { warps: 16, registers: 64, paired: 32 },
+    { warps: 4, registers: 128, paired: 72 },
   ],
   columns: 256,
   groupRows: [1, 2, 3, 4],
@@ -141,12 +147,13 @@ function multiplying({ weights, dtype }: ProductShape, candidate: Candidate, cap
 
 /**
  * Rows and columns of operands that pass through shared memory for one element along k: copies write them once, and each warp, or instruction of several warps, reads
- * its own. An asynchronous unit reads the rows again for each of its tiles, and a warp keeps them.
+ * its own. An asynchronous unit reads the rows again for each of its tiles, but once for weights that it multiplies at once, and a warp keeps them.
  */
 function linesOf(weights: number, { unit, config, down, across }: Candidate): number {
   const { bm, bn, groupRows, groupCols } = config;
   const columns = weights * across * unit.n;
-  const read = unit.asynchronous ? weights * down * (unit.m + across * unit.n) : down * unit.m + columns;
+  const times = Math.ceil(weights / productsAtOnce(unit, across * unit.n, groupCols));
+  const read = unit.asynchronous ? down * (times * unit.m + columns) : down * unit.m + columns;
   return bm + weights * bn + groupRows * groupCols * read;
 }
 
@@ -183,12 +190,13 @@ function candidatesOf(shape: ProductShape, parts: number, unit: MatrixUnit, caps
   const found: Candidate[] = [];
   const groupWarps = warpsOf(unit, caps);
   const together = groupWarps > 1 ? { groupWarps } : {};
-  for (const { warps, registers } of kind.blocks.filter((b) => b.warps * caps.lanes <= caps.maxThreads)) {
+  for (const { warps, registers, paired } of kind.blocks.filter((b) => b.warps * caps.lanes <= caps.maxThreads)) {
     const groups = warps / groupWarps;
     for (const groupRows of kind.groupRows.filter((g) => groups % g === 0))
       for (const down of kind.down) {
         const groupCols = groups / groupRows;
-        const most = Math.min(registers / (down * unit.elems * weights), kind.columns / (unit.n * groupCols));
+        const sums = shape.pairs ? paired : registers;
+        const most = Math.min(sums / (down * unit.elems * weights), kind.columns / (unit.n * groupCols));
         for (let across = 1; across <= most; across++) {
           const [bm, bn] = [unit.m * groupRows * down, unit.n * groupCols * across];
           if ((bm >= m + unit.m && bm > unit.m) || (bn >= 2 * n && across > 1)) continue;

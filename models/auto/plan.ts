@@ -24,6 +24,8 @@ export interface ModelPlan {
   /** How keys and values of attention are stored, and the states of the Mamba layers, which are computed in f32 all the same. */
   readonly kvCache: WeightDType;
   readonly state: "f32" | "bf16";
+  /** How what Mamba layers compute is stored from one kernel to the next. */
+  readonly activations: "f32" | "bf16";
   /** Steps after which decoding stores the states of the Mamba layers, which until then it only reads; 0: at each. */
   readonly replay: number;
   /** Rounding of the rotary frequencies. */
@@ -44,6 +46,11 @@ export interface PlanOptions {
   readonly kvCache?: WeightDType | "auto";
   /** How the states of the Mamba layers are stored between calls; f32 unless given. Half the bytes in bf16, rounded once a token. */
   readonly state?: "f32" | "bf16";
+  /**
+   * What projections, convolutions and gated scans of Mamba layers are rounded to where one kernel stores them for the next; f32 unless given. bf16 is half the bytes,
+   * and as rough there as Transformers is in bf16.
+   */
+  readonly activations?: "f32" | "bf16";
   /**
    * Keep the last so many inputs (2 to 32) beside each state of a Mamba layer, so that decoding only reads the states and stores them once in so many steps; 0 keeps
    * none. Unless given, 16 for 8 rows and more on CUDA with states of 16 bits, and 0 elsewhere. Only `generate` takes it.
@@ -77,7 +84,7 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
       throw new UserError(`${name} (${flag}): expected a whole number from 1, got ${value}`);
     return value;
   };
-  const { strict = false, state = "f32", kvCache = "auto" } = options;
+  const { strict = false, state = "f32", activations = "f32", kvCache = "auto" } = options;
   const batch = count("batch", "--batch", options.batch, 1);
   const many = backend === "cuda" && state !== "f32" && !strict && batch >= usualReplay.rows;
   const replay = options.replay ?? (many ? usualReplay.inputs : 0);
@@ -92,6 +99,11 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
   if (strict && state !== "f32")
     throw new UserError(
       `state (--state): ${state} is a rounding that Transformers does not do, and strict (--strict) is to be Transformers in all`,
+    );
+  if (strict && activations !== "f32")
+    throw new UserError(
+      `activations (--activations): strict (--strict) rounds as Transformers does with weights of their type, and nothing else`,
+      { hint: "leave one of them out" },
     );
   const dtype = options.dtype === undefined || options.dtype === "auto" ? stored : options.dtype;
   const capacity = count("maxLength", "--max-length", options.maxLength, Math.min(config.maxPositionEmbeddings, defaultLength));
@@ -108,6 +120,7 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
     loss: false,
     kvCache: kvCache !== "auto" ? kvCache : backend === "cuda" ? dtype : "f32",
     state,
+    activations,
     replay,
     rotary: options.rotary ?? "f32",
     strict,
@@ -117,8 +130,9 @@ export function planModel(config: BambaConfig, stored: WeightDType, options: Pla
 /** The programs of a plan. The language is loaded here and not before: a model that was compiled earlier needs none of it. */
 export async function traceModel(config: BambaConfig, plan: ModelPlan): Promise<readonly NamedGraph[]> {
   const [{ bambaGraph, settleGraph }, { sampleGraph }] = await Promise.all([import("../bamba/model.ts"), import("./sample.ts")]);
-  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss, kvCache, state, replay, rotary, strict } = plan;
-  const common = { capacity, weights: dtype, kvCache, state, rotary, strict };
+  const { capacity, chunk, batch, dtype, hiddenStates, attentions, head, embeds, loss } = plan;
+  const { kvCache, state, activations, replay, rotary, strict } = plan;
+  const common = { capacity, weights: dtype, kvCache, state, activations, rotary, strict };
   const rows = batch === 1 ? 1 : ([1, batch] as const);
   if (plan.use === "forward") {
     const logits = loss ? "all" : head ? "kept" : "none";

@@ -60,6 +60,11 @@ export interface BambaOptions {
   /** How the states of Mamba layers are stored, the scan's and the last inputs of the convolution, which are computed in f32 all the same: rounded once a call. Default f32. */
   readonly state?: Float;
   /**
+   * What the results of a Mamba layer that it goes on with are rounded to: of its input projection, of the convolution with its activation, of the scan with its gate.
+   * Default f32, which rounds nothing; `strict` has a rounding of its own.
+   */
+  readonly activations?: Float;
+  /**
    * Decode: length of a ring of the last inputs of each scan (from 2), with which a step only reads the recurrent state, and stores it when the ring is full; x and B lie in it as
    * `state` says. 0, the default, is no ring. Asks for the symbol `held`: how many inputs the rings hold, from 0 to `replay` - 1.
    */
@@ -121,6 +126,8 @@ interface Positions {
   /** How keys and values, and the recurrent states, are stored. */
   readonly kvCache: Float;
   readonly state: Float;
+  /** What Mamba layers round their results to. */
+  readonly activations: Float;
   /** Length of the rings of inputs; 0 for none. */
   readonly replay: number;
   readonly tables: { readonly cos: Tensor<["capacity", "pairs"]>; readonly sin: Tensor<["capacity", "pairs"]> } | null;
@@ -142,6 +149,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
     weights = "f32",
     kvCache = "f32",
     state = "f32",
+    activations = "f32",
     replay = 0,
     rotary = "f32",
     logits: which = "last",
@@ -162,6 +170,12 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
       what: "bamba: strict keeps the recurrent states in f32, as Transformers does",
       got: state,
       fix: 'trace with state: "f32"',
+    });
+  if (strict && activations !== "f32")
+    throw new CulmError({
+      what: "bamba: strict rounds to the type of the weights, where Transformers does",
+      got: `activations: "${activations}"`,
+      fix: "trace with one of the two",
     });
   const decode = phase === "decode";
   if (replay !== 0 && (strict || !decode))
@@ -198,6 +212,7 @@ export function bambaGraph(c: BambaConfig, options: BambaOptions): Graph {
       attentions,
       kvCache,
       state,
+      activations,
       replay,
     };
     const extra: Record<string, AnyTensor> = {};
@@ -326,12 +341,13 @@ function feedForward(x: Hidden, c: BambaConfig, rounding: Float): Hidden {
 function mambaMixer(
   x: Hidden,
   c: BambaConfig,
-  { sequences, keep, stepLimit, decode, rounding, state, replay }: Positions,
+  { sequences, keep, stepLimit, decode, rounding, state, activations, replay }: Positions,
 ): { readonly mixed: Hidden } {
   const strict = rounding !== "f32";
   const following = sequences ? { sequences } : {};
   const projected = linear(keep ? mul(x, keep) : x, "mamba.in_proj", { out: "heads*head_dim+xBC+heads", bias: c.mambaProjBias });
-  const { z, xBC, dt } = split(round(projected, rounding), "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
+  const kept = strict ? rounding : activations;
+  const { z, xBC, dt } = split(round(projected, kept), "heads*head_dim+xBC+heads", { z: "heads*head_dim", xBC: "xBC", dt: "heads" });
 
   const taps = causalConv1d(xBC, "mamba.conv1d", {
     width: c.mambaConvWidth,
@@ -340,7 +356,7 @@ function mambaMixer(
     state: convState(["batch", c.mambaConvWidth, "xBC"], "conv", state),
     ...following,
   });
-  const conv = strict ? round(activate(round(taps, rounding), c.hiddenAct), rounding) : taps;
+  const conv = round(strict ? activate(round(taps, rounding), c.hiddenAct) : taps, kept);
   // bias and activation have made padding non-zero again
   const channels = split(keep ? mul(conv, keep) : conv, "xBC", {
     x: ["heads", "head_dim"],
@@ -363,7 +379,11 @@ function mambaMixer(
   })();
   // Transformers' scan of many tokens gives f32, which stays f32 until the norm is done; a single step's result was rounded, and its norm rounds too.
   const inNorm = decode ? rounding : "f32";
-  const gated = gatedRmsNorm(reshape(y, ["batch", "seq", "heads*head_dim"]), z, "mamba.norm", c.normEps, inNorm);
+  const flat = reshape(y, ["batch", "seq", "heads*head_dim"]);
+  const gated =
+    activations === "f32"
+      ? gatedRmsNorm(flat, z, "mamba.norm", c.normEps, inNorm)
+      : rmsNorm(round(mul(flat, activate(z, "silu")), activations), "mamba.norm", c.normEps);
   const mixed = linear(round(gated, rounding), "mamba.out_proj", { out: "hidden", bias: c.mambaProjBias });
   return { mixed: round(mixed, rounding) };
 }

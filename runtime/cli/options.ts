@@ -53,6 +53,7 @@ export interface ModelFlags extends HubFlags {
   readonly dtype?: NonNullable<LoadOptions["dtype"]>;
   readonly kvCache?: NonNullable<LoadOptions["kvCache"]>;
   readonly state?: NonNullable<LoadOptions["state"]>;
+  readonly activations?: NonNullable<LoadOptions["activations"]>;
   readonly replay?: number;
   readonly rotary?: NonNullable<LoadOptions["rotary"]>;
   readonly strict?: boolean;
@@ -103,6 +104,11 @@ export function addModelFlags(command: Command, defaults: ModelFlagDefaults = {}
     .option(
       "--state <type>",
       "how the states of Mamba layers are held between tokens: f32, or bf16 in half the memory",
+      oneOf("f32", "bf16"),
+    )
+    .option(
+      "--activations <type>",
+      "how what Mamba layers compute is held between kernels: f32, or bf16, which is faster with many rows and as rough as Transformers in bf16 (default: f32)",
       oneOf("f32", "bf16"),
     );
   if (replay === true)
@@ -202,10 +208,23 @@ export function loadOptions(
   const hub = hubOptions(flags, terminal, interactive);
   const compiling = new Progress(interactive, "compiling");
   const loading = new Progress(interactive, "loading weights", formatBytes);
-  const { dtype, kvCache, state, replay, rotary, strict, threads, maxLength, prefillChunk } = flags;
+  const { dtype, kvCache, state, activations, replay, rotary, strict, threads, maxLength, prefillChunk } = flags;
   const options: LoadOptions = {
     ...hub.options,
-    ...definedOnly({ ...targetOf(flags), dtype, kvCache, state, replay, rotary, strict, threads, maxLength, prefillChunk, batch }),
+    ...definedOnly({
+      ...targetOf(flags),
+      dtype,
+      kvCache,
+      state,
+      activations,
+      replay,
+      rotary,
+      strict,
+      threads,
+      maxLength,
+      prefillChunk,
+      batch,
+    }),
     ...(flags.cache ? {} : { cache: null }),
     onCompile: ({ done, total }) => {
       terminal.signal.throwIfAborted();

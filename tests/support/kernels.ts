@@ -81,6 +81,7 @@ const plans: Readonly<Record<keyof typeof models, readonly PlanOptions[]>> = {
     { batch: 2, dtype: "f16" },
     { batch: 9, dtype: "bf16", kvCache: "bf16", state: "bf16" },
     { batch: 9, dtype: "bf16", state: "bf16", replay: 16 },
+    { batch: 9, dtype: "bf16", state: "bf16", activations: "bf16", replay: 16 },
     { strict: true, maxLength: 64, prefillChunk: 16 },
   ],
   "1B": [{ batch: 1 }, { batch: 8, maxLength: 1024, prefillChunk: 128 }],

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { bambaGraph } from "../../models/bamba/index.ts";
 import { planModel } from "../../models/auto/plan.ts";
 import type { PlanOptions } from "../../models/auto/plan.ts";
 import { models } from "../support/kernels.ts";
@@ -27,5 +28,17 @@ describe("inputs that are kept beside the states", () => {
     expect(() => replayOf({ replay: 33 }, "cuda")).toThrow("expected 0 or a whole number from 2 to 32, got 33");
     expect(() => replayOf({ strict: true, replay: 8 }, "cuda")).toThrow("strict");
     expect(() => replayOf({ replay: 8 }, "webgpu")).toThrow("binds more buffers");
+  });
+});
+
+describe("activations", () => {
+  test("are f32 unless asked for, and not rounded twice", () => {
+    expect(planModel(models["9B"], "bf16", { state: "bf16" }, "cuda").activations).toBe("f32");
+    expect(planModel(models["9B"], "bf16", { activations: "bf16" }).activations).toBe("bf16");
+    expect(() => planModel(models["9B"], "bf16", { activations: "bf16", strict: true })).toThrow(
+      "strict (--strict) rounds as Transformers",
+    );
+    const options = { phase: "decode", batch: 1, capacity: 8, strict: true, activations: "bf16" } as const;
+    expect(() => bambaGraph(models["9B"], options)).toThrow("strict rounds to the type of the weights");
   });
 });

@@ -53,7 +53,9 @@ describe.skipIf(!nvccAvailable)(nvccAvailable ? "kernels" : `kernels (skipped: $
     const caps = cudaBackend.caps("sm_90a");
     const config = { ...models["9B"], numHiddenLayers: 10, layerKinds: models["9B"].layerKinds.slice(0, 10), attentionLayers: [9] };
     const graphs = [
-      ...[96, 128, 256].map((batch) => bambaGraph(config, { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16" })),
+      ...[96, 128, 256, 320].map((batch) =>
+        bambaGraph(config, { phase: "decode", batch, capacity: 2048, weights: "bf16", kvCache: "bf16" }),
+      ),
       bambaGraph(config, { phase: "prefill", batch: [1, 8], maxSeq: 256, capacity: 2048, weights: "bf16", kvCache: "bf16" }),
     ];
     const together = graphs

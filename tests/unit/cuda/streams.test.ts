@@ -6,7 +6,7 @@ import { lowerGraph, lowerKernel } from "../../../compiler/pipeline.ts";
 import type { KernelPlan } from "../../../compiler/plan.ts";
 import type { Config } from "../../../compiler/template.ts";
 import { buildKernel } from "../../../compiler/select.ts";
-import { partsOfProduct } from "../../../compiler/templates/stream-tiles.ts";
+import { partsOfProduct, tilesOf } from "../../../compiler/templates/stream-tiles.ts";
 import { bambaGraph } from "../../../models/bamba/index.ts";
 import type { BambaOptions } from "../../../models/bamba/index.ts";
 import { models } from "../../support/kernels.ts";
@@ -94,6 +94,26 @@ describe("a decode step of Bamba 9B in bf16", () => {
     expect(early.sort()).toEqual(["state", "weight", "weight"]);
   });
 
+  test("moves the states of a convolution, its taps and its inputs in vectors of 16 bytes", () => {
+    const options = { state: "bf16", activations: "bf16" } as const;
+    const [step] = layers(64, options)[0]!.filter((k) => k.problem.frame.name === "conv_step") as [KernelPlan];
+    const { text } = cudaBackend.print(cudaBackend.legalize!(lowerKernel(step, caps).thread, caps), caps);
+    // three states, the bias, four taps of eight channels, the input; the result and four states
+    expect(text.match(/ = \*reinterpret_cast<const uint4\*>/g)).toHaveLength(3 + 1 + 4 + 1);
+    expect(text.match(/ {2}\*reinterpret_cast<uint4\*>/g)).toHaveLength(1 + 4);
+    expect(text).not.toMatch(/bf16_value\(\(?p\d/);
+  });
+
+  test("with activations in bf16, what a Mamba layer's kernels pass on takes 16 bits where hardware copies, and 32 where it does not", () => {
+    const types = (of: Caps): (readonly string[])[] =>
+      layers(64, { state: "bf16", activations: "bf16", replay: 16 }, of)[0]!
+        .slice(1, 5)
+        .map((k) => k.args.filter(({ buffer, access }) => buffer.kind === "arena" && access === "write").map(({ buffer }) => buffer.dtype));
+    // in_proj, the convolution, the scan with its gate; the norm's result is the next product's operand
+    expect(types(caps)).toEqual([["bf16"], ["bf16"], ["bf16"], ["bf16"]]);
+    expect(types({ ...caps, asyncCopy: false })).toEqual([["f32"], ["f32"], ["f32"], ["f32"]]);
+  });
+
   test("of 64 rows with a ring of inputs: no kernel more, and half of what the states were", () => {
     const [plain] = layers(64, { state: "bf16" }) as [KernelPlan[]];
     const [mamba] = layers(64, { state: "bf16", replay: 16 }) as [KernelPlan[]];
@@ -139,6 +159,18 @@ test("k is cut while blocks are fewer than workers and rows are few, and never w
   expect(parts(64, 128256, 4096)).toBe(1);
   expect(parts(64, 4096, 40)).toBe(1);
   expect(partsOfProduct({ m: 64, n: 4096, k: 14336, weights: 1, dtype: "f32" }, caps)).toBe(1);
+});
+
+test("on sm_90a, a lane that rotates pairs has fewer sums than one that does not: with more, keys and queries of 320 rows were not in registers", () => {
+  const own = cudaBackend.caps("sm_90a");
+  const most = (pairs: boolean): number[] =>
+    [160, 320, 640].map((m) => {
+      const [best] = tilesOf({ m, n: 3072, k: 4096, weights: 2, dtype: "bf16", pairs }, 1, own);
+      const { bm, bn, groupRows, groupCols, groupWarps } = best!.config;
+      return (2 * bm * bn) / (groupRows * groupCols * (groupWarps ?? 1) * own.lanes);
+    });
+  expect(most(false)).toEqual([72, 120, 120]);
+  expect(most(true)).toEqual([72, 72, 64]);
 });
 
 test("on sm_90a, k is cut as was fastest on an H200 with what readers of its parts pay: the fewer the more rows there are", () => {

@@ -101,6 +101,20 @@ describe("a product by four warps", () => {
   });
 });
 
+test("of two weights, one instruction multiplies 16 elements along k of both, and reads the left operand once", () => {
+  const { problem } = gemmOf({ m: 200, n: 224, k: 512, weights: 2, a: "bf16", w: "bf16" }, caps);
+  const config = { ...tile, bn: 112, stages: 5, groupRows: 2, groupCols: 1 };
+  const { text, sharedBytes } = printed(placed(gemmStream.build(problem, config, caps), caps));
+  expect([...text.matchAll(/^ *wgmma_\w+\(.*$/gm)].map(([call]) => call.trim().replaceAll(/\bd\d+/g, "d"))).toEqual(
+    ["", " + 2", " + 4", " + 6"].map((step) => `wgmma_bf16_n224(&r_acc0[0], d${step}, d${step});`),
+  );
+  expect(text.match(/wgmma\.commit_group/g)).toHaveLength(1);
+  expect(text).toContain("m64n224k16");
+  expect(text).toContain("float r_acc0[112];");
+  expect(text).not.toMatch(/r_acc1|s_w1/);
+  expect(sharedBytes).toBe(5 * (128 + 2 * 112) * 128);
+});
+
 test("kernels without such products say nothing to a second way into shared memory", () => {
   const { problem } = gemmOf({ m: 40, n: 60, k: 512, a: "bf16", w: "bf16" }, all);
   const config = (gemmStream.configs(problem, all) as readonly Config[]).find((c) => c["groupWarps"] === undefined)!;

@@ -61,11 +61,18 @@ describe("a product that streams", () => {
     expect(after).toEqual({ op: "unitWait", pending: 0, done: ["acc0"] });
   });
 
-  test("of two weights two products are under way", () => {
-    const thread = placed(built(small(512, 2), 0), caps);
-    expect(turnOf(thread).map((s) => s.op)).toEqual(["asyncWait", "unitWait", "barrier", "unit", "unit", "if"]);
-    expect(printThread(thread)).toContain("wait for products 2\n");
-    expect(printThread(thread)).toContain("wait for products 0, done acc0, acc1\n");
+  test("of two weights one product is under way where one instruction takes both, otherwise two are", () => {
+    const c = small(512, 2);
+    const tile = { bm: 64, kc: 64, stages: 4, groupRows: 1, groupWarps: 4 };
+    const [together, apart] = [1, 2].map((groupCols) =>
+      placed(gemmStream.build(c.problem, { ...tile, bn: 8 * groupCols, groupCols }, caps), caps),
+    ) as [ThreadProgram, ThreadProgram];
+    expect(turnOf(together).map((s) => s.op)).toEqual(["asyncWait", "unitWait", "barrier", "unit", "if"]);
+    expect(printThread(together)).toContain("wait for products 1\n");
+    expect(printThread(together)).toContain("wait for products 0, done acc0\n");
+    expect(turnOf(apart).map((s) => s.op)).toEqual(["asyncWait", "unitWait", "barrier", "unit", "unit", "if"]);
+    expect(printThread(apart)).toContain("wait for products 2\n");
+    expect(printThread(apart)).toContain("wait for products 0, done acc0, acc1\n");
   });
 
   test("a product of one step waits for itself", () => {

@@ -43,7 +43,7 @@ const caps: Caps = {
   maxBuffers: Infinity,
   requires: NO_REQUIREMENTS,
   panel: 0,
-  units: [unit2, { ...unit2, name: "later2", asynchronous: { rowBytes: 8 } }],
+  units: [unit2, { ...unit2, name: "later2", asynchronous: { rowBytes: 8, columns: 2 } }],
   workers: 1,
 };
 
