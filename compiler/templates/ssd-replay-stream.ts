@@ -123,6 +123,7 @@ function inputOf({ p, group, batch }: Block, j: Expr, n: Expr): Expr {
   return select(eq(j, held), p.B(batch, t, group, n), guarded(elementOf(ring.B, batch, j, group, n), lt(j, held)));
 }
 
+/** Loads what new states take of the entries. */
 function forStates(block: Block, { factors, latest }: Together): void {
   const { b, p, group, batch } = block;
   b.load(factors, (j, n) => inputOf(block, j, n));
