@@ -27,6 +27,9 @@ export function fmaTile(lanes: number, down: number, across: number): MatrixUnit
   };
 }
 
+/** Bytes along k that an operand of wgmma has in shared memory, and the most columns of one instruction (PTX ISA, wgmma). */
+export const WGMMA = { rowBytes: 128, columns: 256 } as const;
+
 /**
  * CUDA's wgmma of sm_90a: four warps multiply 64 rows, 16 each with the lane map of mma.sync, by 8 to 256 columns. What instructions take together is up to the
  * printer: neighbours in a row of unit tiles are neighbours in the registers.
@@ -44,7 +47,7 @@ export const wgmma64: MatrixUnit = {
     return [add(mul(idiv(lane, 32), 16), row), col];
   },
   block: [1, 1],
-  asynchronous: { rowBytes: 128, columns: 256 },
+  asynchronous: WGMMA,
 };
 
 /** CUDA's mma.sync of f32 whose operands keep the 10 bits of a fraction that tf32 has: the lane map of m16n8k16, and half of its products. */

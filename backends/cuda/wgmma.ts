@@ -10,6 +10,7 @@ import type { Block } from "../text/block.ts";
 import { line } from "../text/block.ts";
 import { helper } from "../text/helpers.ts";
 import { variableName } from "../text/writer.ts";
+import { WGMMA } from "../units.ts";
 
 /**
  * Products of sm_90a, of four warps at a time. Operands are read where they lie: a descriptor says where eight rows of 128 bytes begin, whose vectors of 16
@@ -18,12 +19,10 @@ import { variableName } from "../text/writer.ts";
  */
 export const ATOM_BYTES = 1024;
 
-const ROW_BYTES = 128;
+const { rowBytes: ROW_BYTES, columns: MOST_COLUMNS } = WGMMA;
 const ATOM_ROWS = ATOM_BYTES / ROW_BYTES;
 /** What addresses and distances in a descriptor count. */
 const GRAIN = 16;
-/** Columns of one instruction. */
-const MOST_COLUMNS = 256;
 
 /**
  * The number of a warp's first thread, in place of the thread's own where a product's operands begin: the same for all of the warp, and the assembler sees that

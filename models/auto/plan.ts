@@ -72,7 +72,7 @@ const defaultChunk = 512;
 const longestReplay = 32;
 /**
  * Inputs that are kept by default, and from how many rows on: on an H200 a state update of 8, 64 and 256 rows of Bamba 9B then took 8.5, 46 and 168 us instead of 12, 74
- * and 283; with 8 inputs 9.3, 49 and 177 (tests/bench/cuda-steps.ts; with 16 inputs 64 and 256 rows have come down to 44 and 158 us since).
+ * and 283; with 8 inputs 9.3, 49 and 177 (tests/bench/cuda-steps.ts; with 16 inputs 64 and 256 rows have come down to 44 and 160 us since).
  */
 const usualReplay = { inputs: 16, rows: 8 };
 

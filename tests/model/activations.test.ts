@@ -3,16 +3,9 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { BambaForCausalLM, LoadOptions } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats } from "../../runtime/numeric.ts";
-import { forwarded, openGoldenModel, openGoldenTensors } from "../support/running.ts";
+import { forwarded, openGoldenModel, openGoldenTensors, rms } from "../support/running.ts";
 
 const strict = openCheckpoint(fileURLToPath(new URL("../reference/extra/strict.safetensors", import.meta.url)));
-
-function rms(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  expect(a.length).toBe(b.length);
-  let squares = 0;
-  for (let i = 0; i < a.length; i += 1) squares += (a[i]! - b[i]!) ** 2;
-  return Math.sqrt(squares / a.length);
-}
 
 /** Results of Mamba layers rounded to bf16 (PlanOptions.activations), with weights in bf16, beside Transformers in float32 and in bfloat16. */
 describe.each(["base", "options"])("activations of %s in bf16", (name) => {

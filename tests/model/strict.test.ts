@@ -4,17 +4,10 @@ import { tensor } from "../../compiler/run/graph.ts";
 import type { BambaForCausalLM } from "../../models/auto/index.ts";
 import { openCheckpoint } from "../../runtime/node/checkpoint.ts";
 import { decodeFloats, decodeIntegers } from "../../runtime/numeric.ts";
-import { forwarded, openGoldenModel, openGoldenTensors } from "../support/running.ts";
+import { forwarded, openGoldenModel, openGoldenTensors, rms } from "../support/running.ts";
 
 const reference = openCheckpoint(fileURLToPath(new URL("../reference/extra/strict.safetensors", import.meta.url)));
 const floats = (name: string): Float32Array => decodeFloats("F32", reference.read(name));
-
-function rms(ours: ArrayLike<number>, theirs: ArrayLike<number>): number {
-  expect(ours.length).toBe(theirs.length);
-  let squares = 0;
-  for (let i = 0; i < theirs.length; i += 1) squares += (ours[i]! - theirs[i]!) ** 2;
-  return Math.sqrt(squares / theirs.length);
-}
 
 /** As in tests/unit/bamba-strict.test.ts, where the same programs are interpreted; without the rounding it is 0.009 to 0.013. */
 const close = 0.006;

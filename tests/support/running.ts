@@ -51,6 +51,14 @@ export function farthest(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return most;
 }
 
+/** The root of the mean of squared differences. */
+export function rms(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) throw new Error(`${a.length} and ${b.length} elements`);
+  let squares = 0;
+  for (let i = 0; i < a.length; i += 1) squares += (a[i]! - b[i]!) ** 2;
+  return Math.sqrt(squares / a.length);
+}
+
 /** A state in the layout of Transformers' cache: a convolution's [batch, K, channels] is [batch, channels, K] there. */
 export function asTransformers(
   snapshot: Snapshot,
